@@ -1,0 +1,114 @@
+"""Rates of the compressors: encode and decode together, against a copy and against torch.
+
+Run `python bench/codecs.py`. Everything is measured in one thread, interleaved, and the minimum
+of the repeats counts: other processes can only add to a time.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and torch start their threads
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from p2psim.registry import names
+from p2psim.rng import Stream
+
+CASES: dict[str, dict[str, Any]] = {
+    "identity": {},
+    "affine-8": {},
+    "sign": {},
+    "top-k": {"keep": 0.01},
+    "random-k": {"keep": 0.01},
+    "qsgd": {"bits": 4},
+}
+SIZES = {1_000_000: 60, 10_000_000: 12}  # d, and how many repeats
+AS_COPY = {"affine-8", "sign"}  # these must reach 1/8 of the speed of a copy
+TORCH = 3.0  # and top-k this many times the speed of torch.topk
+
+
+def minima(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Least seconds of each run, taken in turns."""
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def coder(name: str, x: np.ndarray[Any, Any]) -> Callable[[], None]:
+    """Encode x and decode it again, as one call."""
+    codec = names("compressor")[name](**CASES[name])
+    codec.bind([x.shape], Stream(1, "bench", 0))
+    out, y = np.empty(codec.max_bytes(x.size), np.uint8), np.empty_like(x)
+
+    def run() -> None:
+        codec.decode(out[: codec.encode(x, out)], y)
+
+    run()
+    return run
+
+
+def torch_topk(x: np.ndarray[Any, Any]) -> Callable[[], None]:
+    """What top-k at 1 % is compared with: torch's selection and the gather of the values."""
+    tensor, k = torch.from_numpy(x), x.size // 100
+
+    def run() -> None:
+        tensor[torch.topk(tensor.abs(), k).indices]
+
+    return run
+
+
+def top_k_encode(x: np.ndarray[Any, Any]) -> Callable[[], None]:
+    """The encoding alone, which is what torch.topk and the gather amount to."""
+    codec = names("compressor")["top-k"](keep=0.01)
+    codec.bind([x.shape], Stream(1, "bench", 0))
+    out = np.empty(codec.max_bytes(x.size), np.uint8)
+    return lambda: codec.encode(x, out)
+
+
+def measure(d: int, repeats: int) -> list[dict[str, Any]]:
+    """The rows for vectors of d float32 entries."""
+    x = np.random.default_rng(0).standard_normal(d, dtype=np.float32)
+    y = np.empty_like(x)
+    runs: dict[str, Callable[[], Any]] = {"copy": lambda: np.copyto(y, x)}
+    runs |= {name: coder(name, x) for name in CASES} | {"top-k encode": top_k_encode(x)}
+    best = minima(runs, repeats) | minima({"torch": torch_topk(x)}, max(3, repeats // 6))
+    rate = {name: 4e-9 * d / seconds for name, seconds in best.items()}
+    rows = [row(f"copy, d = {d:.0e}: GB/s", rate["copy"])]
+    for name in CASES:
+        rows.append(row(f"{name}, d = {d:.0e}: GB/s", rate[name]))
+        bound = 1 / 8 if name in AS_COPY else None
+        rows.append(row(f"{name}, d = {d:.0e}: of a copy", rate[name] / rate["copy"], bound))
+    for name in ("top-k encode", "top-k"):
+        title = f"{name} 1 %, d = {d:.0e}: times torch.topk"
+        rows.append(row(title, best["torch"] / best[name], TORCH))
+    return rows
+
+
+def row(name: str, value: float, least: float | None = None) -> dict[str, Any]:
+    """One result; `least` is the bound it must reach."""
+    ok = least is None or value >= least
+    return {"name": name, "value": value, "bound": "" if least is None else f">= {least}", "ok": ok}
+
+
+def main() -> list[dict[str, Any]]:
+    """Measure all, print the table, return its rows."""
+    torch.set_num_threads(1)
+    rows = [found for d, repeats in SIZES.items() for found in measure(d, repeats)]
+    for found in rows:
+        verdict = "" if not found["bound"] else "ok" if found["ok"] else "TOO SLOW"
+        print(f"{found['name']:<45}{found['value']:>10.3f}  {found['bound']:<9}{verdict}")
+    return rows
+
+
+if __name__ == "__main__":
+    raise SystemExit(not all(found["ok"] for found in main()))

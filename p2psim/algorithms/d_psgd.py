@@ -1,0 +1,38 @@
+"""D-PSGD, and with it DSGD and local DSGD: dense gossip on the models."""
+
+from typing import Literal
+
+import numpy as np
+
+from p2psim.base import Algorithm, Neighborhood, Oracle, Vector
+from p2psim.registry import plugin
+
+
+@plugin("algorithm", "d-psgd", "Lian et al. 2017, Algorithm 1 (cta); Sayed 2014, section 7.2 (atc)")
+class DPSGD(Algorithm):
+    """Adapt-then-combine ("atc") or combine-then-adapt ("cta"); T local, S consensus steps.
+
+    atc:  x_i^{t+1/2} = x_i^t - sum of T steps lr dir_i,   x_i^{t+1} = sum_j W^S_ij x_j^{t+1/2}
+    cta:  x_i^{t+1} = sum_j W^S_ij x_j^t - delta_i,  delta_i = the sum of T local steps from x_i^t,
+          so that the first exchange runs while the gradient is computed.
+
+    T = S = 1 is D-PSGD (DSGD), T > 1 local DSGD. Wire: 4d bytes per neighbor and consensus step.
+    """
+
+    requires = ("row-stochastic",)
+    order: Literal["atc", "cta"] = "atc"
+
+    def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
+        if self.order == "cta":
+            self.posted, self.mixed = net.post(x), None
+            before = x.copy()
+            x = super().local(x, oracle, net)
+            self.delta = np.subtract(before, x, out=before)
+            return x
+        return super().local(x, oracle, net)
+
+    def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
+        if self.order == "atc":
+            return net.mix(x)
+        self.mixed = self.posted.mix() if self.mixed is None else net.mix(self.mixed)
+        return self.mixed - self.delta

@@ -1,0 +1,9 @@
+"""No communication: every peer learns alone."""
+
+from p2psim.base import Algorithm
+from p2psim.registry import plugin
+
+
+@plugin("algorithm", "isolated", "lower reference")
+class Isolated(Algorithm):
+    """x_i <- x_i - lr dir_i(x_i), T times a round; sends nothing."""

@@ -1,0 +1,280 @@
+"""The interfaces of p2psim, on one page: what a plug-in must offer and what it may use.
+
+A plug-in is a class with the decorator `registry.plugin`. Its annotated class attributes are its
+parameters, with their defaults: the experiment file sets them, `p2psim list` prints them. What it
+assigns to `self` later is its state. Symbols are those of the papers: n peers, x one peer's flat
+parameter vector of length d, W the mixing matrix with W[i, j] != 0 iff j sends to i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Vector: TypeAlias = NDArray[Any]  # float32 or float64, contiguous, one dimension
+Payload: TypeAlias = NDArray[np.uint8]  # the bytes that travel
+Indices: TypeAlias = NDArray[np.int64]
+Shape: TypeAlias = tuple[int, ...]
+
+# Ranges that the experiment file is checked against.
+Count = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(gt=0, le=1)]
+Unit = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Compressor(Protocol):
+    """Q or C of the papers: a vector becomes bytes and bytes become a vector.
+
+    `bind` comes once, before all else: `shapes` are the tensors' shapes in the order in which they
+    lie in the vector (layer-wise compressors cut there), `stream` is this peer's own randomness.
+    """
+
+    def bind(self, shapes: Sequence[Shape], stream: Stream) -> None: ...
+
+    def encode(self, v: Vector, out: Payload) -> int:
+        """Write C(v) into `out`, return the bytes used. FloatingPointError if v is not finite."""
+
+    def decode(self, payload: Payload, out: Vector) -> None:
+        """Write the vector that `payload` stands for into `out` (all d entries)."""
+
+    def max_bytes(self, d: int, itemsize: int = 4) -> int:
+        """Bytes that `encode` needs at most for d entries of `itemsize` bytes."""
+
+
+class Stream(Protocol):
+    """A stateless random stream: its position is the whole of its state."""
+
+    position: int
+
+    def next(self) -> np.random.Generator:
+        """The generator of the next position."""
+
+    def seed(self) -> int:
+        """64 bits that stand for the next position and can travel."""
+
+
+class Message(Protocol):
+    """The exact bytes that travel, and the vector that they stand for."""
+
+    @property
+    def payload(self) -> Payload: ...
+
+    @property
+    def value(self) -> Vector: ...
+
+
+class Handle(Protocol):
+    """A transfer under way; ask it once, for the messages or for their weighted sum."""
+
+    def wait(self) -> dict[int, Message]: ...
+
+    def mix(self) -> Vector: ...
+
+
+class Neighborhood(Protocol):
+    """One peer's view of the network. Vectors that it returns are the caller's to keep."""
+
+    rank: int
+    peers: int
+
+    def message(self, v: Vector, compressor: Compressor | None = None) -> Message:
+        """C(v), ready to travel; `value` is what every receiver will decode."""
+
+    def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
+        """Send m to all out-neighbors (or m[j] to j); the messages of the in-neighbors by rank."""
+
+    def mix(self, m: Vector | Message) -> Vector:
+        """sum_j W[i, j] value_j over in-neighbors and self, in rank order."""
+
+    def post(self, m: Vector | Message) -> Handle:
+        """Start sending m now, use the handle later: what runs between overlaps the transfer."""
+
+    def mean(self, v: Vector) -> Vector:
+        """The exact mean of v over all peers, by point-to-point messages outside the topology."""
+
+
+class Oracle(Protocol):
+    """The papers' oracle: the next minibatch's gradient. A call takes virtual time."""
+
+    local_steps: int  # T
+
+    def grad(self, x: Vector) -> Vector:
+        """Stochastic gradient of this peer's loss at x, shape (d,); the caller's to keep."""
+
+    def step(self, x: Vector) -> Vector:
+        """lr * direction(x) of the local optimizer: what one local step subtracts from x."""
+
+    def follow(self, g: Vector, x: Vector) -> Vector:
+        """lr * direction from a gradient g at x that the caller made."""
+
+
+class Algorithm:
+    """What a peer does in one round. x may be changed in place; return the new x.
+
+    The simulation calls `start` once, then in every round `local` and S times `consensus`, and
+    evaluates what they return. `requires` names what W must be: "row-stochastic",
+    "column-stochastic", "doubly-stochastic", "symmetric", "static".
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ()
+
+    def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
+        """Set up the state, all peers at once; messages are allowed."""
+
+    def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
+        """T steps of the local optimizer: x <- x - lr * direction(x)."""
+        for _ in range(oracle.local_steps):
+            x -= oracle.step(x)
+        return x
+
+    def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
+        """One mixing step; the identity unless the algorithm says otherwise."""
+        return x
+
+    def compressors(self) -> Sequence[Compressor]:
+        """The compressors among the parameters (the simulation binds them)."""
+        return [value for value in vars(self).values() if hasattr(value, "max_bytes")]
+
+
+class LearningRule(Protocol):
+    """Fills `learner.g` with a minibatch's gradient; returns loss and the model's outputs."""
+
+    def gradient(
+        self, learner: Learner, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[float, torch.Tensor]: ...
+
+
+class Learner(Protocol):
+    """What a learning rule works on: the torch module, its parameters and the flat gradient g."""
+
+    module: torch.nn.Module
+    parameters: list[torch.Tensor]
+    g: torch.Tensor
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
+
+
+class LocalOptimizer(Protocol):
+    """The direction that a local step follows, without the learning rate."""
+
+    def start(self, x: Vector) -> None: ...
+
+    def direction(self, g: Vector, x: Vector) -> Vector:
+        """Direction from gradient g at x; valid until the next call."""
+
+    def rate(self, epoch: float, epochs: float) -> float:
+        """Learning rate at `epoch` (from 0) of a run of `epochs`."""
+
+
+class Schedule(Protocol):
+    """Factor on the learning rate over the run."""
+
+    def factor(self, epoch: float, epochs: float) -> float: ...
+
+
+class Model(Protocol):
+    """A network; `shapes` says without torch what `build` will hold."""
+
+    def shapes(self, inputs: Shape, outputs: int) -> list[Shape]:
+        """Parameter shapes in torch's order, for samples of shape `inputs`."""
+
+    def build(self, inputs: Shape, outputs: int) -> torch.nn.Module:
+        """The torch module: (batch, *inputs) -> (batch, outputs)."""
+
+
+class Data:
+    """A data set. Peers ask only for what they hold; values are x = raw * scale + shift."""
+
+    shape: Shape  # of one sample
+    outputs: int  # of the model
+    classes: int  # 0 for regression
+    loss: str = "cross-entropy"  # or "logistic" (one logit, classes 0 and 1), "half-squared"
+    scale: Any = 1.0  # a number, or an array that broadcasts over a sample
+    shift: Any = 0.0
+
+    def open(self, folder: str) -> None:
+        """Find and check the files, fill the attributes above; relative paths are in `folder`."""
+
+    def labels(self) -> Indices:
+        """Class of every training sample: all that a partition may see."""
+        raise NotImplementedError
+
+    def parts(self, n: int) -> list[Indices] | None:
+        """The split among n peers where the data itself fixes it (then `partition` is refused)."""
+        return None
+
+    def train(self, indices: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Raw inputs (len, *shape) and targets of these training samples."""
+        raise NotImplementedError
+
+    def test(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Raw inputs and targets of the whole test set."""
+        raise NotImplementedError
+
+    def initial(self, rank: int) -> Vector | None:
+        """This peer's first x where the data fixes it."""
+        return None
+
+    def augment(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """A training minibatch, changed at random (crop, flip); on values, not on raw."""
+        return inputs
+
+
+class Partition(Protocol):
+    """Who holds which samples; every peer computes the same split alone."""
+
+    def split(self, labels: Indices, n: int, rng: np.random.Generator) -> list[Indices]: ...
+
+
+class StragglerModel(Protocol):
+    """Seconds of virtual time that a peer's step takes: a pure function of the seed."""
+
+    def bind(self, seed: int) -> None: ...
+
+    def seconds(self, rank: int, step: int) -> float: ...
+
+
+class Wire(Protocol):
+    """Bytes between ranks. Messages between two ranks arrive in the order of sending."""
+
+    rank: int
+    size: int
+    library: str  # what carries the bytes
+
+    def send(self, header: Payload, payload: Payload, to: int) -> list[Any]:
+        """Start sending; both buffers must stay as they are until `wait`."""
+
+    def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
+        """Start receiving at most `payload.size` bytes; the header says how many came."""
+
+    def wait(self, requests: list[Any]) -> None:
+        """Return when all are done."""
+
+    def twin(self) -> Wire:
+        """A second, independent wire between the same ranks."""
+
+    def abort(self, code: int) -> None:
+        """End the whole run now."""
+
+
+KINDS: dict[str, type] = {
+    "algorithm": Algorithm,
+    "compressor": Compressor,
+    "data": Data,
+    "model": Model,
+    "optimizer": LocalOptimizer,
+    "partition": Partition,
+    "rule": LearningRule,
+    "schedule": Schedule,
+    "compute": StragglerModel,
+}

@@ -1,0 +1,62 @@
+"""The commands. Thin: each reads its arguments, calls one function, prints what it returns."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from p2psim import __version__
+from p2psim.errors import InputError, PeerError
+from p2psim.launcher import ranks
+
+
+class Commands(click.Group):
+    """Turns the user's mistakes into one sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (InputError, PeerError) as error:
+            if ctx.params.get("traceback"):
+                raise
+            place = ranks.inside()
+            if isinstance(error, PeerError) or place is None or place[0] == 0:
+                click.echo(f"p2psim: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
+def main(traceback: bool) -> None:
+    """Peer-to-peer deep learning for real: one MPI rank per peer."""
+
+
+EXPERIMENT = click.argument("experiment", type=click.Path(path_type=Path))
+SET = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+                   help="Change a key of the experiment file; may be given again.")
+
+
+def tables(experiment: Path, settings: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+    """The experiment's combinations, checked as tables only."""
+    from p2psim import config
+
+    return config.combinations(config.assign(config.read(experiment), settings))
+
+
+@main.command()
+@EXPERIMENT
+@SET
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
+@click.option("--force", is_flag=True, help="Replace the run in the folder.")
+@click.option("--debug", is_flag=True, help="All peers as threads of this process.")
+@click.option("--only", type=int, help="Only this combination of the [sweep], from 0.")
+def run(experiment: Path, settings: tuple[str, ...], out: Path | None, force: bool, debug: bool,
+        only: int | None) -> None:
+    """Run an experiment: starts the ranks, or is one of them inside mpiexec."""
+    from p2psim import runner
+
+    runner.run(experiment, settings, out, force, debug, only)

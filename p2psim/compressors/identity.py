@@ -1,0 +1,28 @@
+"""No compression."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from p2psim.base import Payload, Vector
+from p2psim.registry import plugin
+from p2psim.vectors import TensorCodec
+
+
+@plugin("compressor", "identity")
+class Identity(TensorCodec):
+    """C(x) = x, bit for bit; contraction 1.
+
+    Payload: the m entries of each tensor, 4m bytes (8m in float64).
+    """
+
+    def nbytes(self, m: int, itemsize: int) -> int:
+        return m * itemsize
+
+    def pack(self, x: Vector, out: Payload) -> int:
+        self.finite(x)
+        out[: x.nbytes] = x.view(np.uint8)
+        return x.nbytes
+
+    def unpack(self, payload: Payload, x: Vector) -> None:
+        x.view(np.uint8)[:] = payload

@@ -1,0 +1,341 @@
+"""The experiment file: TOML, checked strictly, turned into plug-in instances.
+
+Every mistake is an InputError that names the dotted key, what was given and what is allowed.
+A section is a dataclass; its annotations say what is allowed. Where a section is also a plug-in
+(data, model, algorithm), the keys that the section does not know are the plug-in's parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+import tomllib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from p2psim import registry
+from p2psim.base import (
+    KINDS,
+    Algorithm,
+    Count,
+    Data,
+    LearningRule,
+    LocalOptimizer,
+    Model,
+    Natural,
+    NonNegative,
+    Partition,
+    Positive,
+    StragglerModel,
+)
+from p2psim.clock import Link
+from p2psim.errors import InputError, suggest
+
+Table = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class DataSection:
+    """[data] beside the data set's own parameters. Without batch_size: the full local set."""
+
+    partition: Partition | None = None
+    batch_size: Count | None = None
+
+
+@dataclass(kw_only=True)
+class ModelSection:
+    """[model] beside the model's own parameters."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+@dataclass(kw_only=True)
+class Learning:
+    """[learning]: T local steps, S consensus steps, l2/2 ||x||^2 added to every loss."""
+
+    rule: LearningRule = "bp"  # type: ignore[assignment]
+    optimizer: LocalOptimizer = "sgd"  # type: ignore[assignment]
+    local_steps: Count = 1
+    consensus_steps: Count = 1
+    l2: NonNegative = 0.0
+
+
+@dataclass(kw_only=True)
+class Time:
+    """[time]: virtual time; left out, it stands still."""
+
+    compute: StragglerModel | None = None
+    link: Link = field(default_factory=Link)
+
+
+@dataclass(kw_only=True)
+class Eval:
+    """[eval]: every so many rounds (the last one always), on all test samples or a seeded subset."""
+
+    every: Count = 10
+    phases: list[Literal["local", "consensus"]] = field(
+        default_factory=lambda: ["local", "consensus"]
+    )
+    samples: Count | None = None
+
+
+@dataclass(kw_only=True)
+class Head:
+    """The keys above the first section."""
+
+    name: str
+    seed: Natural = 1
+    peers: Count
+    rounds: Count | None = None
+    epochs: Positive | None = None
+
+
+@dataclass(kw_only=True)
+class Experiment:
+    """A checked experiment. `table` is the resolved file: all defaults filled in."""
+
+    head: Head
+    data: Data
+    data_section: DataSection
+    model: Model
+    model_section: ModelSection
+    learning: Learning
+    algorithm: Algorithm
+    topology: Table
+    time: Time
+    eval: Eval
+    table: Table
+    folder: Path
+
+
+SECTIONS = ("data", "model", "learning", "algorithm", "topology", "time", "eval", "sweep")
+
+
+def read(path: Path) -> Table:
+    """The experiment file as nested tables."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"there is no experiment file {str(path)!r}; give a .toml file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(path)!r} is not valid TOML: {error}") from None
+    return {"name": path.stem, **table}
+
+
+def assign(table: Table, assignments: Sequence[str]) -> Table:
+    """Apply KEY=VALUE settings to a copy of the tables; VALUE is TOML, or a bare word."""
+    table = msgspec.convert(table, Table)  # a deep copy of plain containers
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not re.fullmatch(r"[\w.-]+", key.strip()):
+            raise InputError(f"--set {text!r}: give KEY=VALUE with a dotted key")
+        put(table, key.strip(), toml_value(value.strip(), text))
+    return table
+
+
+def toml_value(text: str, given: str) -> Any:
+    """One TOML value; a word without quotes is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if re.fullmatch(r"[A-Za-z_./][\w./:+-]*", text):
+            return text
+        raise InputError(f"--set {given!r}: {text!r} is not a TOML value") from None
+
+
+def put(table: Table, key: str, value: Any) -> None:
+    """Set a dotted key; a plug-in given by name alone becomes a table on the way."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = table.get(parent, {})
+        table[parent] = inner = {"name": inner} if isinstance(inner, str) else inner
+        if not isinstance(inner, dict):
+            raise InputError(f"{key}: {parent!r} is a value, not a table")
+        table = inner
+    table[last] = value
+
+
+def combinations(table: Table) -> list[tuple[str, Table]]:
+    """[sweep]: one (name, tables) per combination; a single one where there is no sweep."""
+    table = dict(table)
+    sweep = table.pop("sweep", {})
+    if not isinstance(sweep, dict) or not all(isinstance(v, list) and v for v in sweep.values()):
+        raise InputError('[sweep] holds lists by dotted key, such as "algorithm.gamma" = [0.1, 0.2]')
+    made = []
+    for values in itertools.product(*sweep.values()):
+        one = msgspec.convert(table, Table)
+        for key, value in zip(sweep, values, strict=True):
+            put(one, key, value)
+        made.append(("-".join(label(k, v) for k, v in zip(sweep, values, strict=True)), one))
+    names = [name for name, _ in made]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"[sweep] has the combination {name!r} more than once")
+    return made
+
+
+def label(key: str, value: Any) -> str:
+    """A combination's part of the folder name: last part of the key and the value."""
+    if isinstance(value, dict):
+        value = ",".join(str(v) for v in value.values())
+    return re.sub(r"[^\w.,=+-]+", "_", f"{key.rpartition('.')[2]}={value}")
+
+
+def check(table: Table, folder: Path) -> Experiment:
+    """Turn tables into an Experiment; `folder` is what relative paths start from."""
+    known = [f.name for f in dataclasses.fields(Head)] + list(SECTIONS)
+    for key, value in table.items():
+        if key not in known:
+            raise InputError(f"unknown key {key!r}; {suggest(key, known)}")
+        if key in ("data", "model", "algorithm", "topology") and isinstance(value, str):
+            table = {**table, key: {"name": value}}
+        elif key in SECTIONS and not isinstance(value, dict):
+            raise InputError(f"{key} = {value!r}: write it as a table, [{key}]")
+    build = Builder(folder)
+    head, resolved = build.fields(Head, {k: table[k] for k in table if k not in SECTIONS}, "")
+    if (head["rounds"] is None) == (head["epochs"] is None):
+        raise InputError("give either rounds or epochs, and not both")
+    parts: Table = {}
+    for name, section in (("data", DataSection), ("model", ModelSection), ("algorithm", None)):
+        parts[name], parts[f"{name}_section"], resolved[name] = build.mixed(name, section, table)
+    for name, cls in (("learning", Learning), ("time", Time), ("eval", Eval)):
+        values, resolved[name] = build.fields(cls, table.get(name, {}), name)
+        parts[name] = cls(**values)
+    if not parts["eval"].phases:
+        raise InputError("eval.phases = []: give \"local\", \"consensus\" or both")
+    resolved["topology"] = dict(table.get("topology", {}))
+    del parts["algorithm_section"]
+    return Experiment(
+        head=Head(**head), topology=resolved["topology"], table=resolved, folder=folder, **parts
+    )
+
+
+class Builder:
+    """Checks values against annotations and builds the plug-ins among them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def mixed(self, kind: str, section: type | None, table: Table) -> tuple[Any, Any, Table]:
+        """A section that is also a plug-in: (plug-in, section, resolved table)."""
+        given = table.get(kind, {})
+        own = {f.name for f in dataclasses.fields(section)} if section else set()
+        part, resolved = None, {}
+        if section:
+            values, resolved = self.fields(
+                section, {k: v for k, v in given.items() if k in own}, kind
+            )
+            part = section(**values)
+        rest = {k: v for k, v in given.items() if k not in own}
+        made, named = self.plugin(kind, rest, kind, own)
+        return made, part, {**named, **resolved}
+
+    def plugin(
+        self, kind: str, given: Any, path: str, also: Collection[str] = ()
+    ) -> tuple[Any, Table]:
+        """An instance of the plug-in that `given` (name or table) asks for."""
+        table = {"name": given} if isinstance(given, str) else given
+        if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+            allowed = ", ".join(sorted(registry.names(kind)))
+            raise InputError(f"{path} = {given!r}: give a {kind} by name; allowed: {allowed}")
+        try:
+            cls = registry.find(kind, table["name"], self.folder)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        rest = {k: v for k, v in table.items() if k != "name"}
+        values, resolved = self.fields(cls, rest, path, also)
+        try:
+            made = cls(**values)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
+        return made, {"name": table["name"], **resolved}
+
+    def fields(
+        self, cls: type, table: Any, path: str, also: Collection[str] = ()
+    ) -> tuple[Table, Table]:
+        """(values, resolved table) for the fields of a dataclass; `also` may stand beside them."""
+        hints = get_type_hints(cls, include_extras=True)
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        for key in table:
+            if key not in known:
+                given = f"{path}.{key}".lstrip(".")
+                raise InputError(f"unknown key {given!r}; {suggest(key, [*known, *also])}")
+        values, resolved = {}, {}
+        for name, spec in known.items():
+            where = f"{path}.{name}".lstrip(".")
+            value = table[name] if name in table else default(spec, where)
+            values[name], plain = self.value(value, hints[name], where)
+            if plain is not None:
+                resolved[name] = plain
+        return values, resolved
+
+    def value(self, given: Any, hint: Any, path: str) -> tuple[Any, Any]:
+        """(checked value, what the resolved file says)."""
+        options = [a for a in get_args(hint) if a is not type(None)] or [hint]
+        if given is None:
+            return None, None
+        if options[0] in KINDS.values():
+            return self.plugin(kind_of(options[0]), given, path)
+        if dataclasses.is_dataclass(options[0]) and isinstance(options[0], type):
+            table = given if isinstance(given, dict) else vars(given)
+            values, resolved = self.fields(options[0], table, path)
+            return options[0](**values), resolved
+        try:
+            if not all(map(math.isfinite, numbers(given))):
+                raise msgspec.ValidationError("not finite")
+            return msgspec.convert(given, hint), given
+        except msgspec.ValidationError:
+            raise InputError(f"{path} = {given!r}: give {describe(hint)}") from None
+
+
+def kind_of(interface: Any) -> str:
+    """The kind of plug-in that an annotation stands for."""
+    return next(kind for kind, cls in KINDS.items() if cls is interface)
+
+
+def default(spec: dataclasses.Field[Any], path: str) -> Any:
+    """A field's default; InputError where there is none."""
+    if spec.default is not MISSING:
+        return spec.default
+    if spec.default_factory is not MISSING:
+        return spec.default_factory()
+    raise InputError(f"{path} is missing; add it to the experiment file or give --set {path}=...")
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """All floats inside nested lists and tables."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from numbers(inner)
+
+
+WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}"}
+
+
+def describe(hint: Any) -> str:
+    """What an annotation allows, in words."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        limits = [
+            text.format(getattr(meta, name))
+            for meta in args[1:]
+            for name, text in BOUNDS.items()
+            if getattr(meta, name, None) is not None
+        ]
+        return " ".join([describe(args[0]), " and ".join(limits)]).strip()
+    if origin is Literal:
+        return " or ".join(repr(a) for a in args)
+    if origin in (list, tuple):
+        return f"a list of entries that are each {describe(args[0])}"
+    if args:
+        return " or ".join(describe(a) for a in args if a is not type(None))
+    return WORDS.get(hint, str(getattr(hint, "__name__", hint)))

@@ -1,0 +1,134 @@
+"""CIFAR-10, from the published Python batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2psim import unpickle
+from p2psim.base import Data, Indices
+from p2psim.datafiles import data_folder, fetch_cure, find_file
+from p2psim.errors import InputError
+from p2psim.registry import plugin
+
+if TYPE_CHECKING:
+    import torch
+
+TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
+TEST = "test_batch"
+PLACES = ("cifar10/cifar-10-batches-py", "cifar-10-batches-py")
+CURE = fetch_cure("cifar10")
+PADDING = 4  # black pixels on each side, of which a random crop shows some
+# Red, green and blue of the training pixels in 0..1.
+MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32).reshape(3, 1, 1)
+STD = np.array([0.2470, 0.2435, 0.2616], np.float32).reshape(3, 1, 1)
+
+
+@plugin("data", "cifar10", source="Krizhevsky 2009")
+class CIFAR10(Data):
+    """50,000 + 10,000 color images of 3 x 32 x 32 (0..255) in 10 classes, standardized by channel.
+
+    `augmentation`: training images are moved by up to 4 pixels and mirrored, at random.
+    """
+
+    augmentation: bool = True
+
+    shape = (3, 32, 32)
+    outputs = 10
+    classes = 10
+    scale = 1 / (255 * STD)
+    shift = -MEAN / STD
+
+    def open(self, folder: str) -> None:
+        """Find the six files; InputError if one is missing. They are checked when read."""
+        self._paths = {name: find(name) for name in (*TRAIN, TEST)}
+        self._labels: list[Indices] = []
+
+    def labels(self) -> Indices:
+        # 400 kB, kept: they also say which batch holds which sample.
+        self._labels = self._labels or [read_labels(self._paths[name]) for name in TRAIN]
+        return np.concatenate(self._labels)
+
+    def train(self, indices: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
+        targets = self.labels()[indices]
+        inputs = np.empty((indices.size, *self.shape), np.uint8)
+        start = 0
+        for name, held in zip(TRAIN, self._labels, strict=True):
+            mine = (indices >= start) & (indices < start + held.size)
+            if mine.any():
+                inputs[mine] = read_images(self._paths[name], indices[mine] - start)
+            start += held.size
+        return inputs, targets
+
+    def test(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        images, labels = read_batch(self._paths[TEST])
+        return images.reshape(-1, *self.shape), labels
+
+    def augment(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Crop (batch, 3, 32, 32) at random out of a black frame of 4 pixels; mirror every other.
+
+        Source: He et al. 2016, section 4.2.
+        """
+        if not self.augmentation:
+            return inputs
+        import torch
+
+        batch, _, height, width = inputs.shape
+        offsets = rng.integers(0, 2 * PADDING + 1, (2, batch, 1))
+        rows = offsets[0] + np.arange(height)
+        columns = offsets[1] + np.arange(width)
+        columns = np.where(rng.random((batch, 1)) < 0.5, columns[:, ::-1], columns)
+        place = torch.from_numpy(rows), torch.from_numpy(columns)
+        y, x = (index.to(inputs.device) for index in place)
+        sample = torch.arange(batch, device=inputs.device).reshape(batch, 1, 1)
+        # An index on each side of the channels' slice: torch puts the channels last.
+        return (
+            self._framed(inputs)[sample, :, y[:, :, None], x[:, None, :]]
+            .movedim(-1, 1)
+            .contiguous()
+        )
+
+    def _framed(self, inputs: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        black = torch.as_tensor(self.shift, dtype=inputs.dtype, device=inputs.device)
+        batch, channels, height, width = inputs.shape
+        size = (batch, channels, height + 2 * PADDING, width + 2 * PADDING)
+        framed = black.expand(size).clone()
+        framed[:, :, PADDING:-PADDING, PADDING:-PADDING] = inputs
+        return framed
+
+
+def find(name: str) -> Path:
+    """A batch's file, in any of the known places."""
+    return find_file((data_folder() / place / name for place in PLACES), "cifar10", CURE)
+
+
+# One batch is 31 MB. Each of these lets go of it before the next one is read.
+def read_labels(path: Path) -> Indices:
+    """The labels of one batch."""
+    return read_batch(path)[1]
+
+
+def read_images(path: Path, indices: Indices) -> NDArray[np.uint8]:
+    """Some images of one batch (len, 3, 32, 32), in the order asked for."""
+    return read_batch(path)[0][indices].reshape(-1, 3, 32, 32)
+
+
+def read_batch(path: Path) -> tuple[NDArray[np.uint8], Indices]:
+    """Images (rows, 3072) and labels (rows,) of one batch. InputError if the file is damaged."""
+    batch = unpickle.load(path, CURE)
+    try:
+        data = np.asarray(batch.get(b"data", batch.get("data")))
+        labels = np.asarray(batch.get(b"labels", batch.get("labels")))
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{str(path)!r} is not a batch of CIFAR-10; {CURE}") from None
+    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        raise InputError(f"{str(path)!r} holds no images of 3 x 32 x 32 bytes; {CURE}")
+    right = labels.dtype.kind == "i" and labels.shape == data.shape[:1] and labels.size > 0
+    if not right or labels.min() < 0 or labels.max() > 9:
+        raise InputError(f"{str(path)!r} does not hold a label of 0 to 9 for every image; {CURE}")
+    return data, labels.astype(np.int64)

@@ -1,0 +1,88 @@
+"""The 8 x 8 handwritten digits that come with scikit-learn: real, small, no download."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2psim import rng
+from p2psim.base import Count, Data, Indices
+from p2psim.datafiles import find_file, reading
+from p2psim.errors import InputError
+from p2psim.registry import plugin
+
+# The split is part of the data set, not of the experiment: runs with different seeds are
+# measured on the same test samples.
+SPLIT_SEED = 1797
+CURE = "reinstall it with `pip install --force-reinstall scikit-learn`"
+
+
+@plugin("data", "digits", source="Alpaydin & Kaynak 1998 (UCI), test part, by scikit-learn")
+class Digits(Data):
+    """1797 gray images of 8 x 8 pixels (0..16) in 10 classes; 360 of them, fixed, are the test.
+
+    `scaling`: "standard" gives every pixel mean 0 and variance 1 over the training samples (a
+    pixel that never changes becomes 0); "unit" divides by 16.
+    """
+
+    scaling: Literal["standard", "unit"] = "standard"
+    test_samples: Count = 360
+
+    shape = (1, 8, 8)
+    outputs = 10
+    classes = 10
+
+    def open(self, folder: str) -> None:
+        """Read the file (1797 x 65 bytes); InputError if it is not there or damaged."""
+        table = read()
+        if self.test_samples >= len(table):
+            raise InputError(
+                f"data.test_samples = {self.test_samples}: digits has {len(table)} samples; "
+                f"give at most {len(table) - 1}"
+            )
+        order = rng.generator(SPLIT_SEED, "digits").permutation(len(table))
+        self._test = table[order[: self.test_samples]]
+        self._train = table[order[self.test_samples :]]
+        self.scale, self.shift = self._scaling()
+
+    def _scaling(self) -> tuple[Any, Any]:
+        if self.scaling == "unit":
+            return 1 / 16, 0.0
+        pixels = self._train[:, :64].astype(np.float64)
+        mean, std = pixels.mean(axis=0), pixels.std(axis=0)
+        scale = np.divide(1.0, std, out=np.zeros(64), where=std > 0)
+        made = scale.reshape(self.shape), (-mean * scale).reshape(self.shape)
+        return made[0].astype(np.float32), made[1].astype(np.float32)
+
+    def labels(self) -> Indices:
+        return self._train[:, 64].astype(np.int64)
+
+    def train(self, indices: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
+        return self._cut(self._train[indices])
+
+    def test(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        return self._cut(self._test)
+
+    def _cut(self, rows: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
+        return rows[:, :64].reshape(-1, *self.shape), rows[:, 64].astype(np.int64)
+
+
+def read() -> NDArray[np.uint8]:
+    """All samples (1797, 65): 64 pixels row by row, then the class."""
+    # Importing scikit-learn takes a second per peer; its folder can be had for nothing.
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            "digits comes with scikit-learn, which is not installed; `pip install scikit-learn`"
+        )
+    home = Path(next(iter(spec.submodule_search_locations)))
+    path = find_file([home / "datasets" / "data" / "digits.csv.gz"], "digits", CURE)
+    with reading(path, CURE) as stream:
+        table = np.loadtxt(stream, delimiter=",", dtype=np.uint8)
+        if table.shape != (1797, 65):
+            raise ValueError(f"a table of {table.shape} in place of (1797, 65)")
+    return table

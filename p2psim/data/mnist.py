@@ -1,0 +1,133 @@
+"""MNIST, from the four idx files as they are published, gzipped or not."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2psim.base import Data, Indices
+from p2psim.datafiles import data_folder, fetch_cure, find_file, reading
+from p2psim.errors import InputError
+from p2psim.registry import plugin
+
+NAMES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+# What `p2psim data fetch` writes comes first, so that fetching cures damage anywhere.
+# torchvision keeps its copy in MNIST/raw, below the folder that it was given.
+PLACES = ("mnist", "mnist/MNIST/raw", "MNIST/raw")
+CURE = fetch_cure("mnist")
+BLOCK = 1024  # images read at a time: a peer never holds more than its own and these
+MEAN, STD = 0.1307, 0.3081  # of the training pixels in 0..1
+
+
+@plugin("data", "mnist", source="LeCun, Bottou, Bengio & Haffner 1998")
+class MNIST(Data):
+    """60,000 + 10,000 gray images of 28 x 28 pixels (0..255) in 10 classes.
+
+    `scaling`: "standard" subtracts the training mean 0.1307 and divides by the training standard
+    deviation 0.3081 of the pixels in 0..1; "unit" leaves the pixels in 0..1.
+    """
+
+    scaling: Literal["standard", "unit"] = "standard"
+
+    outputs = 10
+    classes = 10
+
+    def open(self, folder: str) -> None:
+        """Find the four files and check their heads; InputError if one is missing or wrong."""
+        self._paths = {
+            part: (find(images), find(labels)) for part, (images, labels) in NAMES.items()
+        }
+        shapes = {check(images, labels) for images, labels in self._paths.values()}
+        if len(shapes) > 1:
+            raise InputError(f"mnist: images of different sizes, {sorted(shapes)}; {CURE}")
+        self.shape = (1, *shapes.pop())
+        standard = self.scaling == "standard"
+        self.scale = 1 / (255 * STD) if standard else 1 / 255
+        self.shift = -MEAN / STD if standard else 0.0
+
+    def labels(self) -> Indices:
+        return read_labels(self._paths["train"][1])
+
+    def train(self, indices: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
+        images, labels = self._paths["train"]
+        return self._rows(images, indices), read_labels(labels)[indices]
+
+    def test(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        images, labels = self._paths["test"]
+        targets = read_labels(labels)
+        return self._rows(images, np.arange(targets.size)), targets
+
+    def _rows(self, path: Path, indices: Indices) -> NDArray[np.uint8]:
+        return read_images(path, indices).reshape(-1, *self.shape)
+
+
+def find(name: str) -> Path:
+    """The file `name`, gzipped or not, in any of the known places."""
+    places = [data_folder() / place for place in PLACES]
+    return find_file((p / f"{name}{end}" for p in places for end in (".gz", "")), "mnist", CURE)
+
+
+def check(images: Path, labels: Path) -> tuple[int, int]:
+    """Height and width; InputError if the two files do not belong together."""
+    with reading(images, CURE) as stream:
+        count, height, width = head(stream, 3)
+    with reading(labels, CURE) as stream:
+        (labeled,) = head(stream, 1)
+    if count != labeled:
+        raise InputError(f"{str(images)!r} has {count} images for {labeled} labels; {CURE}")
+    return height, width
+
+
+def head(stream: BinaryIO, dimensions: int) -> tuple[int, ...]:
+    """The sizes that an idx file of unsigned bytes starts with (2051: images, 2049: labels)."""
+    size = 4 + 4 * dimensions
+    start = stream.read(size)
+    if len(start) < size:
+        raise ValueError("it ends before the data starts")
+    magic, *sizes = struct.unpack(f">{dimensions + 1}I", start)
+    if magic != 2048 + dimensions:
+        raise ValueError(f"it starts with {magic} in place of {2048 + dimensions}")
+    if 0 in sizes:
+        raise ValueError(f"it says that it holds {' x '.join(map(str, sizes))} values")
+    return tuple(sizes)
+
+
+def read_labels(path: Path) -> Indices:
+    """All labels of a file, int64."""
+    with reading(path, CURE) as stream:
+        (count,) = head(stream, 1)
+        values = np.frombuffer(stream.read(), np.uint8)
+        if values.size != count:
+            raise ValueError(f"{values.size} labels in place of {count}")
+        if values.max() > 9:
+            raise ValueError(f"a label {values.max()} where 0 to 9 are allowed")
+    return values.astype(np.int64)
+
+
+def read_images(path: Path, indices: Indices) -> NDArray[np.uint8]:
+    """The images with these indices (len, height * width), in the order asked for."""
+    with reading(path, CURE) as stream:
+        count, height, width = head(stream, 3)
+        rows = np.empty((indices.size, height * width), np.uint8)
+        for start in range(0, count, BLOCK):
+            block = read_block(stream, min(BLOCK, count - start), height * width)
+            mine = (indices >= start) & (indices < start + BLOCK)
+            rows[mine] = block[indices[mine] - start]
+        if stream.read(1):
+            raise ValueError(f"it goes on after {count} images")
+    return rows
+
+
+def read_block(stream: BinaryIO, images: int, size: int) -> NDArray[np.uint8]:
+    """The next images; ValueError where the file ends before."""
+    data = stream.read(images * size)
+    if len(data) < images * size:
+        raise ValueError("it ends before its last image")
+    return np.frombuffer(data, np.uint8).reshape(images, size)

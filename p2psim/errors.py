@@ -1,0 +1,26 @@
+"""What can go wrong, and the exit code that each kind ends with (design: commands)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """The user's input is wrong: one sentence with what was given, what is allowed, what to do."""
+
+    exit_code = 2
+
+
+class PeerError(Exception):
+    """A peer failed: which one, where and why."""
+
+    exit_code = 3
+
+
+def suggest(given: str, allowed: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest valid one, and all of them."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}allowed: {', '.join(names)}"

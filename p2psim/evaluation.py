@@ -1,0 +1,85 @@
+"""Measuring the models: outside the traffic count and outside virtual time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from p2psim import rng
+from p2psim.base import Vector
+from p2psim.neighborhood import Neighborhood
+from p2psim.peer import FlatModel, Samples
+from p2psim.scenario import Scenario
+
+CHUNK = 2048  # samples per forward pass
+
+
+class Evaluator:
+    """Every peer tests its own model on all samples, and the mean model on 1/n of them."""
+
+    def __init__(self, scenario: Scenario, model: FlatModel, net: Neighborhood) -> None:
+        data, head = scenario.experiment.data, scenario.experiment.head
+        self.net, self.model, self.classes = net, model, data.classes
+        self.l2 = scenario.experiment.learning.l2
+        inputs, targets = data.test()
+        wanted = scenario.experiment.eval.samples
+        if wanted and wanted < len(targets):
+            # The same subset on every peer and in every round.
+            chosen = rng.generator(head.seed, "eval").permutation(len(targets))[:wanted]
+            chosen.sort()
+            inputs, targets = inputs[chosen], targets[chosen]
+        dtype = getattr(torch, scenario.experiment.model_section.dtype)
+        self.samples = Samples(data, (inputs, targets), dtype)
+        self.counts = np.bincount(targets, minlength=self.classes) if self.classes else None
+
+    def measure(self, x: Vector) -> dict[str, Any]:
+        """One row of /eval for this peer's model x; all peers must call it together."""
+        # The mean borrows the module first; x goes in last and stays, in case x is its own vector.
+        x = x.copy() if x is self.model.x else x
+        mean = self.net.mean(x)
+        total = len(self.samples)
+        share = slice(total * self.net.rank // self.net.peers,
+                      total * (self.net.rank + 1) // self.net.peers)
+        _, mean_hits = self.test(mean, share)
+        loss, hits = self.test(x, slice(0, total))
+        difference = x.astype(np.float64) - mean
+        square = float(difference @ difference)
+        sums = self.net.gather(np.array([square, float(mean_hits.sum())])).sum(axis=0)
+        row = {
+            "loss": loss,
+            "accuracy": math.nan,
+            "class_accuracy": math.nan,
+            "consensus_distance": math.sqrt(sums[0] / self.net.peers),
+            "mean_model_accuracy": math.nan,
+        }
+        if self.counts is not None:
+            row["accuracy"] = hits.sum() / total
+            row["mean_model_accuracy"] = sums[1] / total
+            with np.errstate(invalid="ignore"):
+                row["class_accuracy"] = hits / self.counts
+        return row
+
+    def test(self, x: Vector, part: slice) -> tuple[float, Any]:
+        """Mean loss of model x on these samples, and the number of hits in each class."""
+        self.model.load(x)
+        self.model.module.eval()
+        loss, hits = 0.0, np.zeros(max(1, self.classes))
+        with torch.inference_mode():
+            for start in range(part.start, part.stop, CHUNK):
+                inputs, targets = self.samples.values(slice(start, min(start + CHUNK, part.stop)))
+                outputs = self.model.module(inputs)
+                loss += self.model.loss(outputs, targets).item() * len(targets)
+                if self.classes:
+                    right = targets[predicted(outputs) == targets]
+                    hits += np.bincount(right.numpy(), minlength=self.classes)
+        self.model.module.train()
+        regularizer = 0.5 * self.l2 * float(x @ x) if self.l2 else 0.0
+        return loss / max(1, part.stop - part.start) + regularizer, hits
+
+
+def predicted(outputs: torch.Tensor) -> torch.Tensor:
+    """The class of largest logit; with one logit, class 1 where it is positive."""
+    return outputs.argmax(dim=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0).long()

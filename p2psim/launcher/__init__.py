@@ -1,0 +1,1 @@
+"""Finding MPI and starting ranks; knows neither torch nor MPI."""

@@ -1,0 +1,63 @@
+"""A live progress bar for a run whose ranks are other processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+State = tuple[int, int, float]  # rounds that every peer has completed, of how many, mean loss
+
+
+class Progress:
+    """Rounds, rounds per second, time left and training loss; polls at most a tenth of its time."""
+
+    def __init__(self, name: str, poll: Callable[[], State | None]) -> None:
+        self.poll, self.next_poll = poll, 0.0
+        self.first: tuple[float, int] | None = None
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rounds  {task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            console=Console(stderr=True),
+        )
+        self.task = self.bar.add_task(name, total=None, rate="starting", loss="-")
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.next_poll = 0.0
+        self.update()
+        self.bar.stop()
+
+    def update(self) -> None:
+        """Look, if it is time to; then sleep a little."""
+        time.sleep(0.05)
+        began = time.monotonic()
+        if began < self.next_poll:
+            return
+        state = self.poll()
+        if state:
+            self.show(began, *state)
+        self.next_poll = began + max(0.2, 10 * (time.monotonic() - began))
+
+    def show(self, now: float, done: int, total: int, loss: float) -> None:
+        """Draw a state."""
+        self.first = self.first or (now, done)
+        elapsed, rounds = now - self.first[0], done - self.first[1]
+        rate = f"{rounds / elapsed:.1f}/s" if rounds else "starting"
+        self.bar.update(self.task, completed=done, total=total, rate=rate, loss=f"{loss:.4f}")

@@ -1,0 +1,86 @@
+"""Start the ranks of a run with the launch file that fits the MPI library at hand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from p2psim.errors import InputError
+
+RANK_VARIABLES = (
+    ("PMI_RANK", "PMI_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+)
+INTERRUPTED = 130
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def inside() -> tuple[int, int] | None:
+    """(rank, size) where this process was started by mpiexec, else None."""
+    for rank, size in RANK_VARIABLES:
+        if rank in os.environ and size in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return None
+
+
+def one_thread() -> None:
+    """Ranks share the cores: one thread each, set before the libraries start theirs."""
+    for name in THREADS:
+        os.environ[name] = "1"
+
+
+def launch_folder() -> Path:
+    """The folder of launch files: beside the package, else where it was installed."""
+    beside = Path(__file__).resolve().parents[2] / "launch"
+    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "p2psim" / "launch"
+
+
+def find_mpiexec() -> tuple[str, str]:
+    """(path of mpiexec, name of the launch file for it). This environment's own comes first."""
+    path = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+    if path is None:
+        raise InputError(
+            "no mpiexec found: install an MPI library, for instance with "
+            "pip install 'p2psim[mpich]', or run with --debug"
+        )
+    answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
+    text = answer.stdout + answer.stderr
+    if "HYDRA" in text or "MPICH" in text:
+        return path, "mpich"
+    if "Open MPI" in text or "OpenRTE" in text or "prte" in text:
+        return path, "openmpi"
+    raise InputError(
+        f"{path} belongs to an MPI library that no launch file of {launch_folder()} fits: "
+        "start the ranks yourself with mpiexec -n N p2psim run ..."
+    )
+
+
+def start(peers: int, arguments: Sequence[str], watch: Callable[[], None]) -> int:
+    """Run `p2psim ARGUMENTS` on `peers` ranks; `watch` is called again and again meanwhile.
+
+    Returns the exit code of mpiexec, INTERRUPTED where the user stopped it.
+    """
+    mpiexec, name = find_mpiexec()
+    one_thread()
+    environment = {
+        **os.environ,
+        "P2PSIM_MPIEXEC": mpiexec,
+        "P2PSIM_PEERS": str(peers),
+        "P2PSIM_LAUNCHED": "1",
+    }
+    command = [str(launch_folder() / f"{name}.sh"), sys.executable, "-m", "p2psim", *arguments]
+    process = subprocess.Popen(["/bin/sh", *command], env=environment, stdin=subprocess.DEVNULL)
+    try:
+        while process.poll() is None:
+            watch()
+        watch()
+        return process.returncode
+    except KeyboardInterrupt:
+        # The terminal sent the signal to mpiexec too, which ends the ranks.
+        process.terminate()
+        process.wait(timeout=30)
+        return INTERRUPTED

@@ -1,0 +1,228 @@
+"""One peer's view of the network: exchange, mix, post, mean. Counts bytes, moves the clock.
+
+A message on the wire is a header of 24 bytes and the payload. The header holds, little endian:
+payload bytes (u8), the sender's virtual clock in seconds (f8), the sender's consensus step (u4)
+and the number of entries that the payload decodes to (u4). `bytes_sent` counts payloads where
+they are handed to the wire; headers are counted in `header_bytes`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from p2psim.base import Compressor, Message, Payload, Vector, Wire
+from p2psim.clock import Clock, Link
+from p2psim.topology import Topology
+
+HEADER = np.dtype([("nbytes", "<u8"), ("sent_at", "<f8"), ("step", "<u4"), ("entries", "<u4")])
+
+
+class Pool:
+    """Arrays that are handed out again once nobody refers to them: no allocation per round."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[tuple[int, str], list[Any]] = {}
+        self.idle = self._counts([np.empty(0)])[0]
+
+    @staticmethod
+    def _counts(arrays: list[Any]) -> list[int]:
+        return [sys.getrefcount(array) for array in arrays]
+
+    def take(self, size: int, dtype: Any) -> Any:
+        """An array of this size that nobody else holds; its content is arbitrary."""
+        kept = self.arrays.setdefault((size, np.dtype(dtype).str), [])
+        for index, count in enumerate(self._counts(kept)):
+            if count == self.idle:
+                return kept[index]
+        kept.append(np.empty(size, dtype))
+        return kept[-1]
+
+
+class Packet:
+    """A message: payload bytes, and the vector that they decode to."""
+
+    def __init__(
+        self, pool: Pool, payload: Payload, codec: Compressor | None, entries: int, dtype: Any
+    ) -> None:
+        self.pool, self.payload, self.codec = pool, payload, codec
+        self.entries, self.dtype = entries, dtype
+        self._value: Vector | None = None
+
+    @property
+    def value(self) -> Vector:
+        """The decoded vector, shape (entries,)."""
+        if self._value is None:
+            if self.codec is None:
+                self._value = self.payload.view(self.dtype)
+            else:
+                self._value = self.pool.take(self.entries, self.dtype)
+                self.codec.decode(self.payload, self._value)
+        return self._value
+
+
+class Transfer:
+    """Messages under way. Their buffers stay referenced here until both directions are done.
+
+    `own` are the messages to send by receiver, `sources` the peers to receive from; what they send
+    is of the kind of `like` and holds `entries[j]` entries.
+    """
+
+    def __init__(
+        self,
+        net: Neighborhood,
+        own: Mapping[int, Packet],
+        like: Packet,
+        entries: Mapping[int, int],
+    ) -> None:
+        self.net, self.like, self.own, self.entries = net, like, own, entries
+        self.step, self.row = net.step, net.row(like.dtype)
+        self.headers = net.pool.take((len(own) + len(entries)) * HEADER.itemsize, np.uint8)
+        heads = list(self.headers.reshape(-1, HEADER.itemsize))
+        room = [net.capacity(like, size) for size in entries.values()]
+        block = net.pool.take(sum(room), np.uint8)
+        ends = np.cumsum(room, dtype=int)
+        self.arriving = {
+            j: (heads.pop(), block[end - size : end])
+            for j, size, end in zip(entries, room, ends.tolist(), strict=True)
+        }
+        self.requests: list[Any] = []
+        for j, (header, payload) in self.arriving.items():
+            self.requests += net.wire.receive(header, payload, j)
+        for j, packet in own.items():
+            self._send(j, packet, heads.pop())
+
+    def _send(self, j: int, packet: Packet, header: Payload) -> None:
+        net = self.net
+        header.view(HEADER)[0] = (packet.payload.size, net.clock.now, self.step, packet.entries)
+        self.requests += net.wire.send(header, packet.payload, j)
+        net.bytes_sent += packet.payload.size
+        net.header_bytes += HEADER.itemsize
+        net.messages_sent += 1
+
+    def wait(self) -> dict[int, Packet]:
+        """The messages by sender in rank order; the clock moves to the last arrival."""
+        net, like = self.net, self.like
+        net.wire.wait(self.requests)
+        messages = {}
+        for j, (header, buffer) in sorted(self.arriving.items()):
+            nbytes, sent_at, step, entries = header.view(HEADER)[0].item()
+            if (step, entries) != (self.step, self.entries[j]):
+                raise RuntimeError(
+                    f"consensus step {self.step} expects {self.entries[j]} entries from peer {j}, "
+                    f"which sent {entries} in its step {step}: all peers must exchange alike"
+                )
+            messages[j] = Packet(net.pool, buffer[:nbytes], like.codec, entries, like.dtype)
+            net.clock.arrival(net.link.arrival(sent_at, nbytes))
+            net.bytes_received += nbytes
+        return messages
+
+    def mix(self) -> Vector:
+        """sum_j W[i, j] value_j, own included, in rank order; W of the step of posting."""
+        like, packets = self.like, {**self.wait(), self.net.rank: self.like}
+        out = self.net.pool.take(like.entries, like.dtype)
+        term = self.net.pool.take(like.entries, like.dtype)
+        for number, j in enumerate(sorted(packets)):
+            packet = packets.pop(j)  # so that its decoded value is free for the next one
+            np.multiply(packet.value, self.row[j], out=term if number else out)
+            if number:
+                np.add(out, term, out=out)
+        return out
+
+
+class Neighborhood:
+    """See base.Neighborhood. `step` is the consensus step t that selects W_t."""
+
+    def __init__(self, wire: Wire, topology: Topology, clock: Clock, link: Link) -> None:
+        self.wire, self.topology, self.clock, self.link = wire, topology, clock, link
+        self.rank, self.peers = wire.rank, wire.size
+        self.pool = Pool()
+        self.step = 0
+        self.bytes_sent = self.bytes_received = self.header_bytes = self.messages_sent = 0
+
+    def row(self, dtype: Any) -> Vector:
+        """Row i of W_t in the type of the vectors."""
+        weights: Vector = self.topology.at(self.step)[self.rank].astype(dtype)
+        return weights
+
+    @staticmethod
+    def capacity(like: Packet, entries: int) -> int:
+        """Bytes that a message like this one takes at most."""
+        itemsize = np.dtype(like.dtype).itemsize
+        return like.codec.max_bytes(entries, itemsize) if like.codec else entries * itemsize
+
+    def message(self, v: Vector, compressor: Compressor | None = None) -> Packet:
+        if compressor is None:
+            copy = self.pool.take(v.size, v.dtype)
+            np.copyto(copy, v)
+            return self._dense(copy)
+        room = self.pool.take(compressor.max_bytes(v.size, v.itemsize), np.uint8)
+        used = compressor.encode(v, room)
+        return Packet(self.pool, room[:used], compressor, v.size, v.dtype)
+
+    def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
+        if not isinstance(m, Mapping):
+            return dict(self._start(self._packet(m)).wait())
+        receivers = self.topology.receivers(self.rank, self.step)
+        if sorted(m) != receivers or not m:
+            raise ValueError(f"exchange needs one message for each of the peers {receivers}")
+        own = {j: self._packet(message) for j, message in m.items()}
+        like = own[receivers[0]]
+        senders = self.topology.senders(self.rank, self.step)
+        return dict(Transfer(self, own, like, dict.fromkeys(senders, like.entries)).wait())
+
+    def mix(self, m: Vector | Message) -> Vector:
+        return self._start(self._packet(m)).mix()
+
+    def post(self, m: Vector | Message) -> Transfer:
+        # A vector is copied: its owner goes on while it travels.
+        return self._start(self.message(m) if isinstance(m, np.ndarray) else self._packet(m))
+
+    def mean(self, v: Vector) -> Vector:
+        """Each peer sums one block of entries of all peers in rank order and sends it back.
+
+        Bytes sent by a peer that owns b of the d entries: itemsize * ((d - b) + (n - 1) * b).
+        """
+        n, rank = self.peers, self.rank
+        cuts = [v.size * j // n for j in range(n + 1)]
+        blocks = [self._dense(v[a:b]) for a, b in itertools.pairwise(cuts)]
+        mine = blocks[rank]
+        others = [j for j in range(n) if j != rank]
+        sources = others if mine.entries else []
+        own = {j: blocks[j] for j in others if blocks[j].entries}
+        parts = Transfer(self, own, mine, dict.fromkeys(sources, mine.entries)).wait()
+        total = np.zeros(mine.entries)  # float64
+        for _, part in sorted({**parts, rank: mine}.items()):
+            total += part.value
+        result: Vector = self.pool.take(v.size, v.dtype)
+        np.divide(total, n, out=result[cuts[rank] : cuts[rank + 1]], casting="same_kind")
+        own = dict.fromkeys(sources, self._dense(result[cuts[rank] : cuts[rank + 1]]))
+        entries = {j: blocks[j].entries for j in others if blocks[j].entries}
+        for j, part in Transfer(self, own, mine, entries).wait().items():
+            result[cuts[j] : cuts[j + 1]] = part.value
+        return result
+
+    def gather(self, v: Vector) -> Vector:
+        """The vectors of all peers as rows, shape (n, len(v))."""
+        own = self._dense(v)
+        others = [j for j in range(self.peers) if j != self.rank]
+        got = Transfer(self, dict.fromkeys(others, own), own, dict.fromkeys(others, v.size)).wait()
+        return np.stack([packet.value for _, packet in sorted({**got, self.rank: own}.items())])
+
+    def _start(self, packet: Packet) -> Transfer:
+        senders = self.topology.senders(self.rank, self.step)
+        receivers = self.topology.receivers(self.rank, self.step)
+        own = dict.fromkeys(receivers, packet)
+        return Transfer(self, own, packet, dict.fromkeys(senders, packet.entries))
+
+    def _packet(self, m: Any) -> Packet:
+        return m if isinstance(m, Packet) else self._dense(m)
+
+    def _dense(self, v: Vector) -> Packet:
+        """A vector as it lies in memory, without a copy."""
+        v = np.ascontiguousarray(v)
+        return Packet(self.pool, v.view(np.uint8), None, v.size, v.dtype)

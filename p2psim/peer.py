@@ -1,0 +1,183 @@
+"""One peer: its model in one flat vector, its minibatches, its oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from p2psim import rng
+from p2psim.base import Data, LearningRule, LocalOptimizer, StragglerModel, Vector
+from p2psim.clock import Clock
+from p2psim.neighborhood import Pool
+from p2psim.scenario import Scenario
+
+torch.set_num_threads(1)  # ranks share the cores; one thread also fixes the order of sums
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def logistic(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log(1 + exp(-y z)) for one logit z and y = 2 target - 1, mean over the batch."""
+    return F.binary_cross_entropy_with_logits(outputs[:, 0], targets.to(outputs.dtype))
+
+
+def half_squared(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(z - y)^2 / 2, mean over the batch."""
+    return 0.5 * F.mse_loss(outputs.reshape(targets.shape), targets.to(outputs.dtype))
+
+
+LOSSES: dict[str, Loss] = {
+    "cross-entropy": F.cross_entropy,
+    "logistic": logistic,
+    "half-squared": half_squared,
+}
+
+
+class FlatModel:
+    """A torch module whose parameters are views of the flat vector x, their .grad views of g."""
+
+    def __init__(self, scenario: Scenario, rank: int) -> None:
+        experiment, data = scenario.experiment, scenario.experiment.data
+        dtype = getattr(torch, experiment.model_section.dtype)
+        torch.manual_seed(rng.key(experiment.head.seed, "init"))
+        self.module = experiment.model.build(data.shape, data.outputs).to(dtype)
+        self.parameters: list[torch.Tensor] = list(self.module.parameters())
+        self.criterion = LOSSES[data.loss]
+        x = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        self.x: Vector = x.numpy()
+        first = data.initial(rank)
+        if first is not None:
+            np.copyto(self.x, first, casting="same_kind")
+        self.g = torch.zeros_like(x)
+        start = 0
+        for p in self.parameters:
+            stop = start + p.numel()
+            p.data = x[start:stop].view(p.shape)
+            p.grad = self.g[start:stop].view(p.shape)
+            start = stop
+
+    def load(self, x: Vector) -> None:
+        """Make x the module's parameters."""
+        if x is not self.x:
+            np.copyto(self.x, x)
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.criterion(outputs, targets)
+
+
+class Samples:
+    """Raw inputs and targets, turned into values only when a batch is taken."""
+
+    def __init__(self, data: Data, raw: tuple[Any, Any], dtype: torch.dtype) -> None:
+        inputs, targets = (torch.from_numpy(np.ascontiguousarray(part)) for part in raw)
+        self.scale, self.shift = (
+            torch.as_tensor(np.asarray(v), dtype=dtype) for v in (data.scale, data.shift)
+        )
+        self.plain = data.scale is Data.scale and data.shift is Data.shift
+        self.inputs, self.targets, self.dtype = inputs, targets, dtype
+        if self.plain and inputs.dtype.is_floating_point:
+            self.inputs = inputs.to(dtype)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def values(self, chosen: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs raw * scale + shift, and targets, of the chosen samples (slice or indices)."""
+        inputs = self.inputs[chosen]
+        if inputs.dtype != self.dtype:
+            inputs = inputs.to(self.dtype)
+        if not self.plain:
+            inputs = inputs * self.scale + self.shift
+        return inputs, self.targets[chosen]
+
+
+class Batches:
+    """Minibatches without replacement: a new order every epoch, the remainder dropped."""
+
+    def __init__(self, data: Data, samples: Samples, size: int, seed: int, rank: int) -> None:
+        self.data, self.samples, self.size = data, samples, size
+        self.seed, self.rank = seed, rank
+        self.per_epoch = len(samples) // size
+        self.whole = samples.values(slice(None)) if size == len(samples) else None
+        self.epoch, self.order = -1, torch.empty(0)
+        self.augments = type(data).augment is not Data.augment
+
+    def take(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The minibatch of a local step, a function of (seed, rank, step)."""
+        if self.whole is not None:
+            inputs, targets = self.whole
+        else:
+            epoch, batch = divmod(step, self.per_epoch)
+            if epoch != self.epoch:
+                shuffle = rng.generator(self.seed, "batches", self.rank, epoch)
+                self.order = torch.from_numpy(shuffle.permutation(len(self.samples)))
+                self.epoch = epoch
+            chosen = self.order[batch * self.size : (batch + 1) * self.size]
+            inputs, targets = self.samples.values(chosen)
+        if self.augments:
+            draw = rng.generator(self.seed, "augment", self.rank, step)
+            inputs = self.data.augment(inputs, draw)
+        return inputs, targets
+
+
+class LocalOracle:
+    """See base.Oracle. `step_count` local gradients have been taken so far."""
+
+    def __init__(self, scenario: Scenario, model: FlatModel, batches: Batches, clock: Clock) -> None:
+        learning = scenario.experiment.learning
+        self.model, self.batches, self.clock = model, batches, clock
+        self.rule: LearningRule = learning.rule
+        self.optimizer: LocalOptimizer = learning.optimizer
+        self.compute: StragglerModel | None = scenario.experiment.time.compute
+        self.local_steps, self.l2 = learning.local_steps, learning.l2
+        self.steps_per_epoch, self.epochs = scenario.steps_per_epoch, scenario.epochs
+        self.rank = batches.rank
+        self.step_count = 0
+        self.losses: list[float] = []
+        self.pool = Pool()
+        self.optimizer.start(model.x)
+
+    def grad(self, x: Vector) -> Vector:
+        out: Vector = self.pool.take(x.size, x.dtype)
+        np.copyto(out, self._gradient(x))
+        return out
+
+    def step(self, x: Vector) -> Vector:
+        return self.follow(self._gradient(x), x)
+
+    def follow(self, g: Vector, x: Vector) -> Vector:
+        epoch = (self.step_count - 1) / self.steps_per_epoch
+        rate = self.optimizer.rate(epoch, self.epochs)
+        out: Vector = self.pool.take(x.size, x.dtype)
+        return np.multiply(self.optimizer.direction(g, x), rate, out=out)
+
+    def _gradient(self, x: Vector) -> Vector:
+        """The next minibatch's gradient at x; overwritten by the next call."""
+        model = self.model
+        model.load(x)
+        inputs, targets = self.batches.take(self.step_count)
+        loss, _ = self.rule.gradient(model, inputs, targets)
+        g: Vector = model.g.numpy()
+        if self.l2:
+            g += self.l2 * model.x
+            loss += 0.5 * self.l2 * float(model.x @ model.x)
+        if self.compute is not None:
+            self.clock.work(self.compute.seconds(self.rank, self.step_count))
+        self.step_count += 1
+        self.losses.append(loss)
+        return g
+
+    @property
+    def epoch(self) -> float:
+        """Passes over this peer's own data."""
+        return self.step_count * self.batches.size / len(self.batches.samples)
+
+    def mean_loss(self) -> float:
+        """Mean minibatch loss since the last call; NaN if there was none."""
+        mean = float(np.mean(self.losses)) if self.losses else float("nan")
+        self.losses.clear()
+        return mean

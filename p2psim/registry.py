@@ -1,0 +1,113 @@
+"""Where plug-ins are found: by decorator, by entry point, or in a user's own file.
+
+`plugin` makes a class a dataclass of its parameters and enters it under its kind and name. The
+modules of a kind's folder are imported when the kind is first asked for; a name that is not among
+them is looked up among the entry points of the group "p2psim.KIND"; "path/to/file.py:Class"
+loads a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+from p2psim.base import KINDS
+from p2psim.errors import InputError, suggest
+
+FOLDERS = {
+    "algorithm": "p2psim.algorithms",
+    "compressor": "p2psim.compressors",
+    "data": "p2psim.data",
+    "model": "p2psim.models",
+    "optimizer": "p2psim.optimizers",
+    "partition": "p2psim.data",
+    "rule": "p2psim.learning",
+    "schedule": "p2psim.optimizers",
+    "compute": "p2psim.stragglers",
+}
+
+_plugins: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
+_loaded: set[str] = set()
+T = TypeVar("T")
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False)
+def plugin(kind: str, name: str, source: str = "") -> Callable[[type[T]], type[T]]:
+    """Enter a class as the plug-in `name` of `kind`; `source` is the paper it comes from."""
+
+    def enter(cls: type[T]) -> type[T]:
+        made = dataclasses.dataclass(kw_only=True, eq=False)(cls)
+        made.kind, made.name, made.source = kind, name, source  # type: ignore[attr-defined]
+        _plugins[kind][name] = made
+        return made
+
+    return enter
+
+
+def names(kind: str) -> dict[str, type]:
+    """Every plug-in of a kind that comes with the package, by name."""
+    if kind not in _loaded:
+        _loaded.add(kind)
+        module = importlib.import_module(FOLDERS[kind])
+        for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
+            importlib.import_module(f"{FOLDERS[kind]}.{found.name}")
+    return _plugins[kind]
+
+
+def find(kind: str, name: str, folder: Path) -> type:
+    """The class behind `name`; files are relative to `folder`. InputError if there is none."""
+    if ".py:" in name:
+        return _from_file(kind, name, folder)
+    known = names(kind)
+    return known[name] if name in known else _from_entry_point(kind, name, known)
+
+
+def _from_entry_point(kind: str, name: str, known: dict[str, type]) -> type:
+    from importlib.metadata import entry_points
+
+    found = entry_points(group=f"p2psim.{kind}")
+    if name not in found.names:
+        raise InputError(
+            f"unknown {kind} {name!r}; {suggest(name, [*known, *found.names])}; "
+            f"or give a file of your own as 'file.py:Class'"
+        )
+    cls: type = found[name].load()
+    return cls
+
+
+def _from_file(kind: str, name: str, folder: Path) -> type:
+    file, _, wanted = name.rpartition(":")
+    path = folder / file
+    if not path.is_file():
+        raise InputError(f"{kind} {name!r}: there is no file {str(path)!r}")
+    try:
+        cls = getattr(load_file(path), wanted)
+    except AttributeError:
+        raise InputError(f"{kind} {name!r}: the file defines no class {wanted!r}") from None
+    if getattr(cls, "kind", None) != kind:
+        raise InputError(f"{kind} {name!r}: decorate the class with @plugin({kind!r}, ...)")
+    found: type = cls
+    return found
+
+
+def load_file(path: Path) -> Any:
+    """A Python file as a module of its own, outside the import path."""
+    name = f"p2psim_user:{path.resolve()}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look up annotations there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InputError(f"{str(path)!r} cannot be loaded: {error!r}") from error
+    return module

@@ -1,0 +1,136 @@
+"""What `p2psim run` does: be one rank, be all ranks as threads, or start the ranks and watch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from p2psim import config, recorder, results, scenario, simulation
+from p2psim.errors import InputError, PeerError
+from p2psim.launcher import ranks
+from p2psim.launcher.progress import Progress
+from p2psim.wire import MPIWire, run_threads
+
+
+@dataclass
+class Request:
+    """One combination of an experiment, to be run in one folder."""
+
+    file: Path
+    table: dict[str, Any]
+    base: Path  # the folder of the experiment
+    label: str  # of the combination of a sweep, else empty
+    force: bool
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.base / self.label
+
+    def scenario(self) -> scenario.Scenario:
+        """A fresh Scenario: every peer has plug-ins of its own."""
+        return scenario.load(self.table, self.file.resolve().parent)
+
+
+def requests(
+    file: Path, settings: tuple[str, ...], out: Path | None, force: bool
+) -> list[Request]:
+    """Every combination of the experiment."""
+    table = config.assign(config.read(file), settings)
+    base = out or Path("runs") / str(table["name"])
+    return [Request(file, one, base, label, force) for label, one in config.combinations(table)]
+
+
+def run(
+    file: Path,
+    settings: tuple[str, ...],
+    out: Path | None,
+    force: bool,
+    debug: bool,
+    only: int | None,
+) -> None:
+    """Run an experiment, each combination of its sweep in turn (or the one numbered `only`)."""
+    wanted = list(enumerate(requests(file, settings, out, force)))
+    if only is not None:
+        if not 0 <= only < len(wanted):
+            raise InputError(f"--only {only}: the combinations are numbered 0 to {len(wanted) - 1}")
+        wanted = wanted[only : only + 1]
+    place = ranks.inside()
+    if place and len(wanted) > 1:
+        raise InputError("inside mpiexec a [sweep] needs --only K; or run it without mpiexec")
+    if place:
+        be_rank(wanted[0][1], *place)
+        return
+    peers = [check(request) for _, request in wanted]  # all, before the first starts
+    for (number, request), n in zip(wanted, peers, strict=True):
+        if debug:
+            be_threads(request, n)
+        else:
+            start_ranks(request, n, [*pass_on(settings), "--only", str(number)])
+        click.echo(results.summary(request.folder))
+
+
+def check(request: Request) -> int:
+    """Everything that can be known before a rank starts; returns the number of peers."""
+    peers = request.scenario().peers
+    if recorder.occupied(request.folder) and not request.force:
+        raise InputError(recorder.refusal(request.folder))
+    return peers
+
+
+def be_rank(request: Request, rank: int, size: int) -> None:
+    """Be the peer that mpiexec started here."""
+    ranks.one_thread()
+    ready = request.scenario()
+    simulation.check_size(ready, size)
+    wire = MPIWire()
+    try:
+        simulation.run_peer(ready, wire, request.folder, request.force)
+    except PeerError as error:
+        click.echo(f"p2psim: {error}", err=True)
+        sys.stderr.flush()
+        wire.abort(error.exit_code)
+    if rank == 0 and "P2PSIM_LAUNCHED" not in os.environ:
+        click.echo(results.summary(request.folder))
+
+
+def be_threads(request: Request, peers: int) -> None:
+    """Be all peers (--debug)."""
+    ranks.one_thread()
+    run_threads(
+        peers,
+        lambda wire: simulation.run_peer(request.scenario(), wire, request.folder, request.force),
+    )
+
+
+def pass_on(settings: tuple[str, ...]) -> list[str]:
+    """The settings again, as arguments."""
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def start_ranks(request: Request, peers: int, options: list[str]) -> None:
+    """Start the ranks, show how far they are, and say how it ended."""
+    arguments = ["run", str(request.file), *options, "--out", str(request.base)]
+    arguments += ["--force"] if request.force else []
+    with Progress(request.folder.name, lambda: results.progress(request.folder)) as progress:
+        code = ranks.start(peers, arguments, progress.update)
+    if code == 0:
+        return
+    if code == InputError.exit_code:
+        sys.exit(code)  # the ranks have said it
+    if code == ranks.INTERRUPTED:
+        recorder.set_status(request.folder, "stopped")
+        click.echo(f"p2psim: stopped; the rows so far are in {request.folder}", err=True)
+        sys.exit(4)
+    recorder.set_status(request.folder, "failed")
+    if not results.failures(request.folder):
+        raise PeerError(
+            f"a peer ended without a word (mpiexec: exit code {code}); "
+            f"the rows so far are in {request.folder}"
+        )
+    sys.exit(PeerError.exit_code)

@@ -1,0 +1,145 @@
+"""What all peers must agree on, derived by each alone from the experiment file and the seed.
+
+No rank is special and nothing is broadcast: every process builds the same Scenario. It needs
+neither torch nor MPI, so `p2psim plan` and the launcher check everything before a rank starts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from p2psim import config, rng, topology
+from p2psim.base import Indices, Shape
+from p2psim.config import Experiment
+from p2psim.errors import InputError
+from p2psim.registry import find
+
+CURES = {
+    "row-stochastic": "choose weights such as metropolis or uniform-neighbor",
+    "column-stochastic": 'set topology.weights = "out-degree"',
+    "doubly-stochastic": 'choose an undirected topology with weights = "metropolis"',
+    "symmetric": 'choose an undirected topology with weights = "metropolis"',
+    "static": "choose a topology that does not change from step to step",
+}
+
+
+@dataclass
+class Scenario:
+    """The experiment, its split of the data, its graph and its sizes."""
+
+    experiment: Experiment
+    parts: list[Indices]  # training samples of each peer
+    topology: topology.Topology
+    shapes: list[Shape]  # of the model's parameters
+    rounds: int
+
+    @property
+    def peers(self) -> int:
+        """n."""
+        return self.experiment.head.peers
+
+    @property
+    def parameters(self) -> int:
+        """d."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def classes(self) -> int:
+        """Columns of class accuracy; a problem without classes has one, all NaN."""
+        return max(1, self.experiment.data.classes)
+
+    def batch_size(self, rank: int) -> int:
+        """Samples of a minibatch; the full local set where the experiment gives none."""
+        own = len(self.parts[rank])
+        return min(self.experiment.data_section.batch_size or own, own)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Local steps in which the peer with most data sees all of it; the remainder is dropped."""
+        return max(len(self.parts[i]) // self.batch_size(i) for i in range(self.peers))
+
+    @property
+    def epochs(self) -> float:
+        """Length of the run in epochs of `steps_per_epoch` local steps."""
+        return self.rounds * self.experiment.learning.local_steps / self.steps_per_epoch
+
+    def eval_rounds(self) -> list[int]:
+        """Rounds (from 1) after which the models are evaluated."""
+        every = self.experiment.eval.every
+        due = list(range(every, self.rounds + 1, every))
+        return due if due and due[-1] == self.rounds else [*due, self.rounds]
+
+
+def prepare(experiment: Experiment) -> Scenario:
+    """Check what only shows when the parts meet; InputError names the key and the cure."""
+    head, data = experiment.head, experiment.data
+    data.open(str(experiment.folder))
+    parts = split(experiment)
+    graph = topology.build(
+        experiment.topology, head.peers, head.seed, experiment.folder, [len(p) for p in parts]
+    )
+    check_weights(experiment.algorithm, graph)
+    try:
+        shapes = experiment.model.shapes(data.shape, data.outputs)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from None
+    scenario = Scenario(experiment, parts, graph, shapes, head.rounds or 1)
+    check_initial(scenario)
+    if head.epochs:
+        steps = head.epochs * scenario.steps_per_epoch
+        scenario.rounds = max(1, math.ceil(steps / experiment.learning.local_steps - 1e-9))
+    experiment.table["topology"].setdefault("weights", graph.rule)
+    return scenario
+
+
+def split(experiment: Experiment) -> list[Indices]:
+    """The training samples of each peer, by the data itself or by [data] partition."""
+    head, section = experiment.head, experiment.data_section
+    fixed = experiment.data.parts(head.peers)
+    if fixed is not None:
+        if section.partition or section.batch_size:
+            raise InputError(
+                f"data {experiment.table['data']['name']!r} fixes who holds what and gives full "
+                "gradients: remove data.partition and data.batch_size"
+            )
+        return fixed
+    partition: Any = section.partition
+    if partition is None:
+        partition = find("partition", "iid", experiment.folder)()
+        experiment.table["data"]["partition"] = {"name": "iid"}
+    stream = rng.generator(head.seed, "partition")
+    try:
+        return [np.asarray(p) for p in partition.split(experiment.data.labels(), head.peers, stream)]
+    except ValueError as error:
+        raise InputError(f"data.partition: {error}") from None
+
+
+def check_weights(algorithm: Any, graph: topology.Topology) -> None:
+    """Refuse a mixing matrix that the algorithm cannot use."""
+    for need in algorithm.requires:
+        if need not in graph.properties:
+            have = ", ".join(sorted(graph.properties)) or "none of the usual properties"
+            raise InputError(
+                f"algorithm {algorithm.name!r} needs a {need} mixing matrix, but topology "
+                f"{graph.name!r} with weights {graph.rule!r} has: {have}; {CURES[need]}"
+            )
+
+
+def check_initial(scenario: Scenario) -> None:
+    """A first x that the data fixes must fit the model."""
+    first = scenario.experiment.data.initial(0)
+    if first is not None and first.size != scenario.parameters:
+        raise InputError(
+            f"model: has {scenario.parameters} parameters, but the data's x0 has {first.size}; "
+            'use model = "vector"'
+        )
+
+
+def load(table: dict[str, Any], folder: Any) -> Scenario:
+    """From tables to a Scenario."""
+    return prepare(config.check(table, folder))
+

@@ -1,0 +1,167 @@
+"""Bytes between ranks: the only module that knows MPI.
+
+A message is two transfers, a small header and the payload, so that a payload of many megabytes is
+sent from and received into the buffers where it is used, without a copy. Ranks usually outnumber
+cores: whoever waits gives its core away, first by yielding, then by sleeping ever longer.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from p2psim.base import Payload, Wire
+
+HEADER_TAG, PAYLOAD_TAG = 1, 2
+YIELDS = 200  # polls before the first sleep
+SHORTEST, LONGEST = 5e-5, 2e-3  # seconds of sleep between polls
+
+
+class MPIWire:
+    """Nonblocking point-to-point MPI on a communicator of its own."""
+
+    def __init__(self, comm: Any = None) -> None:
+        import mpi4py
+
+        mpi4py.rc.thread_level = "single"  # no locks inside the library
+        from mpi4py import MPI
+
+        self.mpi = MPI
+        self.comm = (comm or MPI.COMM_WORLD).Dup()
+        self.rank: int = self.comm.rank
+        self.size: int = self.comm.size
+        version = MPI.Get_library_version().splitlines()[0].rstrip("\x00")
+        self.library = " ".join(version.split())
+
+    def send(self, header: Payload, payload: Payload, to: int) -> list[Any]:
+        byte = self.mpi.BYTE
+        return [
+            self.comm.Isend([header, byte], to, HEADER_TAG),
+            self.comm.Isend([payload, byte], to, PAYLOAD_TAG),
+        ]
+
+    def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
+        byte = self.mpi.BYTE
+        return [
+            self.comm.Irecv([header, byte], source, HEADER_TAG),
+            self.comm.Irecv([payload, byte], source, PAYLOAD_TAG),
+        ]
+
+    def wait(self, requests: list[Any]) -> None:
+        test_all = self.mpi.Request.Testall
+        nap, polls = SHORTEST, 0
+        while not test_all(requests):
+            polls += 1
+            if polls < YIELDS:
+                os.sched_yield()
+            else:
+                time.sleep(nap)
+                nap = min(2 * nap, LONGEST)
+
+    def twin(self) -> MPIWire:
+        return MPIWire(self.comm)
+
+    def abort(self, code: int) -> None:
+        self.mpi.COMM_WORLD.Abort(code)
+
+
+class Aborted(Exception):
+    """Another peer failed; this thread ends without a word."""
+
+
+@dataclass
+class Slot:
+    """A receive of a ThreadWire: done once both buffers are filled."""
+
+    header: Payload
+    payload: Payload
+    done: bool = False
+
+    def fill(self, header: Payload, payload: Payload) -> None:
+        """Copy a message in; like MPI, one that is too long is an error."""
+        if payload.size > self.payload.size:
+            raise ValueError(f"message of {payload.size} bytes for {self.payload.size} expected")
+        self.header[:] = header
+        self.payload[: payload.size] = payload
+        self.done = True
+
+
+@dataclass
+class Hub:
+    """What the peers of one process share. A peer runs only while it holds `turn`, and gives it
+    up only where it waits for messages: a breakpoint in one peer halts them all."""
+
+    size: int
+    turn: threading.Condition = field(default_factory=threading.Condition)
+    messages: dict[Any, deque[Any]] = field(default_factory=lambda: defaultdict(deque))
+    slots: dict[Any, deque[Slot]] = field(default_factory=lambda: defaultdict(deque))
+    broken: bool = False
+
+
+class ThreadWire:
+    """All peers in one process (--debug): the same messages by copy."""
+
+    library = "threads"
+
+    def __init__(self, hub: Hub, rank: int, channel: int = 0) -> None:
+        self.hub, self.rank, self.size, self.channel = hub, rank, hub.size, channel
+
+    def send(self, header: Payload, payload: Payload, to: int) -> list[Any]:
+        edge = (self.channel, self.rank, to)
+        if self.hub.slots[edge]:
+            self.hub.slots[edge].popleft().fill(header, payload)
+            self.hub.turn.notify_all()
+        else:
+            self.hub.messages[edge].append((header.copy(), payload.copy()))
+        return []
+
+    def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
+        edge = (self.channel, source, self.rank)
+        slot = Slot(header, payload)
+        if self.hub.messages[edge]:
+            slot.fill(*self.hub.messages[edge].popleft())
+        else:
+            self.hub.slots[edge].append(slot)
+        return [slot]
+
+    def wait(self, requests: list[Any]) -> None:
+        ready: Callable[[], bool] = lambda: self.hub.broken or all(r.done for r in requests)  # noqa: E731
+        self.hub.turn.wait_for(ready)
+        if self.hub.broken:
+            raise Aborted
+
+    def twin(self) -> ThreadWire:
+        return ThreadWire(self.hub, self.rank, self.channel + 1)
+
+    def abort(self, code: int) -> None:
+        self.hub.broken = True
+        self.hub.turn.notify_all()
+
+
+def run_threads(peers: int, body: Callable[[Wire], None]) -> None:
+    """Run `body` as every rank of one process; raises the first peer's exception."""
+    hub = Hub(peers)
+    failures: list[BaseException] = []
+
+    def main(rank: int) -> None:
+        with hub.turn:
+            try:
+                body(ThreadWire(hub, rank))
+            except Aborted:
+                pass
+            except BaseException as error:
+                failures.append(error)
+                ThreadWire(hub, rank).abort(1)
+
+    threads = [threading.Thread(target=main, args=(rank,), daemon=True) for rank in range(peers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,33 @@
+"""Watts-Strogatz small world: a ring with `k` neighbors each, every edge rewired with chance `p`.
+
+Watts & Strogatz, "Collective dynamics of 'small-world' networks" (Nature 1998), by networkx; drawn
+again from the same stream until connected. p = 0 is the ring lattice.
+"""
+
+from __future__ import annotations
+
+import random
+
+import networkx as nx
+
+TRIES = 100
+
+
+def graph(n: int, k: int = 4, p: float = 0.1, seed: int = 0) -> nx.Graph:
+    """A connected small world with n * k / 2 edges."""
+    if k < 2 or k % 2 or k >= n:
+        raise ValueError(
+            f"k = {k} is not possible with peers = {n}: it must be even, from 2 to {n - 1}; "
+            f"change k or peers"
+        )
+    if not 0 <= p <= 1:
+        raise ValueError(f"p = {p} is no probability: set 0 <= p <= 1")
+    stream = random.Random(seed)
+    for _ in range(TRIES):
+        made = nx.watts_strogatz_graph(n, k, p, seed=stream)
+        if nx.is_connected(made):
+            return made
+    raise ValueError(
+        f"no connected graph was found for k = {k}, p = {p} and peers = {n} in {TRIES} draws: "
+        f"set a larger k or a smaller p"
+    )
