@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,13 @@ def main(traceback: bool) -> None:
 
 
 EXPERIMENT = click.argument("experiment", type=click.Path(path_type=Path))
-SET = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-                   help="Change a key of the experiment file; may be given again.")
-
-
-def tables(experiment: Path, settings: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
-    """The experiment's combinations, checked as tables only."""
-    from p2psim import config
-
-    return config.combinations(config.assign(config.read(experiment), settings))
+SET = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a key of the experiment file; may be given again.",
+)
 
 
 @main.command()
@@ -54,9 +51,42 @@ def tables(experiment: Path, settings: tuple[str, ...]) -> list[tuple[str, dict[
 @click.option("--force", is_flag=True, help="Replace the run in the folder.")
 @click.option("--debug", is_flag=True, help="All peers as threads of this process.")
 @click.option("--only", type=int, help="Only this combination of the [sweep], from 0.")
-def run(experiment: Path, settings: tuple[str, ...], out: Path | None, force: bool, debug: bool,
-        only: int | None) -> None:
+def run(
+    experiment: Path,
+    settings: tuple[str, ...],
+    out: Path | None,
+    force: bool,
+    debug: bool,
+    only: int | None,
+) -> None:
     """Run an experiment: starts the ranks, or is one of them inside mpiexec."""
     from p2psim import runner
 
     runner.run(experiment, settings, out, force, debug, only)
+
+
+@main.command()
+@EXPERIMENT
+@SET
+def plan(experiment: Path, settings: tuple[str, ...]) -> None:
+    """Check an experiment and say what it would be, without running it."""
+    from p2psim import planning, runner
+
+    for request in runner.requests(experiment, settings, None, force=False):
+        click.echo(f"\n{request.label}" if request.label else "", nl=bool(request.label))
+        for name, text in planning.plan(request.scenario()).items():
+            click.echo(f"{name:>14}  {text}")
+
+
+@main.group()
+def data() -> None:
+    """Data sets."""
+
+
+@data.command()
+@click.argument("name")
+def fetch(name: str) -> None:
+    """Download a data set (mnist, cifar10) into $P2PSIM_DATA and check it."""
+    from p2psim.data import fetch as fetching
+
+    click.echo(fetching.fetch(name))

@@ -76,7 +76,7 @@ class Time:
 
 @dataclass(kw_only=True)
 class Eval:
-    """[eval]: every so many rounds (the last one always), on all test samples or a seeded subset."""
+    """[eval]: every so many rounds and the last, on all test samples or a seeded subset."""
 
     every: Count = 10
     phases: list[Literal["local", "consensus"]] = field(
@@ -166,7 +166,9 @@ def combinations(table: Table) -> list[tuple[str, Table]]:
     table = dict(table)
     sweep = table.pop("sweep", {})
     if not isinstance(sweep, dict) or not all(isinstance(v, list) and v for v in sweep.values()):
-        raise InputError('[sweep] holds lists by dotted key, such as "algorithm.gamma" = [0.1, 0.2]')
+        raise InputError(
+            '[sweep] holds lists by dotted key, such as "algorithm.gamma" = [0.1, 0.2]'
+        )
     made = []
     for values in itertools.product(*sweep.values()):
         one = msgspec.convert(table, Table)
@@ -208,7 +210,7 @@ def check(table: Table, folder: Path) -> Experiment:
         values, resolved[name] = build.fields(cls, table.get(name, {}), name)
         parts[name] = cls(**values)
     if not parts["eval"].phases:
-        raise InputError("eval.phases = []: give \"local\", \"consensus\" or both")
+        raise InputError('eval.phases = []: give "local", "consensus" or both')
     resolved["topology"] = dict(table.get("topology", {}))
     del parts["algorithm_section"]
     return Experiment(
@@ -226,7 +228,7 @@ class Builder:
         """A section that is also a plug-in: (plug-in, section, resolved table)."""
         given = table.get(kind, {})
         own = {f.name for f in dataclasses.fields(section)} if section else set()
-        part, resolved = None, {}
+        part, resolved = None, Table()
         if section:
             values, resolved = self.fields(
                 section, {k: v for k, v in given.items() if k in own}, kind

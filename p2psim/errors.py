@@ -18,6 +18,10 @@ class PeerError(Exception):
     exit_code = 3
 
 
+class AbortedError(Exception):
+    """Another peer failed; this one ends without a word."""
+
+
 def suggest(given: str, allowed: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest valid one, and all of them."""
     names = sorted(allowed)

@@ -41,8 +41,9 @@ class Evaluator:
         x = x.copy() if x is self.model.x else x
         mean = self.net.mean(x)
         total = len(self.samples)
-        share = slice(total * self.net.rank // self.net.peers,
-                      total * (self.net.rank + 1) // self.net.peers)
+        share = slice(
+            total * self.net.rank // self.net.peers, total * (self.net.rank + 1) // self.net.peers
+        )
         _, mean_hits = self.test(mean, share)
         loss, hits = self.test(x, slice(0, total))
         difference = x.astype(np.float64) - mean

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from p2psim.base import Compressor, Message, Payload, Vector, Wire
+from p2psim.base import Compressor, Handle, Message, Payload, Vector, Wire
 from p2psim.clock import Clock, Link
 from p2psim.topology import Topology
 
@@ -41,6 +41,11 @@ class Pool:
                 return kept[index]
         kept.append(np.empty(size, dtype))
         return kept[-1]
+
+
+def block_sizes(d: int, n: int) -> list[int]:
+    """How many of d entries each of n peers owns in a mean."""
+    return [d * (j + 1) // n - d * j // n for j in range(n)]
 
 
 class Packet:
@@ -91,6 +96,7 @@ class Transfer:
             for j, size, end in zip(entries, room, ends.tolist(), strict=True)
         }
         self.requests: list[Any] = []
+        net.under_way.add(self)
         for j, (header, payload) in self.arriving.items():
             self.requests += net.wire.receive(header, payload, j)
         for j, packet in own.items():
@@ -104,11 +110,12 @@ class Transfer:
         net.header_bytes += HEADER.itemsize
         net.messages_sent += 1
 
-    def wait(self) -> dict[int, Packet]:
+    def wait(self) -> dict[int, Message]:
         """The messages by sender in rank order; the clock moves to the last arrival."""
         net, like = self.net, self.like
         net.wire.wait(self.requests)
-        messages = {}
+        net.under_way.discard(self)
+        messages: dict[int, Message] = {}
         for j, (header, buffer) in sorted(self.arriving.items()):
             nbytes, sent_at, step, entries = header.view(HEADER)[0].item()
             if (step, entries) != (self.step, self.entries[j]):
@@ -123,8 +130,9 @@ class Transfer:
 
     def mix(self) -> Vector:
         """sum_j W[i, j] value_j, own included, in rank order; W of the step of posting."""
-        like, packets = self.like, {**self.wait(), self.net.rank: self.like}
-        out = self.net.pool.take(like.entries, like.dtype)
+        like = self.like
+        packets: dict[int, Message] = {**self.wait(), self.net.rank: like}
+        out: Vector = self.net.pool.take(like.entries, like.dtype)
         term = self.net.pool.take(like.entries, like.dtype)
         for number, j in enumerate(sorted(packets)):
             packet = packets.pop(j)  # so that its decoded value is free for the next one
@@ -142,6 +150,7 @@ class Neighborhood:
         self.rank, self.peers = wire.rank, wire.size
         self.pool = Pool()
         self.step = 0
+        self.under_way: set[Transfer] = set()
         self.bytes_sent = self.bytes_received = self.header_bytes = self.messages_sent = 0
 
     def row(self, dtype: Any) -> Vector:
@@ -178,7 +187,7 @@ class Neighborhood:
     def mix(self, m: Vector | Message) -> Vector:
         return self._start(self._packet(m)).mix()
 
-    def post(self, m: Vector | Message) -> Transfer:
+    def post(self, m: Vector | Message) -> Handle:
         # A vector is copied: its owner goes on while it travels.
         return self._start(self.message(m) if isinstance(m, np.ndarray) else self._packet(m))
 
@@ -188,7 +197,7 @@ class Neighborhood:
         Bytes sent by a peer that owns b of the d entries: itemsize * ((d - b) + (n - 1) * b).
         """
         n, rank = self.peers, self.rank
-        cuts = [v.size * j // n for j in range(n + 1)]
+        cuts = [0, *itertools.accumulate(block_sizes(v.size, n))]
         blocks = [self._dense(v[a:b]) for a, b in itertools.pairwise(cuts)]
         mine = blocks[rank]
         others = [j for j in range(n) if j != rank]
@@ -212,6 +221,11 @@ class Neighborhood:
         others = [j for j in range(self.peers) if j != self.rank]
         got = Transfer(self, dict.fromkeys(others, own), own, dict.fromkeys(others, v.size)).wait()
         return np.stack([packet.value for _, packet in sorted({**got, self.rank: own}.items())])
+
+    def settle(self) -> None:
+        """Wait for whatever is still under way: nothing may be when a peer leaves."""
+        for transfer in list(self.under_way):
+            transfer.wait()
 
     def _start(self, packet: Packet) -> Transfer:
         senders = self.topology.senders(self.rank, self.step)

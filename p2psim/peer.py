@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from p2psim import rng
 from p2psim.base import Data, LearningRule, LocalOptimizer, StragglerModel, Vector
@@ -22,16 +22,16 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 def logistic(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """log(1 + exp(-y z)) for one logit z and y = 2 target - 1, mean over the batch."""
-    return F.binary_cross_entropy_with_logits(outputs[:, 0], targets.to(outputs.dtype))
+    return functional.binary_cross_entropy_with_logits(outputs[:, 0], targets.to(outputs.dtype))
 
 
 def half_squared(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """(z - y)^2 / 2, mean over the batch."""
-    return 0.5 * F.mse_loss(outputs.reshape(targets.shape), targets.to(outputs.dtype))
+    return 0.5 * functional.mse_loss(outputs.reshape(targets.shape), targets.to(outputs.dtype))
 
 
 LOSSES: dict[str, Loss] = {
-    "cross-entropy": F.cross_entropy,
+    "cross-entropy": functional.cross_entropy,
     "logistic": logistic,
     "half-squared": half_squared,
 }
@@ -127,7 +127,9 @@ class Batches:
 class LocalOracle:
     """See base.Oracle. `step_count` local gradients have been taken so far."""
 
-    def __init__(self, scenario: Scenario, model: FlatModel, batches: Batches, clock: Clock) -> None:
+    def __init__(
+        self, scenario: Scenario, model: FlatModel, batches: Batches, clock: Clock
+    ) -> None:
         learning = scenario.experiment.learning
         self.model, self.batches, self.clock = model, batches, clock
         self.rule: LearningRule = learning.rule

@@ -37,9 +37,7 @@ class Request:
         return scenario.load(self.table, self.file.resolve().parent)
 
 
-def requests(
-    file: Path, settings: tuple[str, ...], out: Path | None, force: bool
-) -> list[Request]:
+def requests(file: Path, settings: tuple[str, ...], out: Path | None, force: bool) -> list[Request]:
     """Every combination of the experiment."""
     table = config.assign(config.read(file), settings)
     base = out or Path("runs") / str(table["name"])

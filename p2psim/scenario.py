@@ -113,9 +113,10 @@ def split(experiment: Experiment) -> list[Indices]:
         experiment.table["data"]["partition"] = {"name": "iid"}
     stream = rng.generator(head.seed, "partition")
     try:
-        return [np.asarray(p) for p in partition.split(experiment.data.labels(), head.peers, stream)]
+        parts = partition.split(experiment.data.labels(), head.peers, stream)
     except ValueError as error:
         raise InputError(f"data.partition: {error}") from None
+    return [np.asarray(part) for part in parts]
 
 
 def check_weights(algorithm: Any, graph: topology.Topology) -> None:
@@ -142,4 +143,3 @@ def check_initial(scenario: Scenario) -> None:
 def load(table: dict[str, Any], folder: Any) -> Scenario:
     """From tables to a Scenario."""
     return prepare(config.check(table, folder))
-

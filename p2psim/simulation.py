@@ -11,7 +11,7 @@ import numpy as np
 from p2psim import recorder
 from p2psim.base import Vector, Wire
 from p2psim.clock import Clock, Link
-from p2psim.errors import InputError, PeerError
+from p2psim.errors import AbortedError, InputError, PeerError
 from p2psim.neighborhood import Neighborhood
 from p2psim.rng import Stream
 from p2psim.scenario import Scenario
@@ -24,9 +24,7 @@ class Simulation:
         self.scenario, self.wire, self.side = scenario, wire, side
         self.phase, self.round = "start", 0
         self.clock = Clock()
-        self.net = Neighborhood(
-            wire, scenario.topology, self.clock, scenario.experiment.time.link
-        )
+        self.net = Neighborhood(wire, scenario.topology, self.clock, scenario.experiment.time.link)
         self.algorithm = scenario.experiment.algorithm
         self.log = recorder.Recorder(folder, scenario, wire.rank)
 
@@ -55,9 +53,11 @@ class Simulation:
         self.algorithm.start(x, self.oracle, self.net)
         self.side.gather(np.zeros(1))  # all are ready: real time starts together
         self.began = time.perf_counter()
-        for self.round in range(1, self.scenario.rounds + 1):
+        for number in range(1, self.scenario.rounds + 1):
+            self.round = number
             x = self.one_round(x)
         self.phase = "end"
+        self.net.settle()
         self.log.close(x)
         self.side.gather(np.zeros(1))  # nobody leaves before all have finished
 
@@ -114,9 +114,9 @@ def run_peer(scenario: Scenario, wire: Wire, folder: Path, force: bool = False) 
             recorder.create_run_file(folder, scenario, wire.library)
         simulation = Simulation(scenario, wire, side, folder)
         simulation.run()
+    except AbortedError:
+        raise
     except Exception as error:
-        if type(error).__name__ == "Aborted":
-            raise
         text = simulation.failure(error) if simulation else f"peer {wire.rank}: {error!r}"
         recorder.set_failure(folder, wire.rank, text)
         raise PeerError(text) from error

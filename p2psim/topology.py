@@ -10,17 +10,16 @@ every line is both ways; the key `directed` says it outright. GraphML node names
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import site
 import sys
 import sysconfig
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 import numpy as np
@@ -29,12 +28,9 @@ from numpy.typing import NDArray
 from p2psim.errors import InputError, suggest
 from p2psim.registry import load_file
 
-if TYPE_CHECKING:
-    import networkx as nx
-
 Matrix: TypeAlias = NDArray[np.float64]
 TOLERANCE = 1e-12  # per peer, on row and column sums
-SUFFIXES = (".edgelist", ".graphml", ".py")
+EDGE = re.compile(r"(\d+)\s+(\d+)(?:\s+((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +50,7 @@ class Topology:
 
     def at(self, t: int) -> Matrix:
         """W_t, shape (n, n); read-only."""
-        matrix: Matrix = self.weights[t % self.period]
-        return matrix
+        return np.asarray(self.weights[t % self.period])
 
     def senders(self, rank: int, t: int = 0) -> list[int]:
         """Who sends to `rank` in round t, itself left out, in rank order; not to be changed."""
@@ -72,20 +67,15 @@ class Topology:
             self._cache[key] = [other for other in linked if other != rank]
         return self._cache[key]
 
-    @cached_property
+    @functools.cached_property
     def properties(self) -> frozenset[str]:
         """Which names of `Algorithm.requires` hold, for every W_t of the period."""
         W, tolerance = self.weights, TOLERANCE * self.weights.shape[-1]
-        rows = bool(np.abs(W.sum(axis=2) - 1).max() <= tolerance)
-        columns = bool(np.abs(W.sum(axis=1) - 1).max() <= tolerance)
-        holds = {
-            "row-stochastic": rows,
-            "column-stochastic": columns,
-            "doubly-stochastic": rows and columns,
-            "symmetric": bool(np.abs(W - W.transpose(0, 2, 1)).max() <= tolerance),
-            "static": self.period == 1,
-        }
-        return frozenset(name for name, held in holds.items() if held)
+        off = {"row-stochastic": W.sum(axis=2) - 1, "column-stochastic": W.sum(axis=1) - 1}
+        off["doubly-stochastic"] = np.hstack(list(off.values()))
+        off["symmetric"] = W - W.transpose(0, 2, 1)
+        held = {name for name, error in off.items() if np.abs(error).max() <= tolerance}
+        return frozenset(held | ({"static"} if self.period == 1 else set()))
 
     def spectral_gap(self) -> float:
         """1 - r, r the factor per round by which disagreement shrinks in pure mixing.
@@ -93,11 +83,9 @@ class Topology:
         With P the product of the period: r = ||P - J||_2^(1/period) if doubly stochastic, else
         |lambda_2(P)|^(1/period).
         """
-        product, n = self.weights[0], self.weights.shape[-1]
-        for W in self.weights[1:]:
-            product = W @ product
+        product = functools.reduce(lambda past, W: W @ past, self.weights)
         if "doubly-stochastic" in self.properties:
-            rate = float(np.linalg.norm(product - 1 / n, 2))
+            rate = float(np.linalg.norm(product - 1 / len(product), 2))
         else:
             rate = float(np.sort(np.abs(np.linalg.eigvals(product)))[-2])
         # The root of a rounding error would look like a rate: (1e-16)^(1/10) = 0.025.
@@ -127,38 +115,36 @@ class Topology:
 class Links:
     """One step's graph as arrays; row = receiver."""
 
-    adjacency: NDArray[np.bool_]  # without self-loops
+    adjacency: Matrix  # 0 or 1, without self-loops
     loops: NDArray[np.bool_]
     weight: Matrix  # NaN where the graph gives none
-    samples: NDArray[np.float64]  # per peer
+    samples: Matrix  # per peer
 
 
 def metropolis(links: Links) -> Matrix:
     """W_ij = 1 / (1 + max(deg_i, deg_j)), W_ii = 1 - sum_j W_ij (Metropolis-Hastings)."""
     degree = links.adjacency.sum(axis=1)
-    return _fill(links.adjacency / (1.0 + np.maximum.outer(degree, degree)))
+    return _fill(links.adjacency / (1 + np.maximum.outer(degree, degree)))
 
 
 def lazy(links: Links) -> Matrix:
     """W = (I + metropolis) / 2: no negative eigenvalue."""
-    return (np.eye(len(links.adjacency)) + metropolis(links)) / 2
+    return _fill(metropolis(links) / 2)
 
 
 def max_degree(links: Links) -> Matrix:
     """W_ij = 1 / (1 + Delta), Delta the largest degree; W_ii = 1 - deg_i / (1 + Delta)."""
-    return _fill(links.adjacency / (1.0 + links.adjacency.sum(axis=1).max()))
+    return _fill(links.adjacency / (1 + links.adjacency.sum(axis=1).max()))
 
 
 def uniform_neighbor(links: Links) -> Matrix:
     """W_ij = 1 / (indeg_i + 1), self included: row-stochastic."""
-    own = links.adjacency + np.eye(len(links.adjacency))
-    return own / own.sum(axis=1, keepdims=True)
+    return _shares(links.adjacency + np.eye(len(links.adjacency)), axis=1)
 
 
 def out_degree(links: Links) -> Matrix:
     """W_ij = 1 / (outdeg_j + 1), self included: column-stochastic (push-sum)."""
-    own = links.adjacency + np.eye(len(links.adjacency))
-    return own / own.sum(axis=0, keepdims=True)
+    return _shares(links.adjacency + np.eye(len(links.adjacency)), axis=0)
 
 
 def data_size(links: Links) -> Matrix:
@@ -166,53 +152,53 @@ def data_size(links: Links) -> Matrix:
 
     Pranav & Moura, "Peer-to-Peer Learning+Consensus with Non-IID Data" (2023).
     """
-    if not (links.samples > 0).all():
-        raise InputError(
-            f"topology.weights: 'data-size' needs samples at every peer, but peer "
-            f"{links.samples.argmin()} has none; change data.partition or the weights"
-        )
-    own = (links.adjacency + np.eye(len(links.adjacency))) * links.samples
-    return own / own.sum(axis=1, keepdims=True)
+    for k in np.flatnonzero(links.samples <= 0):
+        raise InputError(f"topology.weights: peer {k} has no samples, so choose another rule")
+    return _shares((links.adjacency + np.eye(len(links.adjacency))) * links.samples, axis=1)
 
 
 def edges(links: Links) -> Matrix:
     """W_ij = the weight of edge j -> i; W_ii = the self-loop's weight, else 1 - sum_j W_ij."""
-    bad = np.argwhere(links.adjacency & ~((links.weight > 0) & np.isfinite(links.weight)))
-    for receiver, sender in bad:
-        weight = links.weight[receiver, sender]
-        given = "no weight" if np.isnan(weight) else f"the weight {weight}"
-        raise InputError(
-            f"topology.weights: 'edges' needs a number above 0 on every edge, but edge "
-            f"{sender} -> {receiver} has {given}; give one or choose another rule"
-        )
-    W = np.where(links.adjacency, links.weight, 0.0)
+    linked = links.adjacency > 0
+    for i, j in np.argwhere(linked & ~((links.weight > 0) & np.isfinite(links.weight))):
+        given = "none" if np.isnan(links.weight[i, j]) else links.weight[i, j]
+        need = "'edges' needs a weight above 0 on every edge, or choose another rule"
+        raise InputError(f"topology.weights: that of edge {j} -> {i} is {given}; {need}")
+    W = np.where(linked, links.weight, 0.0)
     loop, total = links.weight.diagonal(), W.sum(axis=1)
     own = np.where(np.isnan(loop), 1 - total, loop)
     own[np.abs(own) <= TOLERANCE * len(own)] = 0  # 1 - ten times 0.1 is not quite 0
-    for rank in np.flatnonzero(~((own >= 0) & np.isfinite(own))):
-        raise InputError(
-            f"topology.weights: peer {rank} would keep the weight {own[rank]:.6g} for itself "
-            f"(row {rank} sums to {total[rank]:.6g} without it); it must be 0 or more: lower the "
-            f"weights of the edges into {rank} or give a self-loop"
-        )
+    for i in np.flatnonzero(~((own >= 0) & np.isfinite(own))):
+        rest = f"W_ii would be {own[i]:.6g}: lower the weights into {i} or give a self-loop"
+        raise InputError(f"topology.weights: row {i} of W sums to {total[i]:.6g}, {rest}")
     np.fill_diagonal(W, own)
+    rows, columns = np.abs(W.sum(axis=1) - 1), np.abs(W.sum(axis=0) - 1)
+    if min(rows.max(), columns.max()) > TOLERANCE * len(own):
+        i, need = rows.argmax(), "every row (or every column) of W must sum to 1"
+        rest = "correct it, or leave out the self-loops and W_ii is the rest"
+        raise InputError(f"topology.weights: row {i} sums to {W[i].sum():.12g}, but {need}; {rest}")
     return W
 
 
+def _shares(parts: Matrix, axis: int) -> Matrix:
+    return np.asarray(parts / parts.sum(axis=axis, keepdims=True))
+
+
 def _fill(W: Matrix) -> Matrix:
+    np.fill_diagonal(W, 0)
     np.fill_diagonal(W, 1 - W.sum(axis=1))
     return W
 
 
 Rule: TypeAlias = Callable[[Links], Matrix]
 UNDIRECTED: dict[str, Rule] = {"metropolis": metropolis, "max-degree": max_degree, "lazy": lazy}
-RULES: dict[str, Rule] = {
-    **UNDIRECTED,
+DIRECTED: dict[str, Rule] = {
     "uniform-neighbor": uniform_neighbor,
     "out-degree": out_degree,
     "data-size": data_size,
     "edges": edges,
 }
+RULES = UNDIRECTED | DIRECTED
 
 
 def build(
@@ -220,26 +206,22 @@ def build(
 ) -> Topology:
     """The topology of the experiment file's table `spec`; files are relative to `folder`.
 
-    `samples[i]` is the number of training samples of peer i ("data-size" only). InputError for
-    whatever is wrong with the table, the file or the graph.
+    `samples[i]`: training samples of peer i ("data-size" only). InputError for a user's mistake.
     """
     parameters = dict(spec)
     rule = parameters.pop("weights", None)
-    if rule is not None and rule not in RULES:
+    if rule is not None and str(rule) not in RULES:
         raise InputError(f"topology.weights: unknown rule {rule!r}; {suggest(str(rule), RULES)}")
-    name, graph = _find(parameters.pop("name", None), parameters.pop("file", None), folder)
+    path = _find(parameters.pop("name", None), parameters.pop("file", None), folder)
+    graph = READERS[path.suffix](path)
     steps = [_links(step, peers, samples) for step in _draw(graph, parameters, peers, seed)]
-    _check_connected(np.logical_or.reduce([links.adjacency for links in steps]))
-    one_way = np.concatenate([np.argwhere(s.adjacency & ~s.adjacency.T) for s in steps])
-    directed = len(one_way) > 0
-    rule = rule or ("out-degree" if directed else "metropolis")
+    _check_connected(np.max([links.adjacency for links in steps], axis=0) > 0)
+    one_way = np.argwhere([links.adjacency > links.adjacency.T for links in steps])
+    rule = rule or ("out-degree" if len(one_way) else "metropolis")
     _check_rule(rule, one_way, steps)
     weights = np.stack([RULES[rule](links) for links in steps])
     weights.setflags(write=False)
-    topology = Topology(weights, name, directed, rule)
-    if rule == "edges":
-        _check_stochastic(topology)
-    return topology
+    return Topology(weights, path.name if "file" in spec else path.stem, len(one_way) > 0, rule)
 
 
 def available() -> dict[str, tuple[str, str]]:
@@ -253,16 +235,14 @@ def _files() -> dict[str, Path]:
     checkout = Path(__file__).parent.parent / "topologies"
     for folder in [checkout, *(Path(base, "share/p2psim/topologies") for base in installed)]:
         if (folder / "ring.py").is_file():  # else some other package's folder of that name
-            return {path.stem: path for path in folder.iterdir() if path.suffix in SUFFIXES}
+            return {path.stem: path for path in folder.iterdir() if path.suffix in READERS}
     return {}
 
 
 def _describe(path: Path) -> tuple[str, str]:
     # Read, not imported: `p2psim list` must not wait for networkx.
-    if path.suffix != ".py":
-        return "", path.name
-    module = ast.parse(path.read_text(encoding="utf-8"))
-    summary = (ast.get_docstring(module) or "").partition("\n")[0]
+    module = ast.parse(path.read_text(encoding="utf-8") if path.suffix == ".py" else "")
+    summary = (ast.get_docstring(module) or path.name).partition("\n")[0]
     for node in module.body:
         if isinstance(node, ast.FunctionDef) and node.name == "graph":
             parameters = ast.unparse(node.args).partition(", ")[2].replace("=", " = ")
@@ -270,50 +250,40 @@ def _describe(path: Path) -> tuple[str, str]:
     return "", summary
 
 
-def _find(name: Any, file: Any, folder: Path) -> tuple[str, Callable[..., Any]]:
-    """The topology's name and the function that makes its graph."""
+def _find(name: Any, file: Any, folder: Path) -> Path:
+    """The file of the graph that the experiment names."""
     if (name is None) == (file is None):
-        raise InputError(
-            "topology: give either name = '...' (see `p2psim list topology`) or file = '...', "
-            f"not {'both' if name else 'neither'}"
-        )
-    if file is None:
-        known = _files()
-        if name not in known:
-            own = "or give a file of your own: file = 'my-graph.edgelist'"
-            raise InputError(
-                f"topology.name: unknown topology {name!r}; {suggest(str(name), known)}; {own}"
-            )
-        return str(name), _load(known[name])
-    path = folder / str(file)
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"topology.file: {file!r} must end in one of {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise InputError(f"topology.file: there is no file {str(path)!r}")
-    return path.name, _load(path)
+        raise InputError("topology: give either a name (see `p2psim list topology`) or a file")
+    known = _files()
+    if file is None and str(name) not in known:
+        allowed = f"{suggest(str(name), known)}; or give a file = 'my-graph.edgelist' of your own"
+        raise InputError(f"topology.name: unknown topology {name!r}; {allowed}")
+    path = known[str(name)] if file is None else folder / str(file)
+    if path.suffix not in READERS or not path.is_file():
+        allowed = f"give one that ends in {', '.join(READERS)}"
+        raise InputError(f"topology.file: there is no such file {str(path)!r}; {allowed}")
+    return path
 
 
-def _load(path: Path) -> Callable[..., Any]:
-    if path.suffix == ".edgelist":
-        return _read_edge_list(path)
-    if path.suffix == ".graphml":
-        return _read_graphml(path)
-    graph = getattr(load_file(path), "graph", None)
-    if not callable(graph):
-        raise InputError(f"topology.file: {path.name} defines no function graph(n, ...)")
-    made: Callable[..., Any] = graph
-    return made
+def _python(path: Path) -> Callable[..., Any]:
+    graph: Callable[..., Any] | None = getattr(load_file(path), "graph", None)
+    if graph is None:
+        raise InputError(f"topology.file: {path.name} defines no graph(n, ...); add this function")
+    return graph
 
 
-def _read_edge_list(path: Path) -> Callable[..., Any]:
+def _edge_list(path: Path) -> Callable[..., Any]:
     lines: dict[tuple[int, int], dict[str, float]] = {}
     for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
-        words = line.partition("#")[0].split()
-        if words:
-            edge, weight = _read_edge(words, f"topology.file: {path.name} line {number}")
-            if edge in lines:
-                raise InputError(f"topology.file: {path.name} line {number} repeats an edge")
-            lines[edge] = weight
+        text = line.partition("#")[0].strip()
+        match = EDGE.fullmatch(text)
+        if not text:
+            continue
+        edge = (int(match[1]), int(match[2])) if match else None
+        if not match or not edge or edge in lines:
+            why = "is no new edge; write each once: 'u v [weight]', u and v from 0, weight from 0"
+            raise InputError(f"topology.file: {path.name} line {number}: {text!r} {why}")
+        lines[edge] = {"weight": float(match[3])} if match[3] else {}
 
     def graph(n: int, directed: bool | None = None) -> Any:
         import networkx as nx
@@ -330,25 +300,7 @@ def _read_edge_list(path: Path) -> Callable[..., Any]:
     return graph
 
 
-def _read_edge(words: list[str], where: str) -> tuple[tuple[int, int], dict[str, float]]:
-    try:
-        u, v = int(words[0]), int(words[1])
-        weight = {"weight": float(words[2])} if len(words) > 2 else {}
-    except (ValueError, IndexError):
-        words = words + [""] * 3  # falls through to the message
-        u = v = -1
-        weight = {}
-    if len(words) > 3 or min(u, v) < 0:
-        raise InputError(
-            f"{where}: {' '.join(words).strip()!r} is no edge; a line is 'u v' or 'u v weight', "
-            f"u and v from 0 to peers - 1"
-        )
-    if weight and not 0 <= weight["weight"] < np.inf or (u != v and weight.get("weight") == 0):
-        raise InputError(f"{where}: the weight {words[2]} must be above 0 (self-loop: 0 or more)")
-    return (u, v), weight
-
-
-def _read_graphml(path: Path) -> Callable[..., Any]:
+def _graphml(path: Path) -> Callable[..., Any]:
     import networkx as nx
 
     try:
@@ -357,14 +309,14 @@ def _read_graphml(path: Path) -> Callable[..., Any]:
         raise InputError(f"topology.file: {path.name} is no GraphML file: {error}") from error
 
     def by_value(name: str) -> list[str | int]:
-        return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)]
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
     ranks = {name: rank for rank, name in enumerate(sorted(made, key=by_value))}
+    return lambda n: nx.relabel_nodes(made, ranks)
 
-    def graph(n: int) -> Any:
-        return nx.relabel_nodes(made, ranks)
 
-    return graph
+Reader: TypeAlias = Callable[[Path], Callable[..., Any]]
+READERS: dict[str, Reader] = {".edgelist": _edge_list, ".graphml": _graphml, ".py": _python}
 
 
 def _draw(graph: Callable[..., Any], given: dict[str, Any], peers: int, seed: int) -> list[Any]:
@@ -374,10 +326,9 @@ def _draw(graph: Callable[..., Any], given: dict[str, Any], peers: int, seed: in
     arguments = _arguments(graph, given, seed)
     try:
         made = graph(peers, **arguments)
-    except (ValueError, nx.NetworkXException) as error:
-        raise InputError(f"topology: {error}") from error
     except Exception as error:
-        raise InputError(f"topology: graph({peers}, ...) failed: {error!r}") from error
+        meant = isinstance(error, ValueError | nx.NetworkXException)  # else a bug in the file
+        raise InputError(f"topology: {error if meant else f'graph() failed: {error!r}'}") from error
     steps = list(made) if isinstance(made, list | tuple) else [made]
     if not steps or not all(isinstance(step, nx.Graph) for step in steps):
         raise InputError(f"topology: graph() must return networkx graphs, not {made!r}")
@@ -386,61 +337,49 @@ def _draw(graph: Callable[..., Any], given: dict[str, Any], peers: int, seed: in
 
 def _arguments(graph: Callable[..., Any], given: dict[str, Any], seed: int) -> dict[str, Any]:
     declared = dict(list(inspect.signature(graph).parameters.items())[1:])  # n comes first
-    for key in given:
+    values = {"seed": seed} if "seed" in declared else {}
+    for key, value in given.items():
         if key not in declared:
             known = suggest(key, [*declared, "name", "file", "weights"])
             raise InputError(f"topology.{key}: unknown parameter; {known}")
-    hints = typing.get_type_hints(graph)
-    values = {key: _convert(key, value, hints.get(key, Any)) for key, value in given.items()}
-    if "seed" in declared:
-        values.setdefault("seed", seed)
+        try:
+            values[key] = msgspec.convert(value, get_type_hints(graph).get(key, Any))
+        except (msgspec.ValidationError, NameError, TypeError) as error:
+            raise InputError(f"topology.{key} = {value!r}: {error}; correct it") from error
     for key, parameter in declared.items():
         if key not in values and parameter.default is parameter.empty:
             raise InputError(f"topology.{key}: the graph needs this parameter, give '{parameter}'")
     return values
 
 
-def _convert(key: str, value: Any, annotation: Any) -> Any:
-    try:
-        return msgspec.convert(value, annotation, strict=True)
-    except msgspec.ValidationError as error:
-        raise InputError(f"topology.{key} = {value!r}: {error}; correct the value") from error
-
-
-def _links(graph: nx.Graph, peers: int, samples: Sequence[int]) -> Links:
+def _links(graph: Any, peers: int, samples: Sequence[int]) -> Links:
     _check_nodes(graph, peers)
-    adjacency, weight = np.zeros((peers, peers), bool), np.full((peers, peers), np.nan)
-    arcs = list(graph.edges(data="weight"))
+    adjacency, weight = np.zeros((peers, peers)), np.full((peers, peers), np.nan)
+    arcs = list(graph.edges(data="weight", default=np.nan))
     u, v = (np.array([arc[end] for arc in arcs], int) for end in (0, 1))
     try:
-        given = np.array([np.nan if arc[2] is None else float(arc[2]) for arc in arcs])
+        given = np.array([arc[2] for arc in arcs], float)
     except (TypeError, ValueError) as error:
         raise InputError(f"topology: an edge's weight is no number: {error}") from error
     for receiver, sender in [(v, u)] if graph.is_directed() else [(v, u), (u, v)]:
-        adjacency[receiver, sender], weight[receiver, sender] = True, given
-    loops = adjacency.diagonal().copy()
-    np.fill_diagonal(adjacency, False)
-    return Links(adjacency, loops, weight, np.array(samples, np.float64))
+        adjacency[receiver, sender], weight[receiver, sender] = 1, given
+    loops = adjacency.diagonal() > 0
+    np.fill_diagonal(adjacency, 0)
+    return Links(adjacency, loops, weight, np.array(samples, float))
 
 
-def _check_nodes(graph: nx.Graph, peers: int) -> None:
+def _check_nodes(graph: Any, peers: int) -> None:
+    has = f"topology: the graph has {len(graph)} nodes"
     if len(graph) != peers:
-        raise InputError(
-            f"topology: the graph has {len(graph)} nodes but peers = {peers}: "
-            f"set peers = {len(graph)} or change the graph"
-        )
-    if set(graph) != set(range(peers)):
-        stray = next(node for node in graph if node not in range(peers))
-        raise InputError(
-            f"topology: the graph has a node {stray!r}, but its {peers} nodes must be 0 to "
-            f"{peers - 1}: number them so"
-        )
+        raise InputError(f"{has} but peers = {peers}: set peers = {len(graph)} or change the graph")
+    for stray in set(graph) - set(range(peers)):
+        raise InputError(f"{has}, one of them {stray!r}: number them 0 to {peers - 1}")
     if graph.is_multigraph():
-        raise InputError("topology: the graph has parallel edges: keep one of each")
+        raise InputError(f"{has} and parallel edges: keep one of each")
 
 
 def _check_connected(union: NDArray[np.bool_]) -> None:
-    """Everyone must reach everyone: both ways from peer 0 is enough."""
+    """Everyone must reach everyone: to and from peer 0 is enough."""
     for links, text in ((union.T, "peer 0 does not reach"), (union, "peer 0 is not reached from")):
         seen = front = np.arange(len(union)) == 0
         while front.any():
@@ -453,28 +392,9 @@ def _check_connected(union: NDArray[np.bool_]) -> None:
 
 
 def _check_rule(rule: str, one_way: NDArray[np.int64], steps: list[Links]) -> None:
-    if rule in UNDIRECTED and len(one_way):
-        receiver, sender = one_way[0]
-        allowed = ", ".join(sorted(set(RULES) - set(UNDIRECTED)))
-        raise InputError(
-            f"topology.weights: {rule!r} needs an undirected graph, but {sender} sends to "
-            f"{receiver} and {receiver} not to {sender}; allowed on a directed graph: {allowed}"
-        )
-    looped = np.flatnonzero(np.logical_or.reduce([links.loops for links in steps]))
-    if rule != "edges" and len(looped):
-        raise InputError(
-            f"topology: the graph has an edge from {looped[0]} to itself, but {rule!r} sets own "
-            f"weights by itself: remove self-loops, or set weights = 'edges'"
-        )
-
-
-def _check_stochastic(topology: Topology) -> None:
-    if topology.properties & {"row-stochastic", "column-stochastic"}:
-        return
-    sums = topology.weights.sum(axis=2)
-    t, rank = np.unravel_index(np.abs(sums - 1).argmax(), sums.shape)
-    raise InputError(
-        f"topology.weights: with 'edges' every row (or every column) of W must sum to 1, but row "
-        f"{rank} sums to {sums[t, rank]:.12g}: correct the weights into {rank}, or leave out the "
-        f"self-loops and what is missing becomes the own weight"
-    )
+    for _, i, j in one_way if rule in UNDIRECTED else ():
+        why = f"needs an undirected graph, but {j} sends to {i} and {i} not to {j}"
+        raise InputError(f"topology.weights: {rule!r} {why}; allowed here: {', '.join(DIRECTED)}")
+    for _, i in np.argwhere([links.loops for links in steps]) if rule != "edges" else ():
+        why = f"but {rule!r} sets W_ii by itself: remove self-loops, or set weights = 'edges'"
+        raise InputError(f"topology: the graph has an edge from {i} to itself, {why}")

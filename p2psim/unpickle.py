@@ -56,7 +56,7 @@ class Array(np.ndarray[Any, Any]):
         if math.prod(shape) * dtype.value.itemsize != len(raw):
             raise pickle.UnpicklingError(f"{len(raw)} bytes for an array of shape {shape!r}")
         state = (1, shape, dtype.value, int(fortran), raw)
-        super().__setstate__(state)  # type: ignore[arg-type]
+        super().__setstate__(state)
 
 
 class _Dtype:
@@ -71,7 +71,7 @@ class _Dtype:
         order, subarray, names, fields = state[1:5]
         if _text(order) not in "<>|=" or (subarray, names, fields) != (None, None, None):
             raise pickle.UnpicklingError("an array of a structured type")
-        self.value = self.value.newbyteorder(_text(order))  # type: ignore[arg-type]
+        self.value = np.dtype(_text(order) + self.value.str[1:])
 
 
 def _array(*_: Any) -> Array:

@@ -18,12 +18,23 @@ from p2psim.base import Payload, Shape, Stream, Vector
 # 64 Ki entries: 256 KiB of float32 stay in a common L2, and NumPy's cost per call (half a
 # microsecond) is small against the work on one chunk. A multiple of 8, so that bits fill bytes.
 CHUNK = 1 << 16
+LINE = 64  # bytes
 PART = 1 << 14  # where a pass makes wide temporaries (64-bit indices, a byte per bit)
 
 
-def spans(m: int, chunk: int = CHUNK) -> Iterator[slice]:
-    """The slices that cut m entries into chunks."""
-    return (slice(at, min(at + chunk, m)) for at in range(0, m, chunk))
+def spans(m: int, chunk: int = CHUNK, first: int = 0) -> Iterator[slice]:
+    """The slices that cut m entries into chunks, the first one `first` entries where given."""
+    first = min(first, m)
+    if first:
+        yield slice(0, first)
+    for at in range(first, m, chunk):
+        yield slice(at, min(at + chunk, m))
+
+
+def skew(x: Vector) -> int:
+    """Entries of x before the first that starts a cache line: NumPy is faster from there on."""
+    address: int = x.__array_interface__["data"][0]
+    return -address % LINE // x.itemsize
 
 
 def put(out: Payload, dtype: Any, *values: Any) -> int:
@@ -67,7 +78,9 @@ class Scratch:
         """`size` entries of undefined value, the same memory for the same name and type."""
         key = name, np.dtype(dtype).char
         if key not in self._arrays or self._arrays[key].size < size:
-            self._arrays[key] = np.empty(size, dtype)
+            raw = np.empty(size * np.dtype(dtype).itemsize + LINE, np.uint8)
+            start = skew(raw)
+            self._arrays[key] = raw[start : raw.size - LINE + start].view(dtype)
         return self._arrays[key][:size]
 
 
@@ -116,10 +129,10 @@ class TensorCodec:
     def check(self, d: int) -> None:
         """Refuse a vector that this compressor was not bound to."""
         if not hasattr(self, "sizes"):
-            raise RuntimeError(f"{type(self).__name__} is used before bind(shapes, stream)")
+            raise RuntimeError(f"{title(self)} is used before bind(shapes, stream)")
         if d != self.d:
             raise ValueError(
-                f"{type(self).__name__} is bound to tensors of {self.d} entries together, "
+                f"{title(self)} is bound to tensors of {self.d} entries together, "
                 f"the vector has {d}"
             )
 
@@ -158,9 +171,14 @@ class TensorCodec:
                 raise not_finite(self)
 
 
+def title(codec: Any) -> str:
+    """The name under which users know a compressor."""
+    return str(getattr(codec, "name", type(codec).__name__))
+
+
 def not_finite(codec: Any) -> FloatingPointError:
     """The error for a vector that holds NaN or infinity."""
     return FloatingPointError(
-        f"{type(codec).__name__}: the vector to compress holds NaN or infinity; "
+        f"{title(codec)}: the vector to compress holds NaN or infinity; "
         f"the run has diverged (lower lr or gamma)"
     )

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p2psim.base import Payload, Wire
+from p2psim.errors import AbortedError
 
 HEADER_TAG, PAYLOAD_TAG = 1, 2
-YIELDS = 200  # polls before the first sleep
+YIELDS = 20
 SHORTEST, LONGEST = 5e-5, 2e-3  # seconds of sleep between polls
+PATIENCE = 0.05  # of the time waited so far: what a sleep may add to it
 
 
 class MPIWire:
@@ -53,25 +55,20 @@ class MPIWire:
         ]
 
     def wait(self, requests: list[Any]) -> None:
-        test_all = self.mpi.Request.Testall
-        nap, polls = SHORTEST, 0
+        test_all, began, polls = self.mpi.Request.Testall, time.perf_counter(), 0
         while not test_all(requests):
             polls += 1
             if polls < YIELDS:
                 os.sched_yield()
             else:
-                time.sleep(nap)
-                nap = min(2 * nap, LONGEST)
+                waited = time.perf_counter() - began
+                time.sleep(min(max(waited * PATIENCE, SHORTEST), LONGEST))
 
     def twin(self) -> MPIWire:
         return MPIWire(self.comm)
 
     def abort(self, code: int) -> None:
         self.mpi.COMM_WORLD.Abort(code)
-
-
-class Aborted(Exception):
-    """Another peer failed; this thread ends without a word."""
 
 
 @dataclass
@@ -130,10 +127,9 @@ class ThreadWire:
         return [slot]
 
     def wait(self, requests: list[Any]) -> None:
-        ready: Callable[[], bool] = lambda: self.hub.broken or all(r.done for r in requests)  # noqa: E731
-        self.hub.turn.wait_for(ready)
+        self.hub.turn.wait_for(lambda: self.hub.broken or all(r.done for r in requests))
         if self.hub.broken:
-            raise Aborted
+            raise AbortedError
 
     def twin(self) -> ThreadWire:
         return ThreadWire(self.hub, self.rank, self.channel + 1)
@@ -152,7 +148,7 @@ def run_threads(peers: int, body: Callable[[Wire], None]) -> None:
         with hub.turn:
             try:
                 body(ThreadWire(hub, rank))
-            except Aborted:
+            except AbortedError:
                 pass
             except BaseException as error:
                 failures.append(error)

@@ -4,7 +4,16 @@ from typing import Literal
 
 import numpy as np
 
-from p2psim.base import Algorithm, Compressor, Neighborhood, Oracle, Positive, Vector
+from p2psim.base import (
+    Algorithm,
+    Compressor,
+    Handle,
+    Message,
+    Neighborhood,
+    NonNegative,
+    Oracle,
+    Vector,
+)
 from p2psim.registry import plugin
 
 
@@ -25,13 +34,13 @@ class ChocoSGD(Algorithm):
     """
 
     requires = ("doubly-stochastic", "symmetric", "static")
-    gamma: Positive = 0.5
+    gamma: NonNegative = 0.5
     variant: Literal["fresh", "stale"] = "fresh"
     compressor: Compressor = "identity"  # type: ignore[assignment]
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         self.x_hat, self.s = np.zeros_like(x), np.zeros_like(x)
-        self.posted = None
+        self.flight: tuple[Message, Handle] | None = None
 
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         if self.variant == "stale":
@@ -43,10 +52,11 @@ class ChocoSGD(Algorithm):
 
     def consensus_stale(self, x: Vector, net: Neighborhood) -> Vector:
         """The copies of the step before arrive now; the new difference sets out."""
-        if self.posted is not None:
-            self.s += self.posted.mix()
-            self.x_hat += self.q.value
+        if self.flight:
+            q, arriving = self.flight
+            self.s += arriving.mix()
+            self.x_hat += q.value
         x = x + self.gamma * (self.s - self.x_hat)
-        self.q = net.message(x - self.x_hat, self.compressor)
-        self.posted = net.post(self.q)
+        q = net.message(x - self.x_hat, self.compressor)
+        self.flight = q, net.post(q)
         return x

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from p2psim.base import Algorithm, Neighborhood, Oracle, Vector
+from p2psim.base import Algorithm, Handle, Neighborhood, Oracle, Vector
 from p2psim.registry import plugin
 
 
@@ -24,7 +24,7 @@ class DPSGD(Algorithm):
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         if self.order == "cta":
-            self.posted, self.mixed = net.post(x), None
+            self.posted: Handle | None = net.post(x)
             before = x.copy()
             x = super().local(x, oracle, net)
             self.delta = np.subtract(before, x, out=before)
@@ -34,5 +34,8 @@ class DPSGD(Algorithm):
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         if self.order == "atc":
             return net.mix(x)
-        self.mixed = self.posted.mix() if self.mixed is None else net.mix(self.mixed)
-        return self.mixed - self.delta
+        if self.posted:
+            self.mixed, self.posted = self.posted.mix(), None
+        else:
+            self.mixed = net.mix(self.mixed)
+        return np.subtract(self.mixed, self.delta)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from p2psim.base import Algorithm, Compressor, Neighborhood, Oracle, Positive, Vector
+from p2psim.base import Algorithm, Compressor, Neighborhood, NonNegative, Oracle, Vector
 from p2psim.registry import plugin
 
 
@@ -17,7 +17,7 @@ class DeepSqueeze(Algorithm):
     """
 
     requires = ("doubly-stochastic", "symmetric")
-    gamma: Positive = 0.5
+    gamma: NonNegative = 0.5
     compressor: Compressor = "identity"  # type: ignore[assignment]
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:

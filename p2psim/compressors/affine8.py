@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from p2psim.base import Payload, Vector
 from p2psim.registry import plugin
-from p2psim.vectors import TensorCodec, get, not_finite, put, spans
+from p2psim.vectors import CHUNK, TensorCodec, get, not_finite, put, skew, spans
 
 FLOOR = 1e-8  # smallest step: keeps a constant tensor from dividing by zero
+STRIDE = 2 * CHUNK  # all work is done in place in one array, so more of it fits the cache
+MAGIC: dict[str, tuple[Any, Any]] = {
+    "f": (np.int32, np.float32(2**23)),
+    "d": (np.int64, np.float64(2**52)),
+}
 
 
 @plugin("compressor", "affine-8", source="Aketi, Kodge & Roy 2022, section 3")
@@ -34,14 +41,24 @@ class Affine8(TensorCodec):
         used = put(out, x.dtype, low, sigma)
         if wide:  # max - min is no float: do all with halves, which changes no quotient
             low, sigma = low / 2, sigma / 2
-        for span in spans(x.size):
-            q = self.scratch("q", span.stop - span.start, x.dtype)
-            source = np.multiply(x[span], x.dtype.type(0.5), out=q) if wide else x[span]
-            np.subtract(source, low, out=q)
-            np.divide(q, sigma, out=q)
-            np.rint(q, out=q)
-            np.copyto(out[used + span.start : used + span.stop], q, casting="unsafe")
+        self.quantize(x, low, sigma, wide, out[used:])
         return used + x.size
+
+    def quantize(self, x: Vector, low: Any, sigma: Any, halved: bool, codes: Payload) -> None:
+        """codes = round((x - low) / sigma); with `halved`, low and sigma are half their value."""
+        # Next to 2^23 (2^52) floats are integers: adding it rounds, and the low byte is q. Faster
+        # than rint and a cast, with the same result.
+        whole, magic = MAGIC[x.dtype.char]
+        grid = self.scratch("grid", min(x.size, STRIDE), x.dtype)
+        for span in spans(x.size, STRIDE, skew(x)):
+            part: Vector = x[span]
+            q = grid[: part.size]
+            if halved:
+                part = np.multiply(part, x.dtype.type(0.5), out=q)
+            np.subtract(part, low, out=q)
+            np.divide(q, sigma, out=q)
+            np.add(q, magic, out=q)
+            np.copyto(codes[span], q.view(whole), casting="unsafe")
 
     def unpack(self, payload: Payload, x: Vector) -> None:
         low, sigma = get(payload, x.dtype, 2)
@@ -49,7 +66,7 @@ class Affine8(TensorCodec):
         wide = not np.isfinite(255 * sigma + low)
         if wide:
             low, sigma = low / 2, sigma / 2
-        for span in spans(x.size):
+        for span in spans(x.size, STRIDE, skew(x)):
             part = x[span]
             np.copyto(part, q[span], casting="unsafe")
             np.multiply(part, sigma, out=part)

@@ -74,7 +74,7 @@ class QSGD(TensorCodec):
             total += float(np.square(y, out=y).sum())
         norm = np.ldexp(x.dtype.type(math.sqrt(total)), exponent)
         if not np.isfinite(norm):
-            raise FloatingPointError(f"QSGD: the norm of the vector is no {x.dtype} number")
+            raise FloatingPointError(f"qsgd: the norm of the vector is no {x.dtype} number")
         return norm
 
     def unpack(self, payload: Payload, x: Vector) -> None:
@@ -86,8 +86,12 @@ class QSGD(TensorCodec):
             end = at + (count + 7) // 8
             sign, level, *rest = np.unpackbits(payload[at:end], count=count).reshape(planes, -1)
             for plane in rest:
-                np.bitwise_or(np.left_shift(level, 1, out=level), plane, out=level)
+                np.bitwise_or(np.add(level, level, out=level), plane, out=level)
             part, at = x[span], end
-            np.copyto(part, level, casting="unsafe")
-            np.multiply(np.divide(part, s, out=part), scale, out=part)
-            np.negative(part, out=part, where=sign.view(np.bool_))
+            factor = self.scratch("factor", part.size, x.dtype)
+            np.copyto(factor, sign)
+            np.multiply(
+                np.add(np.multiply(factor, -2, out=factor), 1, out=factor), scale, out=factor
+            )
+            np.copyto(part, level)
+            np.multiply(np.divide(part, s, out=part), factor, out=part)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from p2psim.base import Compressor, Count, Fraction, Payload, Shape, Stream, Vector
 from p2psim.registry import find, plugin
-from p2psim.vectors import PART, Scratch, TensorCodec, kept, one_of, spans
+from p2psim.vectors import CHUNK, PART, Scratch, TensorCodec, kept, one_of, spans
 
 STEP = 61  # one entry in 61 is sampled; a prime, so that no common row length falls into step
 
@@ -131,15 +131,16 @@ def guess(bits: Vector, k: int, scratch: Scratch) -> Any:
 
 def candidates(bits: Vector, least: Any, k: int, scratch: Scratch) -> int:
     """Collect position and magnitude of the entries that reach `least`; how many, 0: too many."""
-    room, found = min(bits.size, 2 * k + PART), 0
+    room, found, top = min(bits.size, 2 * k + PART), 0, np.iinfo(bits.dtype).max
     position = scratch("position", room, np.int32)
     magnitude = scratch("magnitude", room, bits.dtype)
+    parts = scratch("part", min(bits.size, CHUNK), bits.dtype)
+    below, real = scratch("mask", parts.size, np.bool_), np.dtype(f"f{bits.itemsize}")
     for span in spans(bits.size):
-        n = span.stop - span.start
-        part = np.bitwise_and(
-            bits[span], np.iinfo(bits.dtype).max, out=scratch("part", n, bits.dtype)
-        )
-        here = np.flatnonzero(np.greater_equal(part, least, out=scratch("mask", n, np.bool_)))
+        part = np.bitwise_and(bits[span], top, out=parts[: span.stop - span.start])
+        # As floats, which NumPy compares faster; NaN is not below, so it stays a candidate.
+        mask = np.less(part.view(real), least.view(real), out=below[: part.size])
+        (here,) = np.logical_not(mask, out=mask).nonzero()
         end = found + here.size
         if end > room:
             return 0

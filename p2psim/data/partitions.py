@@ -120,6 +120,9 @@ class Dirichlet(Partition):
 
     def split(self, labels: Indices, n: int, rng: np.random.Generator) -> list[Indices]:
         allowed(0 < self.alpha < math.inf, f"dirichlet: alpha = {self.alpha}; give a number > 0")
+        allowed(
+            n <= labels.size, f"dirichlet: {labels.size} samples for {n} peers; give fewer peers"
+        )
         shuffled = rng.permutation(labels.size)
         size = GROUP * labels.size // n
         parts: list[Indices] = []
@@ -142,7 +145,7 @@ class Dirichlet(Partition):
                 return [np.concatenate(own) for own in zip(*pieces, strict=True)]
         raise InputError(
             f"dirichlet: alpha = {self.alpha} left a peer with fewer than {least} samples in all "
-            f"of {TRIES} draws; give a larger alpha, fewer peers or more samples"
+            f"of {TRIES} draws; give a larger alpha or fewer peers (two classes hardly ever do)"
         )
 
     def _cuts(
@@ -162,7 +165,7 @@ class Dirichlet(Partition):
 
 @plugin("partition", "explicit")
 class Explicit(Partition):
-    """Peer i holds the classes `classes[i]`: `samples[i]` samples of each, in order.
+    """Peer i holds `samples[i]` samples in all, evenly of the classes `classes[i]`, in order.
 
     Without `samples` each class is split evenly, in order, among the peers that hold it; classes
     that no peer holds are left out.
@@ -189,12 +192,12 @@ class Explicit(Partition):
 def deal(
     labels: Indices, held: Sequence[Sequence[int]], samples: Sequence[int] | None = None
 ) -> list[Indices]:
-    """Deal every class in runs to the peers that hold it: equal ones, or of samples[peer]."""
+    """Deal every class in runs to the peers that hold it: equal ones, or by samples[peer]."""
     parts: list[list[Indices]] = [[] for _ in held]
     for c in sorted({c for own in held for c in own}):
         members = np.flatnonzero(labels == c)
         holders = [peer for peer, own in enumerate(held) if c in own]
-        sizes = [samples[peer] for peer in holders] if samples else [1] * len(holders)
+        sizes = [share(samples[peer], held[peer], c) for peer in holders] if samples else []
         if sum(sizes) > members.size:
             raise InputError(
                 f"partition: class {c} has {members.size} samples, its {len(holders)} peers need "
@@ -207,6 +210,12 @@ def deal(
         for peer, piece in zip(holders, pieces, strict=True):
             parts[peer].append(piece)
     return [np.concatenate(own) for own in parts]
+
+
+def share(samples: int, classes: Sequence[int], c: int) -> int:
+    """How many of a peer's samples are of class c; what does not divide goes to the first."""
+    each, rest = divmod(samples, len(classes))
+    return each + (classes.index(c) < rest)
 
 
 def runs(indices: Indices, size: int, n: int) -> list[Indices]:

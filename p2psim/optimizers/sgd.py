@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from p2psim.base import NonNegative, Positive, Schedule, Vector
+from p2psim.base import NonNegative, Schedule, Vector
 from p2psim.registry import plugin
 
 
@@ -16,7 +16,7 @@ class SGD:
     decay acts on every tensor. `warmup` epochs raise lr linearly from lr/10.
     """
 
-    lr: Positive = 0.1
+    lr: NonNegative = 0.1
     momentum: NonNegative = 0.0
     nesterov: bool = False
     weight_decay: NonNegative = 0.0
@@ -31,7 +31,7 @@ class SGD:
 
     def start(self, x: Vector) -> None:
         self.v = np.zeros_like(x)
-        self.scratch = np.empty_like(x)
+        self.scratch, self.look = np.empty_like(x), np.empty_like(x)
 
     def direction(self, g: Vector, x: Vector) -> Vector:
         if self.weight_decay:
@@ -43,10 +43,8 @@ class SGD:
         self.v += g
         if not self.nesterov:
             return self.v
-        look = self.v * self.momentum if g is self.scratch else np.multiply(
-            self.v, self.momentum, out=self.scratch
-        )
-        return np.add(look, g, out=self.scratch)
+        np.multiply(self.v, self.momentum, out=self.look)
+        return np.add(self.look, g, out=self.look)
 
     def rate(self, epoch: float, epochs: float) -> float:
         ramp = min(1.0, 0.1 + 0.9 * epoch / self.warmup) if self.warmup else 1.0

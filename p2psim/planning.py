@@ -1,0 +1,80 @@
+"""`p2psim plan`: what a run would be, from the experiment file alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from p2psim.neighborhood import HEADER
+from p2psim.rehearsal import Rehearsal, rehearse
+from p2psim.scenario import Scenario
+
+PROCESS = 220 * 2**20  # bytes of a peer that has imported torch and holds nothing yet
+
+
+def plan(scenario: Scenario) -> dict[str, str]:
+    """What there is to know before the run, by name, in the order to print."""
+    experiment, graph = scenario.experiment, scenario.topology
+    totals = [
+        sum(len(graph.receivers(rank, t)) for t in range(graph.period))
+        for rank in range(scenario.peers)
+    ]
+    few, many = int(np.argmin(totals)), int(np.argmax(totals))
+    # The load time is left to the run; two peers bound what all others send.
+    least, _ = rehearse(scenario, few)
+    most, state = rehearse(scenario, many)
+    sizes = [len(part) for part in scenario.parts]
+    needs = ", ".join(experiment.algorithm.requires)
+    return {
+        "experiment": experiment.head.name,
+        "algorithm": experiment.table["algorithm"]["name"] + (f" (W: {needs})" if needs else ""),
+        "topology": f"{graph.name}: {scenario.peers} peers, {graph.edges} edges, "
+        f"diameter {graph.diameter()}" + (f", period {graph.period}" * (graph.period > 1)),
+        "weights": f"{graph.rule} ({', '.join(sorted(graph.properties)) or 'no property'})",
+        "spectral gap": f"{graph.spectral_gap():.5f}",
+        "samples": f"{span(min(sizes), max(sizes))} per peer",
+        "model": f"{scenario.parameters:,} parameters in {experiment.model_section.dtype}",
+        "rounds": f"{scenario.rounds} ({scenario.epochs:.4g} epochs)",
+        "messages": per_round(least.messages_sent, most.messages_sent, graph.period, "messages")
+        + f", each with {HEADER.itemsize} bytes of header",
+        "traffic": per_round(least.bytes_sent, most.bytes_sent, graph.period, "bytes"),
+        "memory": f"about {memory(scenario, most, state) / 2**20:,.0f} MiB per peer",
+        "virtual time": virtual_time(scenario, most),
+    }
+
+
+def span(low: float, high: float) -> str:
+    """One number, or from low to high."""
+    return f"{low:,.10g}" if low == high else f"{low:,.10g} to {high:,.10g}"
+
+
+def per_round(low: int, high: int, period: int, unit: str) -> str:
+    """A mean over the period."""
+    return f"{span(low / period, high / period)} {unit} per round and peer"
+
+
+def memory(scenario: Scenario, most: Rehearsal, state: int) -> float:
+    """Bytes of a peer: process, model, gradient, momentum, algorithm, buffers, its samples."""
+    d = scenario.parameters * np.dtype(scenario.experiment.model_section.dtype).itemsize
+    senders = len(most.topology.senders(most.rank, 0))
+    buffers = senders * most.largest + 4 * d
+    sample = 4 * math.prod(scenario.experiment.data.shape)
+    return PROCESS + 3 * d + state + buffers + max(map(len, scenario.parts)) * sample
+
+
+def virtual_time(scenario: Scenario, most: Rehearsal) -> str:
+    """A lower bound: the slowest peer's own work and its own transfers, waiting left out."""
+    experiment = scenario.experiment
+    transfers = most.clock.now / scenario.topology.period * scenario.rounds
+    compute, steps = experiment.time.compute, scenario.rounds * experiment.learning.local_steps
+    work = 0.0
+    if compute is not None:
+        compute.bind(experiment.head.seed)
+        seen = min(steps, 1000)
+        work = max(
+            sum(compute.seconds(rank, step) for step in range(seen)) / seen
+            for rank in range(scenario.peers)
+        )
+    total = work * steps + transfers
+    return f"at least {total:,.6g} s" if total else "none"

@@ -1,0 +1,123 @@
+"""One peer's round without network, data or torch: what an algorithm sends, keeps and waits for.
+
+`p2psim plan` counts with it, so that any algorithm's traffic is known before a run, without a
+second account of its bytes. Neighbors are taken to send what this peer sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from p2psim.base import Compressor, Handle, Message, Vector
+from p2psim.clock import Clock
+from p2psim.neighborhood import Packet, Pool, block_sizes
+from p2psim.rng import Stream, generator
+from p2psim.scenario import Scenario
+
+
+class Echo:
+    """A handle to messages that have come back as they left."""
+
+    def __init__(self, net: Rehearsal, messages: dict[int, Message], own: Message) -> None:
+        self.net, self.messages, self.own = net, messages, own
+        self.sent_at = net.clock.now
+
+    def wait(self) -> dict[int, Message]:
+        for message in self.messages.values():
+            self.net.clock.arrival(self.net.link.arrival(self.sent_at, message.payload.size))
+        return self.messages
+
+    def mix(self) -> Vector:
+        self.wait()
+        return np.array(self.own.value)
+
+
+class Rehearsal:
+    """A neighborhood of one; it counts what would be sent (see base.Neighborhood)."""
+
+    def __init__(self, scenario: Scenario, rank: int) -> None:
+        self.topology, self.rank, self.peers = scenario.topology, rank, scenario.peers
+        self.link, self.clock = scenario.experiment.time.link, Clock()
+        self.pool, self.step = Pool(), 0
+        self.bytes_sent = self.messages_sent = self.largest = 0
+
+    def message(self, v: Vector, compressor: Compressor | None = None) -> Message:
+        if compressor is None:
+            return Packet(self.pool, v.view(np.uint8).copy(), None, v.size, v.dtype)
+        room = np.empty(compressor.max_bytes(v.size, v.itemsize), np.uint8)
+        used = compressor.encode(v, room)
+        return Packet(self.pool, room[:used], compressor, v.size, v.dtype)
+
+    def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
+        return self._send(m).wait()
+
+    def mix(self, m: Vector | Message) -> Vector:
+        return self._send(m).mix()
+
+    def post(self, m: Vector | Message) -> Handle:
+        return self._send(m)
+
+    def mean(self, v: Vector) -> Vector:
+        blocks = block_sizes(v.size, self.peers)
+        own = blocks.pop(self.rank)
+        for size in [block for block in blocks if block] + [own] * (len(blocks) if own else 0):
+            self._count(size * v.itemsize)
+        for size in (own, max(blocks, default=0)):
+            if self.peers > 1:
+                self.clock.arrival(self.link.arrival(self.clock.now, size * v.itemsize))
+        return v.copy()
+
+    def _send(self, m: Any) -> Echo:
+        receivers = self.topology.receivers(self.rank, self.step)
+        messages = m if isinstance(m, Mapping) else None
+        own = next(iter(messages.values())) if messages else m
+        own = self.message(own) if isinstance(own, np.ndarray) else own
+        for j in receivers:
+            self._count((messages[j] if messages else own).payload.size)
+        senders = self.topology.senders(self.rank, self.step)
+        return Echo(self, dict.fromkeys(senders, own), own)
+
+    def _count(self, nbytes: int) -> None:
+        self.bytes_sent += nbytes
+        self.messages_sent += 1
+        self.largest = max(self.largest, nbytes)
+
+
+class Draws:
+    """An oracle whose gradients are noise: compressors meet a dense vector."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.local_steps = scenario.experiment.learning.local_steps
+        self.random = generator(0, "rehearsal")
+
+    def grad(self, x: Vector) -> Vector:
+        return self.random.standard_normal(x.size).astype(x.dtype)
+
+    def step(self, x: Vector) -> Vector:
+        return self.grad(x)
+
+    def follow(self, g: Vector, x: Vector) -> Vector:
+        return g
+
+
+def rehearse(scenario: Scenario, rank: int) -> tuple[Rehearsal, int]:
+    """One period of rounds of this peer: (what it sent, bytes of the algorithm's state)."""
+    algorithm, net = scenario.experiment.algorithm, Rehearsal(scenario, rank)
+    for compressor in algorithm.compressors():
+        compressor.bind(scenario.shapes, Stream(0, "rehearsal", rank))
+    oracle = Draws(scenario)
+    dtype = np.dtype(scenario.experiment.model_section.dtype)
+    x = oracle.grad(np.zeros(scenario.parameters, dtype))
+    algorithm.start(x, oracle, net)
+    net.bytes_sent = net.messages_sent = 0
+    net.clock = Clock()
+    for _ in range(scenario.topology.period):
+        x = algorithm.local(x, oracle, net)
+        for _ in range(scenario.experiment.learning.consensus_steps):
+            x = algorithm.consensus(x, oracle, net)
+            net.step += 1
+    state = sum(v.nbytes for v in vars(algorithm).values() if isinstance(v, np.ndarray))
+    return net, state

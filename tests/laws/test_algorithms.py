@@ -1,0 +1,262 @@
+"""Every algorithm, run for real, against the matrix form of it in tests/oracle.py.
+
+A new algorithm needs an entry in `oracle.ALGORITHMS` and in `CASES`; without them this file fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from p2psim import registry, scenario
+from p2psim.errors import InputError
+from tests import oracle
+from tests.oracle import Matrix
+from tests.running import Table, difference, quadratic_table, quadratics, run_quadratic
+
+TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
+ROUNDS = 100
+MATCHINGS = """
+import networkx as nx
+
+def graph(n):
+    steps = []
+    for first in (0, 1):
+        made = nx.empty_graph(n)
+        made.add_edges_from((i, (i + 1) % n) for i in range(first, n, 2))
+        steps.append(made)
+    return steps
+"""
+
+
+def matchings(n: int) -> list[Matrix]:
+    """What MATCHINGS draws: pairs that average, in two steps by turns."""
+    steps = []
+    for first in (0, 1):
+        linked = np.zeros((n, n))
+        for i in range(first, n, 2):
+            linked[i, (i + 1) % n] = linked[(i + 1) % n, i] = 1
+        steps.append(oracle.metropolis(linked))
+    return steps
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A topology table, and W by a formula of this test: from n and who is linked to whom."""
+
+    table: Table
+    n: int
+    weights: Callable[[int, Matrix], Sequence[Matrix]]
+    holds: frozenset[str]  # of Algorithm.requires
+
+
+EVERY = frozenset({"row-stochastic", "column-stochastic", "doubly-stochastic"})
+UNBALANCED = {"name": "random-directed", "p": 0.25}
+GRAPHS = {
+    "complete": Graph(
+        {"name": "complete"}, 6, lambda n, _: [oracle.complete(n)], EVERY | {"symmetric", "static"}
+    ),
+    "ring": Graph(
+        {"name": "ring"}, 8, lambda n, _: [oracle.ring(n)], EVERY | {"symmetric", "static"}
+    ),
+    "directed-ring": Graph(
+        {"name": "directed-ring"}, 7, lambda n, _: [oracle.directed_ring(n)], EVERY | {"static"}
+    ),
+    "one-peer-exponential": Graph(
+        {"name": "one-peer-exponential"}, 8, lambda n, _: oracle.one_peer_exponential(n), EVERY
+    ),
+    "matchings": Graph(
+        {"file": "matchings.py"}, 6, lambda n, _: matchings(n), EVERY | {"symmetric"}
+    ),
+    "unbalanced-push": Graph(
+        {**UNBALANCED, "weights": "out-degree"},
+        7,
+        lambda _, linked: [oracle.out_degree(linked)],
+        frozenset({"column-stochastic", "static"}),
+    ),
+    "unbalanced-pull": Graph(
+        {**UNBALANCED, "weights": "uniform-neighbor"},
+        7,
+        lambda _, linked: [oracle.in_degree(linked)],
+        frozenset({"row-stochastic", "static"}),
+    ),
+}
+
+PLAIN: dict[str, Any] = {}
+HEAVY = {"momentum": 0.8, "weight_decay": 0.01}
+NESTEROV = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.003, "lr": 0.02}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Parameters of an algorithm and the local optimizer, T and S to run it with."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    T: int = 1
+    S: int = 1
+    gamma: float | None = None
+    compressor: Table | None = None
+
+    def algorithm(self, name: str) -> Table:
+        """The section [algorithm]."""
+        made = {"name": name, **self.options}
+        if self.gamma is not None:
+            made["gamma"] = self.gamma
+        if self.compressor is not None:
+            made["compressor"] = self.compressor
+        return made
+
+    def setup(self, problem: Any, weights: Sequence[Matrix]) -> oracle.Setup:
+        """The same for the oracle."""
+        named = dict(self.compressor or {"name": "identity"})
+        return oracle.Setup(
+            problem.A,
+            problem.b,
+            problem.x0,
+            weights,
+            rounds=ROUNDS,
+            local_steps=self.T,
+            consensus_steps=self.S,
+            gamma=1.0 if self.gamma is None else self.gamma,
+            compress=oracle.COMPRESSORS[named.pop("name")](**named),
+            options=self.options,
+            **self.optimizer,
+        )
+
+
+TOP = {"name": "top-k", "keep": 0.25}
+SIGN, AFFINE, IDENTITY = {"name": "sign"}, {"name": "affine-8"}, {"name": "identity"}
+FRESH, STALE = {"variant": "fresh"}, {"variant": "stale"}
+CASES: dict[str, list[Case]] = {
+    "isolated": [Case(optimizer=HEAVY), Case(optimizer=NESTEROV, T=3)],
+    "all-reduce": [Case(optimizer=HEAVY), Case(optimizer=NESTEROV, T=3)],
+    "d-psgd": [
+        Case({"order": "atc"}, HEAVY),
+        Case({"order": "atc"}, NESTEROV, T=3, S=2),
+        Case({"order": "cta"}, HEAVY),
+        Case({"order": "cta"}, NESTEROV, T=2, S=3),
+    ],
+    "choco-sgd": [
+        Case(FRESH, HEAVY, gamma=0.7, compressor=IDENTITY),
+        Case(FRESH, PLAIN, gamma=0.2, compressor=TOP, T=2, S=2),
+        Case(FRESH, NESTEROV, gamma=0.2, compressor=SIGN),
+        Case(FRESH, HEAVY, gamma=0.5, compressor=AFFINE),
+        Case(STALE, NESTEROV, gamma=0.4, compressor=IDENTITY, T=2),
+        Case(STALE, HEAVY, gamma=0.2, compressor=TOP, S=3),
+        Case(STALE, PLAIN, gamma=0.2, compressor=SIGN),
+        Case(STALE, HEAVY, gamma=0.4, compressor=AFFINE),
+    ],
+    "deep-squeeze": [
+        Case(PLAIN, HEAVY, gamma=0.7, compressor=IDENTITY, T=2, S=2),
+        Case(PLAIN, PLAIN, gamma=0.1, compressor=TOP),
+        Case(PLAIN, NESTEROV, gamma=0.1, compressor=SIGN),
+        Case(PLAIN, HEAVY, gamma=0.4, compressor=AFFINE),
+    ],
+    "sgp": [Case(PLAIN, HEAVY), Case(PLAIN, NESTEROV, T=2, S=2)],
+}
+# What each algorithm asks of W: written down a second time on purpose.
+NEEDS: dict[str, set[str]] = {
+    "isolated": set(),
+    "all-reduce": set(),
+    "d-psgd": {"row-stochastic"},
+    "choco-sgd": {"doubly-stochastic", "symmetric", "static"},
+    "deep-squeeze": {"doubly-stochastic", "symmetric"},
+    "sgp": {"column-stochastic"},
+}
+WITHOUT_NETWORK = {"isolated", "all-reduce"}  # their result does not depend on the graph
+
+
+def registered() -> list[str]:
+    """The algorithms of the package; plug-ins that other tests load from files are not meant."""
+    known = registry.names("algorithm").items()
+    return sorted(name for name, cls in known if cls.__module__.startswith("p2psim."))
+
+
+def fits(algorithm: str, graph: str) -> bool:
+    return NEEDS[algorithm] <= GRAPHS[graph].holds
+
+
+def runs() -> list[tuple[str, int, str]]:
+    """(algorithm, number of the case, graph) of all that can be run."""
+    return [
+        (name, number, graph)
+        for name in CASES
+        for number in range(len(CASES[name]))
+        for graph in (["ring"] if name in WITHOUT_NETWORK else GRAPHS)
+        if fits(name, graph)
+    ]
+
+
+def deviation(folder: Path, name: str, number: int, graph: str, dtype: str) -> float:
+    """Relative difference between p2psim and the oracle after ROUNDS rounds."""
+    (folder / "matchings.py").write_text(MATCHINGS)
+    case, drawn = CASES[name][number], GRAPHS[graph]
+    problem = quadratics(drawn.n, seed=100 * number + drawn.n)
+    ran = run_quadratic(
+        problem,
+        folder,
+        case.algorithm(name),
+        topology=drawn.table,
+        rounds=ROUNDS,
+        optimizer=case.optimizer,
+        local_steps=case.T,
+        consensus_steps=case.S,
+        dtype=dtype,
+    )
+    assert ran.x.dtype == dtype
+    weights = drawn.weights(drawn.n, (ran.weights[0] != 0).astype(float))
+    wanted = oracle.ALGORITHMS[name](case.setup(problem, weights))
+    assert np.isfinite(wanted).all()
+    return difference(ran.x, wanted)
+
+
+@pytest.mark.parametrize("name", registered())
+def test_every_algorithm_has_an_oracle(name: str) -> None:
+    for table in (oracle.ALGORITHMS, CASES, NEEDS):
+        assert name in table, f"add algorithm {name!r} to tests/oracle.py, CASES and NEEDS"
+
+
+@pytest.mark.parametrize(("name", "number", "graph"), runs())
+def test_agrees_with_the_oracle_in_float64(
+    name: str, number: int, graph: str, tmp_path: Path
+) -> None:
+    assert deviation(tmp_path, name, number, graph, "float64") <= TOLERANCE["float64"]
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "graph"), [run for run in runs() if run[2] in ("ring", "unbalanced-push")]
+)
+def test_agrees_with_the_oracle_in_float32(
+    name: str, number: int, graph: str, tmp_path: Path
+) -> None:
+    assert deviation(tmp_path, name, number, graph, "float32") <= TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("name", registered())
+def test_a_mixing_matrix_that_does_not_fit_is_refused(
+    name: str, graph: str, tmp_path: Path
+) -> None:
+    (tmp_path / "matchings.py").write_text(MATCHINGS)
+    problem = quadratics(GRAPHS[graph].n)
+    table = quadratic_table(problem, tmp_path, name, topology=GRAPHS[graph].table)
+    if fits(name, graph):
+        scenario.load(table, tmp_path)
+        return
+    with pytest.raises(InputError, match=f"{name}.* needs a .* mixing matrix"):
+        scenario.load(table, tmp_path)
+
+
+def test_the_unbalanced_graphs_are_unbalanced(tmp_path: Path) -> None:
+    table = quadratic_table(
+        quadratics(7), tmp_path, "sgp", topology=GRAPHS["unbalanced-push"].table
+    )
+    W = scenario.load(table, tmp_path).topology.at(0)
+    assert np.ptp((W != 0).sum(axis=0)) > 0
+    assert np.abs(W.sum(axis=1) - 1).max() > 0.1

@@ -1,0 +1,261 @@
+"""What the algorithms must compute: whole networks as matrices, in float64, in plain NumPy.
+
+X holds one peer a row (n x d), W[i, j] weighs what i receives from j, and the peers minimize
+f_i(x) = ||A_i x - b_i||^2 / (2 m). Nothing here comes from p2psim, nothing is fast, and every line
+follows the algorithms' own description: papers first, then docs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix: TypeAlias = NDArray[np.float64]
+Compressor: TypeAlias = Callable[[Matrix], Matrix]  # one peer's vector
+
+
+# Graphs
+
+
+def complete(n: int) -> Matrix:
+    """W = J."""
+    return np.full((n, n), 1 / n)
+
+
+def ring(n: int) -> Matrix:
+    """1/3 for oneself and both neighbors."""
+    W = np.zeros((n, n))
+    for i in range(n):
+        W[i, i] = W[i, (i - 1) % n] = W[i, (i + 1) % n] = 1 / 3
+    return W
+
+
+def directed_ring(n: int, hop: int = 1) -> Matrix:
+    """W_ii = W_{i, i - hop} = 1/2."""
+    W = np.zeros((n, n))
+    for i in range(n):
+        W[i, i] = W[i, (i - hop) % n] = 1 / 2
+    return W
+
+
+def one_peer_exponential(n: int) -> list[Matrix]:
+    """In step t everyone sends to the peer 2^t places on; the period is ceil(log2 n)."""
+    return [directed_ring(n, 2**t) for t in range(int(np.ceil(np.log2(n))))]
+
+
+def metropolis(linked: Matrix) -> Matrix:
+    """W_ij = 1 / (1 + max(deg_i, deg_j)), the rest stays with oneself."""
+    n, degree = len(linked), linked.sum(axis=1)
+    W = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            if i != j and linked[i, j]:
+                W[i, j] = 1 / (1 + max(degree[i], degree[j]))
+        W[i, i] = 1 - W[i].sum()
+    return W
+
+
+def out_degree(linked: Matrix) -> Matrix:
+    """W_ij = 1 / (outdeg_j + 1) for j -> i and j = i: the columns sum to 1."""
+    n = len(linked)
+    W = np.zeros((n, n))
+    for j in range(n):
+        receivers = [i for i in range(n) if i == j or linked[i, j]]
+        W[receivers, j] = 1 / len(receivers)
+    return W
+
+
+def in_degree(linked: Matrix) -> Matrix:
+    """W_ij = 1 / (indeg_i + 1): the rows sum to 1."""
+    return out_degree(linked.T).T
+
+
+# Compressors
+
+
+def identity(v: Matrix) -> Matrix:
+    return v.copy()
+
+
+def top_k(keep: float) -> Compressor:
+    """The max(1, floor(m keep)) entries of largest magnitude."""
+
+    def compress(v: Matrix) -> Matrix:
+        k = max(1, int(np.floor(v.size * keep + 1e-9)))
+        order = sorted(range(v.size), key=lambda i: (-abs(v[i]), i))
+        out = np.zeros_like(v)
+        for i in order[:k]:
+            out[i] = v[i]
+        return out
+
+    return compress
+
+
+def sign(v: Matrix) -> Matrix:
+    """sign(x) ||x||_1 / m."""
+    mean = sum(abs(value) for value in v) / v.size
+    return np.array([-mean if value < 0 else mean for value in v])
+
+
+def affine_8(v: Matrix) -> Matrix:
+    """q = clamp(round((x - min) / sigma), 0, 255); the value is q sigma + min."""
+    low = v.min()
+    sigma = max((v.max() - low) / 255, 1e-8)
+    return np.array([min(max(round((value - low) / sigma), 0), 255) * sigma + low for value in v])
+
+
+# Problems and local steps
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A problem, a network, and the knobs of all methods; `options` are those of one method."""
+
+    A: Matrix  # (n, m, d)
+    b: Matrix  # (n, m)
+    x0: Matrix  # (n, d)
+    weights: Sequence[Matrix]  # W of consensus step t is weights[t modulo their number]
+    rounds: int = 100
+    local_steps: int = 1  # T
+    consensus_steps: int = 1  # S
+    lr: float = 0.05
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    gamma: float = 1.0
+    compress: Compressor = identity
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return len(self.A)
+
+    def W(self, t: int) -> Matrix:
+        return self.weights[t % len(self.weights)]
+
+    def gradient(self, X: Matrix) -> Matrix:
+        """Row i: A_i^T (A_i x_i - b_i) / m."""
+        rows = [a.T @ (a @ x - b) / len(b) for a, b, x in zip(self.A, self.b, X, strict=True)]
+        return np.array(rows)
+
+    def C(self, X: Matrix) -> Matrix:
+        """Every row compressed by itself."""
+        return np.array([self.compress(x) for x in X])
+
+
+class LocalSteps:
+    """lr times the direction of SGD, for all peers at once; remembers the momentum."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.V: Matrix | None = None
+
+    def change(self, G: Matrix, X: Matrix) -> Matrix:
+        s = self.setup
+        decayed = G + s.weight_decay * X
+        self.V = decayed if self.V is None else s.momentum * self.V + decayed
+        return s.lr * (decayed + s.momentum * self.V if s.nesterov else self.V)
+
+    def take(self, X: Matrix) -> Matrix:
+        """T steps from X, each peer on its own."""
+        for _ in range(self.setup.local_steps):
+            X = X - self.change(self.setup.gradient(X), X)
+        return X
+
+
+# Algorithms: every peer's model after `rounds` rounds, n x d
+
+
+def isolated(s: Setup) -> Matrix:
+    local, X = LocalSteps(s), s.x0
+    for _ in range(s.rounds):
+        X = local.take(X)
+    return X
+
+
+def all_reduce(s: Setup) -> Matrix:
+    """One model x; g = mean of all peers' gradients at x."""
+    local, x = LocalSteps(s), s.x0.mean(axis=0)
+    for _ in range(s.rounds * s.local_steps):
+        g = s.gradient(np.tile(x, (s.n, 1))).mean(axis=0)
+        x = x - local.change(g[None], x[None])[0]
+    return np.tile(x, (s.n, 1))
+
+
+def d_psgd(s: Setup) -> Matrix:
+    """atc: mix the models after the local steps. cta: X <- W^S X - delta, delta taken at X."""
+    local, X, t = LocalSteps(s), s.x0, 0
+    for _ in range(s.rounds):
+        after = local.take(X)
+        delta = X - after
+        mixed = X if s.options["order"] == "cta" else after
+        for _ in range(s.consensus_steps):
+            mixed = s.W(t) @ mixed
+            t += 1
+        X = mixed - delta if s.options["order"] == "cta" else mixed
+    return X
+
+
+def choco_sgd(s: Setup) -> Matrix:
+    """fresh: q, copies, then mixing. stale: mixing with the old copies, then q and copies."""
+    local, X, t = LocalSteps(s), s.x0, 0
+    hat = np.zeros_like(X)
+    for _ in range(s.rounds):
+        X = local.take(X)
+        for _ in range(s.consensus_steps):
+            if s.options["variant"] == "fresh":
+                hat = hat + s.C(X - hat)
+                X = X + s.gamma * (s.W(t) - np.eye(s.n)) @ hat
+            else:
+                X = X + s.gamma * (s.W(t) - np.eye(s.n)) @ hat
+                hat = hat + s.C(X - hat)
+            t += 1
+    return X
+
+
+def deep_squeeze(s: Setup) -> Matrix:
+    """C(x + e) travels, what it loses stays in e."""
+    local, X, t = LocalSteps(s), s.x0, 0
+    E = np.zeros_like(X)
+    for _ in range(s.rounds):
+        X = local.take(X)
+        for _ in range(s.consensus_steps):
+            sent = s.C(X + E)
+            E = X + E - sent
+            X = X + s.gamma * (s.W(t) - np.eye(s.n)) @ sent
+            t += 1
+    return X
+
+
+def sgp(s: Setup) -> Matrix:
+    """Numerator X and weight u are mixed alike; gradient and weight decay at Z = X / u."""
+    local, X, t = LocalSteps(s), s.x0, 0
+    u = np.ones((s.n, 1))
+    for _ in range(s.rounds):
+        for _ in range(s.local_steps):
+            Z = X / u
+            X = X - local.change(s.gradient(Z), Z)
+        for _ in range(s.consensus_steps):
+            X, u = s.W(t) @ X, s.W(t) @ u
+            t += 1
+    return X / u
+
+
+ALGORITHMS: dict[str, Callable[[Setup], Matrix]] = {
+    "all-reduce": all_reduce,
+    "choco-sgd": choco_sgd,
+    "d-psgd": d_psgd,
+    "deep-squeeze": deep_squeeze,
+    "isolated": isolated,
+    "sgp": sgp,
+}
+COMPRESSORS: dict[str, Callable[..., Compressor]] = {
+    "affine-8": lambda: affine_8,
+    "identity": lambda: identity,
+    "sign": lambda: sign,
+    "top-k": top_k,
+}

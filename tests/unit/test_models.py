@@ -1,0 +1,110 @@
+"""Models: what `shapes` promises is what torch holds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from p2psim import registry
+from p2psim.base import Shape
+from p2psim.errors import InputError
+
+IMAGES: list[Shape] = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 5, 9)]
+CASES: list[tuple[str, dict[str, Any], Shape, int]] = [
+    *[("cnn", {}, shape, 10) for shape in IMAGES],
+    *[("mlp", {}, shape, 10) for shape in IMAGES],
+    *[("linear", {}, shape, 10) for shape in IMAGES],
+    ("cnn", {"channels": [4], "hidden": 3}, (1, 2, 3), 2),
+    ("cnn", {"channels": [4, 5, 6]}, (1, 8, 8), 1),
+    ("mlp", {"hidden": []}, (123,), 1),
+    ("mlp", {"hidden": [128, 128, 128], "activation": "tanh"}, (1, 8, 8), 10),
+    ("linear", {}, (123,), 1),
+    ("linear", {"bias": False}, (123,), 1),
+    ("vector", {}, (7,), 1),
+    ("vector", {}, (2, 3), 1),
+]
+
+
+@pytest.mark.parametrize(("name", "params", "inputs", "outputs"), CASES)
+def test_shapes_are_those_of_torch(
+    name: str, params: dict[str, Any], inputs: Shape, outputs: int
+) -> None:
+    import torch
+
+    model = registry.names("model")[name](**params)
+    module = model.build(inputs, outputs)
+    parameters = [tuple(p.shape) for p in module.parameters()]
+    assert model.shapes(inputs, outputs) == parameters
+    assert not list(module.buffers())
+    made = module(torch.randn(5, *inputs))
+    assert made.shape == (5, outputs)
+    made.square().mean().backward()
+    assert all(p.grad is not None for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", registry.names("model"))
+def test_shapes_of_every_model(name: str) -> None:
+    model = registry.names("model")[name]()
+    taken = 0
+    for inputs, outputs in [*((shape, 10) for shape in IMAGES), ((123,), 1)]:
+        try:
+            shapes = model.shapes(inputs, outputs)
+        except InputError:
+            continue
+        taken += 1
+        assert shapes == [tuple(p.shape) for p in model.build(inputs, outputs).parameters()]
+    assert taken
+
+
+def test_known_numbers_of_parameters() -> None:
+    def count(name: str, inputs: Shape) -> int:
+        shapes = registry.names("model")[name]().shapes(inputs, 10)
+        return sum(math.prod(shape) for shape in shapes)
+
+    assert count("mlp", (1, 28, 28)) == 199_210  # McMahan et al. 2017: 2NN
+    assert count("linear", (1, 28, 28)) == 7_850
+    assert count("cnn", (3, 32, 32)) == 448 + 4_640 + 2048 * 64 + 64 + 650
+
+
+def test_the_same_seed_gives_the_same_start() -> None:
+    import torch
+
+    for name in ("mlp", "cnn"):
+        made = []
+        for _ in range(2):
+            torch.manual_seed(7)
+            module = registry.names("model")[name]().build((1, 8, 8), 10)
+            made.append(torch.nn.utils.parameters_to_vector(module.parameters()))
+        assert torch.equal(*made)
+
+
+def test_vector_is_the_product_and_starts_at_zero() -> None:
+    import torch
+
+    module = registry.names("model")["vector"]().build((3,), 1)
+    assert not any(p.any() for p in module.parameters())
+    module = module.double()
+    with torch.no_grad():
+        next(module.parameters()).copy_(torch.tensor([1.0, 2.0, -1.0]))
+    rows = torch.tensor([[1.0, 1.0, 1.0], [0.5, 0.0, 3.0]], dtype=torch.float64)
+    assert module(rows).tolist() == [[2.0], [-2.5]]
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "inputs", "outputs", "says"),
+    [
+        ("cnn", {}, (123,), 10, r"shape \(123,\).*take model 'mlp'"),
+        ("cnn", {}, (1, 3, 8), 10, "at least 4 x 4"),
+        ("cnn", {"channels": []}, (1, 8, 8), 10, "at least one"),
+        ("vector", {}, (64,), 10, "it has one output"),
+    ],
+)
+def test_inputs_that_a_model_cannot_take(
+    name: str, params: dict[str, Any], inputs: Shape, outputs: int, says: str
+) -> None:
+    model = registry.names("model")[name](**params)
+    for method in (model.shapes, model.build):
+        with pytest.raises(InputError, match=says):
+            method(inputs, outputs)
