@@ -22,7 +22,7 @@ from p2psim.rng import Stream
 
 # Parameters of those that need some; the others run with their defaults.
 CASES: dict[str, dict[str, Any]] = {"top-k": {"keep": 0.01}, "random-k": {"keep": 0.01}}
-SIZES = {1_000_000: 60, 10_000_000: 12}  # d, and how many repeats
+SIZES = {1_000_000: 200, 10_000_000: 40}  # d, and how many repeats
 AS_COPY = {"affine-8", "sign"}  # these must reach 1/8 of the speed of a copy
 TORCH = 3.0  # and top-k this many times the speed of torch.topk
 
@@ -80,7 +80,7 @@ def measure(d: int, repeats: int) -> list[dict[str, Any]]:
         rows.append(row(f"copy, {size}: GB/s", 4e-9 * d / best["copy"]))
         rows.append(row(f"{name}, {size}: GB/s", 4e-9 * d / best["codec"]))
         rows.append(row(f"{name}, {size}: of a copy", ratio, bound))
-    best = minima({"torch": torch_topk(x), "encode": top_k_encode(x)}, max(4, repeats // 6))
+    best = minima({"torch": torch_topk(x), "encode": top_k_encode(x)}, max(4, repeats // 8))
     title = f"top-k encode 1 %, {size}: times torch.topk"
     return [*rows, row(title, best["torch"] / best["encode"], TORCH)]
 

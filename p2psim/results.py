@@ -1,26 +1,82 @@
-"""Reading `run.h5`: progress, summaries, and joining it into one file."""
+"""Reading runs: progress, summaries, comparisons, and joining one into a single file.
+
+Whatever state a run is in - running, failed, killed, a peer's file lost - it can be read: what
+was not recorded is NaN.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import shutil
+import socket
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from p2psim.errors import InputError
+from p2psim.recorder import PHASES
+
+Array: TypeAlias = NDArray[np.float64]
+Table: TypeAlias = dict[str, Any]
+# Attributes by which HDF5 keeps dimension scales: it writes them itself.
+WIRING = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST"}
 
 
 def run_file(path: Path) -> Path:
     """The file of a run, given as a folder or as the file itself."""
     file = path / "run.h5" if path.is_dir() else path
+    inside = ", ".join(repr(str(run)) for run in expand(path)[:3] if run != path)
+    if inside:
+        raise InputError(f"{str(path)!r} holds several runs: give one of them, such as {inside}")
     if not file.is_file() or not h5py.is_hdf5(file):
         raise InputError(f"{str(path)!r} is not a run: give a run folder, or its run.h5")
     return file
 
 
+def expand(path: Path) -> list[Path]:
+    """The runs of a sweep's folder, by name; of anything else itself."""
+    inside = sorted(file.parent for file in path.glob("*/run.h5")) if path.is_dir() else []
+    return inside if inside and not (path / "run.h5").exists() else [path]
+
+
 def open_run(path: Path) -> h5py.File:
     """The run opened for reading, also while it is being written."""
-    return h5py.File(run_file(path), "r", locking=False)
+    try:
+        file = h5py.File(run_file(path), "r", locking=False)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error}") from None
+    if "experiment" not in file.attrs or "train/round" not in file:
+        file.close()
+        raise InputError(f"{str(path)!r} is no run.h5: give a run folder, or its run.h5")
+    return file
+
+
+def column(file: h5py.File, path: str) -> NDArray[Any]:
+    """A whole dataset; NaN or -1 for a peer whose file cannot be read (as while it is created)."""
+    dataset = file[path]
+    try:
+        whole: NDArray[Any] = dataset[...]
+    except OSError:
+        whole = np.full(dataset.shape, dataset.fillvalue, dataset.dtype)
+        for rank in range(len(whole)):
+            with contextlib.suppress(OSError):
+                whole[rank] = dataset[rank]
+    return whole
+
+
+def numbers(file: h5py.File, path: str) -> Array:
+    """A whole dataset as floats, NaN where nothing was recorded."""
+    values = column(file, path)
+    missing = values == -1 if values.dtype.kind == "i" else np.isnan(values)
+    return np.where(missing, np.nan, values.astype(np.float64))
 
 
 def progress(folder: Path) -> tuple[int, int, float] | None:
@@ -28,9 +84,9 @@ def progress(folder: Path) -> tuple[int, int, float] | None:
     if not (folder / "run.h5").exists():
         return None
     with open_run(folder) as file:
-        rounds = file["train/round"][:]
+        rounds = column(file, "train/round")
         done = int((rounds >= 0).sum(axis=1).min())
-        loss = file["train/loss"][:, done - 1].mean() if done else np.nan
+        loss = column(file, "train/loss")[:, done - 1].mean() if done else np.nan
     return done, rounds.shape[1], float(loss)
 
 
@@ -38,16 +94,315 @@ def failures(folder: Path) -> list[str]:
     """What the peers that failed left as their reason."""
     texts = []
     for path in sorted(folder.glob("peers/peer-*.h5")):
-        with h5py.File(path, "r", locking=False) as file:
-            texts += [str(file.attrs["failure"])] if "failure" in file.attrs else []
+        attributes = peer_attributes(path)
+        texts += [str(attributes["failure"])] if "failure" in attributes else []
     return texts
 
 
-def summary(folder: Path) -> str:
-    """One line on how a run ended."""
-    with open_run(folder) as file:
-        accuracy, phase = file["eval/accuracy"][:, -1], file["eval/phase"][0, -1]
-        return (
-            f"{folder}: {file.attrs['status']}, accuracy {np.mean(accuracy):.4f} "
-            f"(phase {phase}), {file['train/bytes_sent'][:, -1].mean():.0f} bytes sent per peer"
+def peer_attributes(path: Path) -> Table:
+    """Attributes of a peer's file; `lost` says why they cannot be read."""
+    if not path.exists():
+        return {"lost": "its file is missing"}
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return dict(file.attrs)
+    except OSError:
+        return {"lost": "its file cannot be read"}
+
+
+@dataclass
+class Run:
+    """What a run recorded. Arrays have the file's shapes (n, rounds) and (n, rows)."""
+
+    path: Path  # as given
+    attributes: Table
+    experiment: Table
+    weights: Array
+    train: dict[str, Array]
+    eval: dict[str, Array]
+    members: list[Table]  # attributes of the peers' files; none in a joined file
+
+    @property
+    def name(self) -> str:
+        """The folder's name, or that of a file in it which is not run.h5."""
+        path = self.path.resolve()
+        return path.parent.name if path.name == "run.h5" else path.name
+
+    @property
+    def done(self) -> NDArray[np.int64]:
+        """Rounds completed, by peer."""
+        made: NDArray[np.int64] = np.isfinite(self.train["round"]).sum(axis=1)
+        return made
+
+    @property
+    def measure(self) -> str:
+        """What tells how good a model is: accuracy, or loss where there are no classes."""
+        rows = np.isfinite(self.eval["round"]).any()
+        return "loss" if rows and np.isnan(self.eval["accuracy"]).all() else "accuracy"
+
+    @property
+    def timed(self) -> bool:
+        """Whether virtual time passed."""
+        return bool(np.nanmax(self.train["time"], initial=0) > 0)
+
+    def rows(self, phase: int) -> NDArray[np.int64]:
+        """The rows of /eval after this phase that all peers still alive have recorded."""
+        there = np.isfinite(self.eval["round"])
+        alive = there[there.any(axis=1)]
+        if not len(alive):
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(alive.all(axis=0) & (self.eval["phase"] == phase).any(axis=0))
+
+    def last(self, name: str) -> Array:
+        """The last recorded value of a column of /train, by peer."""
+        values, done = self.train[name], self.done
+        return np.where(done > 0, values[np.arange(len(done)), done - 1], np.nan)
+
+    @property
+    def failures(self) -> list[str]:
+        """The reasons that failed peers left."""
+        left = [str(member["failure"]) for member in self.members if "failure" in member]
+        return left or [str(text) for text in self.attributes.get("failures", [])]
+
+    @property
+    def lost(self) -> list[str]:
+        """Peers of which nothing can be shown, and why."""
+        whys = {rank: member.get("lost") for rank, member in enumerate(self.members)}
+        return [
+            f"peer {rank}: {whys.get(rank) or 'no round recorded'}"
+            for rank, done in enumerate(self.done)
+            if not done or whys.get(rank)
+        ]
+
+    @property
+    def state(self) -> str:
+        """The status in words, and how far the run came if not to the end."""
+        status, done, rounds = self.attributes["status"], self.done, self.train["round"].shape[1]
+        if status == "done" and done.min() == rounds:
+            return "done"
+        started = [member for member in self.members if "pid" in member]
+        if status == "running" and started and not any(map(alive, started)):
+            status = "killed, none of its processes is alive"
+        elif status == "running" and not self.members:
+            status = "running when it was joined"
+        low, high = done.min(), done.max()
+        return f"{status} (rounds {low}{f' to {high}' if high > low else ''} of {rounds})"
+
+
+def alive(member: Table) -> bool:
+    """Whether the peer may still be running; on another machine nobody can tell."""
+    if member["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(int(member["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's process
+    return True
+
+
+def read(path: Path) -> Run:
+    """A run, given as its folder, run.h5 or joined file; InputError if it is none."""
+    with open_run(path) as file:
+        joint = file["train/round"]
+        sources = joint.virtual_sources() if joint.is_virtual else []
+        here = Path(file.filename).parent
+        return Run(
+            path=path,
+            attributes=dict(file.attrs),
+            experiment=tomllib.loads(file.attrs["experiment"]),
+            weights=column(file, "topology/weights"),
+            train={name: numbers(file, f"train/{name}") for name in file["train"]},
+            eval={name: numbers(file, f"eval/{name}") for name in file["eval"]},
+            members=[peer_attributes(here / source.file_name) for source in sources],
         )
+
+
+def join(path: Path, target: Path | None = None, force: bool = False) -> Path:
+    """Write the run as one self-contained file of equal content (default: RUN/joined.h5)."""
+    origin = run_file(path)
+    target = target or origin.parent / "joined.h5"
+    if target.exists() and (not force or target.is_dir() or target.samefile(origin)):
+        cure = "" if force or target.is_dir() else ", or --force to replace it"
+        raise InputError(f"{str(target)!r} exists: give another file with --to{cure}")
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    reasons = read(path).failures
+    try:
+        with open_run(path) as source, h5py.File(partial, "w", locking=False) as made:
+            copy(source, made)
+            made.attrs.update({"failures": reasons} if reasons else {})
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(f"cannot write {str(target)!r} ({error}); give another --to") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def copy(source: h5py.File, target: h5py.File) -> None:
+    """Everything of `source`, with plain datasets for virtual ones."""
+    target.attrs.update(source.attrs)
+    found = [dataset for group in source.values() for dataset in group.values()]
+    for dataset in found:
+        made = target.create_dataset(
+            dataset.name, dataset.shape, dataset.dtype, fillvalue=dataset.fillvalue
+        )
+        for part in range(len(dataset)) if dataset.is_virtual else [...]:
+            with contextlib.suppress(OSError):  # a peer's file that cannot be read
+                made[part] = dataset[part]
+        if dataset.is_scale:
+            made.make_scale(dataset.name.rpartition("/")[2])
+        made.attrs.update({k: v for k, v in dataset.attrs.items() if k not in WIRING})
+    for dataset in found:
+        for axis, dimension in enumerate(dataset.dims):
+            for scale in dimension.values():
+                target[dataset.name].dims[axis].attach_scale(target[scale.name])
+
+
+@dataclass
+class Measure:
+    """What a run came to in one respect: a value of each peer, or one for all."""
+
+    label: str
+    values: Array
+    unit: str = ""  # "byte", "count", "s" or none
+    summable: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Over the peers that recorded it; NaN if none did."""
+        there = self.values[~np.isnan(self.values)]
+        return float(there.mean()) if there.size else float("nan")
+
+    def cells(self) -> list[str]:
+        """Mean, min, max and sum, for people; only the mean where there is one value."""
+        there = self.values[~np.isnan(self.values)]
+        found = [self.mean, there.min(), there.max()] if there.size > 1 else [self.mean]
+        found += [there.sum()] if self.summable else []
+        return [quantity(float(value), self.unit) for value in found]
+
+
+def measures(run: Run) -> list[Measure]:
+    """The models at the last evaluation, the rest at each peer's last round."""
+    made = []
+    last = [(phase, row) for phase in (0, 1) for row in run.rows(phase)[-1:]]
+    for name in dict.fromkeys([run.measure, "loss", "mean_model_accuracy", "consensus_distance"]):
+        for phase, row in last if name != "mean_model_accuracy" or run.measure != "loss" else []:
+            values = run.eval[name][:, row]
+            if name not in ("accuracy", "loss"):  # the same on every peer
+                values = values[~np.isnan(values)][:1]
+            made.append(Measure(f"{name} after {PHASES[phase]}".replace("_", " "), values))
+    made.append(Measure("training loss", run.last("loss")))
+    made.append(Measure("payload sent", run.last("bytes_sent"), "byte", True))
+    made.append(Measure("messages sent", run.last("messages_sent"), "count", True))
+    made += [Measure("virtual time", run.last("time"), "s")] if run.timed else []
+    wall = run.last("wall")[run.done > 0].max(initial=0)
+    rate = run.done.max() / wall if wall else np.nan
+    made.append(Measure("wall time", np.array([wall]), "s"))
+    return [*made, Measure("rounds per second", np.array([rate]))]
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """A number for people."""
+    if np.isnan(value) or np.isinf(value):
+        return str(value)
+    if unit == "byte":
+        power = min(4, int(np.log10(max(1, abs(value)))) // 3)
+        return f"{value / 1000**power:.4g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+    if unit == "count":
+        return f"{value:,.0f}"
+    if unit == "s" or not 1e-3 <= abs(value) < 10:
+        return f"{value:.4g} {unit}".strip()
+    return f"{value:.4f}"
+
+
+def grid(rows: Sequence[Sequence[str]], numeric: bool = True) -> str:
+    """Rows as aligned columns, numbers flush right."""
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    table = Grid.grid(padding=(0, 3, 0, 0))
+    for number in range(max(map(len, rows))):
+        table.add_column(justify="right" if numeric and number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    page, width = io.StringIO(), max(80, shutil.get_terminal_size((100, 24)).columns)
+    Console(file=page, width=width, markup=False, emoji=False, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
+
+
+def phrase(value: Any) -> str:
+    """A value of the experiment file; a plug-in as name (parameter = value, ...)."""
+    if not isinstance(value, dict):
+        text = f"{value:.12g}" if isinstance(value, float) else str(value)
+        return text.lower() if isinstance(value, bool) else text
+    name = value.get("name", value.get("file", ""))
+    rest = [f"{k} = {phrase(v)}" for k, v in value.items() if v != name]
+    return f"{name} ({', '.join(rest)})" if rest else str(name)
+
+
+def summary(folder: Path) -> str:
+    """What was run and what came of it, as a table of text."""
+    run = read(folder)
+    setting = [[key, phrase(run.experiment[key])] for key in ("algorithm", "topology", "data")]
+    size = f"{run.attributes['peers']} peers, d = {run.attributes['parameters']:,}"
+    setting.append(["size", f"{size}, {run.train['round'].shape[1]:,} rounds"])
+    rows = [["", "mean", "min", "max", "in all"]]
+    rows += [[measure.label, *measure.cells()] for measure in measures(run)]
+    trouble = [f"! {text}" for text in [*run.failures, *run.lost]]
+    first = f"{run.experiment['name']}: {run.state}   {folder}"
+    return "\n".join([first, grid(setting, numeric=False), "", grid(rows), *trouble])
+
+
+def flat(table: Table, path: str = "") -> dict[str, str]:
+    """The values of nested tables by dotted key, as text."""
+    found = {}
+    for key, value in table.items():
+        inner = flat(value, f"{path}{key}.") if isinstance(value, dict) else None
+        found.update(inner if inner is not None else {path + key: phrase(value)})
+    return found
+
+
+def differing(tables: Sequence[dict[str, str]]) -> list[str]:
+    """The keys that do not have the same value in all."""
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return [key for key in keys if len({table.get(key) for table in tables}) > 1]
+
+
+def compare(one: Path, two: Path) -> str:
+    """What differs between two runs: the experiment, and side by side what came of it."""
+    runs = [read(one), read(two)]
+    about = ("mpi", "p2psim_version")
+    keyed = [{**flat(run.experiment), **{k: str(run.attributes[k]) for k in about}} for run in runs]
+    what = [[key, *(table.get(key, "-") for table in keyed)] for key in differing(keyed)]
+    sides = [{measure.label: measure for measure in measures(run)} for run in runs]
+    rows = [["", "A", "B", "B - A", "B / A"]]
+    for label in dict.fromkeys([*sides[0], *sides[1]]):
+        rows.append([label, *difference(sides[0].get(label), sides[1].get(label))])
+    heads = [f"{letter}  {run.path}: {run.state}" for letter, run in zip("AB", runs, strict=True)]
+    table = grid([["", "A", "B"], *what], numeric=False) if what else "The experiments are equal."
+    return "\n".join([*heads, "", table, "", grid(rows), "", f"final vectors {ends(*runs)}"])
+
+
+def difference(a: Measure | None, b: Measure | None) -> list[str]:
+    """Both means, their difference and, of amounts, their ratio."""
+    texts = [quantity(side.mean, side.unit) if side else "-" for side in (a, b)]
+    if not a or not b:
+        return texts
+    change = quantity(b.mean - a.mean, a.unit)
+    ratio = [f"{b.mean / a.mean:.4g}"] if a.unit and a.mean else []
+    return [*texts, change if change.startswith("-") else f"+{change}", *ratio]
+
+
+def ends(one: Run, two: Run) -> str:
+    """Whether two runs ended in the same models."""
+    if any(run.done.min() < run.train["round"].shape[1] for run in (one, two)):
+        return "not compared: a run is incomplete"
+    with open_run(one.path) as a, open_run(two.path) as b:
+        x, y = column(a, "final/x"), column(b, "final/x")
+    if x.shape != y.shape:
+        return f"have different shapes: {x.shape} and {y.shape}"
+    if x.dtype == y.dtype and x.tobytes() == y.tobytes():
+        return "are equal bit for bit"
+    return f"differ, an entry by at most {np.abs(x - y).max():.3g}"

@@ -20,13 +20,14 @@ from p2psim.scenario import Scenario
 class Simulation:
     """A peer at work. `phase` and `round` say where it is, for whoever must report a failure."""
 
-    def __init__(self, scenario: Scenario, wire: Wire, side: Neighborhood, folder: Path) -> None:
-        self.scenario, self.wire, self.side = scenario, wire, side
+    def __init__(
+        self, scenario: Scenario, wire: Wire, side: Neighborhood, log: recorder.Recorder
+    ) -> None:
+        self.scenario, self.wire, self.side, self.log = scenario, wire, side, log
         self.phase, self.round = "start", 0
         self.clock = Clock()
         self.net = Neighborhood(wire, scenario.topology, self.clock, scenario.experiment.time.link)
         self.algorithm = scenario.experiment.algorithm
-        self.log = recorder.Recorder(folder, scenario, wire.rank)
 
     def prepare(self) -> Vector:
         """Bind the plug-ins to this peer and build the model; torch is first needed here."""
@@ -112,7 +113,8 @@ def run_peer(scenario: Scenario, wire: Wire, folder: Path, force: bool = False) 
     try:
         if scribe:
             recorder.create_run_file(folder, scenario, wire.library)
-        simulation = Simulation(scenario, wire, side, folder)
+        log = recorder.Recorder(folder, scenario, wire.rank)
+        simulation = Simulation(scenario, wire, side, log)
         simulation.run()
     except AbortedError:
         raise

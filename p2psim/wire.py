@@ -7,9 +7,13 @@ cores: whoever waits gives its core away, first by yielding, then by sleeping ev
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
+import socket
 import threading
 import time
+import uuid
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,15 +23,48 @@ from p2psim.base import Payload, Wire
 from p2psim.errors import AbortedError
 
 HEADER_TAG, PAYLOAD_TAG = 1, 2
-YIELDS = 20
-SHORTEST, LONGEST = 5e-5, 2e-3  # seconds of sleep between polls
-PATIENCE = 0.05  # of the time waited so far: what a sleep may add to it
+EAGER = 4096  # bytes; the sender of a larger payload may wait for its receiver
+SHORTEST, LONGEST = 2e-4, 5e-3  # seconds of sleep between polls while no bell rings
+PATIENCE = 0.1  # of the time waited so far: what such a sleep may add to it
+
+
+class Doorbell:
+    """Wakes a rank on the same node, so that waiting costs nothing and ends at once.
+
+    MPI can only be polled. On a node with more ranks than cores a rank that polls takes the core
+    from the one it waits for; one that sleeps instead comes late. So a rank sleeps on a datagram
+    socket, and whoever sends it a message rings there. A bell that is lost, or a sender on another
+    node, costs a short sleep: nothing but speed hangs on it.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        home = (socket.gethostname(), os.stat("/proc/self/ns/net").st_ino)
+        mine = (home, f"\0p2psim-{os.getpid()}-{uuid.uuid4().hex}")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(mine[1])
+        self.socket.setblocking(False)
+        everyone = comm.allgather(mine)
+        self.near = {rank: bell for rank, (where, bell) in enumerate(everyone) if where == home}
+
+    def ring(self, rank: int) -> None:
+        """Wake this rank, if it is on this node."""
+        if rank in self.near:
+            # A full queue is as good as one more bell; a rank that is gone needs none.
+            with contextlib.suppress(OSError):
+                self.socket.sendto(b"!", self.near[rank])
+
+    def sleep(self, seconds: float) -> None:
+        """Until somebody rings, at most so long."""
+        if select.select([self.socket], [], [], seconds)[0]:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self.socket.recv(1)
 
 
 class MPIWire:
     """Nonblocking point-to-point MPI on a communicator of its own."""
 
-    def __init__(self, comm: Any = None) -> None:
+    def __init__(self, comm: Any = None, bell: Doorbell | None = None) -> None:
         import mpi4py
 
         mpi4py.rc.thread_level = "single"  # no locks inside the library
@@ -35,6 +72,7 @@ class MPIWire:
 
         self.mpi = MPI
         self.comm = (comm or MPI.COMM_WORLD).Dup()
+        self.bell = bell or Doorbell(self.comm)
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size
         version = MPI.Get_library_version().splitlines()[0].rstrip("\x00")
@@ -42,10 +80,12 @@ class MPIWire:
 
     def send(self, header: Payload, payload: Payload, to: int) -> list[Any]:
         byte = self.mpi.BYTE
-        return [
+        requests = [
             self.comm.Isend([header, byte], to, HEADER_TAG),
             self.comm.Isend([payload, byte], to, PAYLOAD_TAG),
         ]
+        self.bell.ring(to)
+        return requests
 
     def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
         byte = self.mpi.BYTE
@@ -55,17 +95,13 @@ class MPIWire:
         ]
 
     def wait(self, requests: list[Any]) -> None:
-        test_all, began, polls = self.mpi.Request.Testall, time.perf_counter(), 0
+        test_all, began = self.mpi.Request.Testall, time.perf_counter()
         while not test_all(requests):
-            polls += 1
-            if polls < YIELDS:
-                os.sched_yield()
-            else:
-                waited = time.perf_counter() - began
-                time.sleep(min(max(waited * PATIENCE, SHORTEST), LONGEST))
+            waited = time.perf_counter() - began
+            self.bell.sleep(min(max(waited * PATIENCE, SHORTEST), LONGEST))
 
     def twin(self) -> MPIWire:
-        return MPIWire(self.comm)
+        return MPIWire(self.comm, self.bell)
 
     def abort(self, code: int) -> None:
         self.mpi.COMM_WORLD.Abort(code)

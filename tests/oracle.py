@@ -129,6 +129,7 @@ class Setup:
     gamma: float = 1.0
     compress: Compressor = identity
     options: Mapping[str, Any] = field(default_factory=dict)
+    rounding: np.random.Generator | None = None  # disturbs every gradient as float32 would
 
     @property
     def n(self) -> int:
@@ -140,7 +141,10 @@ class Setup:
     def gradient(self, X: Matrix) -> Matrix:
         """Row i: A_i^T (A_i x_i - b_i) / m."""
         rows = [a.T @ (a @ x - b) / len(b) for a, b, x in zip(self.A, self.b, X, strict=True)]
-        return np.array(rows)
+        G = np.array(rows)
+        if self.rounding is not None:
+            G *= 1 + np.finfo(np.float32).eps / 2 * self.rounding.standard_normal(G.shape)
+        return G
 
     def C(self, X: Matrix) -> Matrix:
         """Every row compressed by itself."""

@@ -144,9 +144,7 @@ def run_here(table: Table, folder: Path) -> Run:
     return read(place)
 
 
-def run_quadratic(
-    problem: Problem, folder: Path, algorithm: str | Table, **options: Any
-) -> Run:
+def run_quadratic(problem: Problem, folder: Path, algorithm: str | Table, **options: Any) -> Run:
     """`quadratic_table` and `run_here`."""
     return run_here(quadratic_table(problem, folder, algorithm, **options), folder)
 

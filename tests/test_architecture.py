@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "rng"],
     ["base"],
-    ["registry", "clock", "vectors", "datafiles", "unpickle"],
+    ["registry", "clock", "vectors", "weights", "datafiles", "unpickle"],
     ["config"],
     [
         *("algorithms", "compressors", "learning", "optimizers", "models", "data"),

@@ -18,7 +18,7 @@ MAGIC: dict[str, tuple[Any, Any]] = {
 }
 
 
-@plugin("compressor", "affine-8", source="Aketi, Kodge & Roy 2022, section 3")
+@plugin("compressor", "affine-8", source="Aketi, Kodge & Roy 2022")
 class Affine8(TensorCodec):
     """q = round((x - min) / sigma), sigma = max((max - min) / 255, 1e-8); C(x) = q sigma + min.
 

@@ -14,7 +14,7 @@ from p2psim.vectors import CHUNK, TensorCodec, get, put, spans
 SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * 2.0 - 1.0
 
 
-@plugin("compressor", "sign", source="Karimireddy, Rebjock, Stich & Jaggi 2019, section 4")
+@plugin("compressor", "sign", source="Karimireddy, Rebjock, Stich & Jaggi 2019, Algorithm 1")
 class Sign(TensorCodec):
     """C(x) = sign(x) ||x||_1 / m, with sign(0) = +1; contraction ||x||_1^2 / (m ||x||_2^2).
 

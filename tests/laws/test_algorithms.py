@@ -6,7 +6,7 @@ A new algorithm needs an entry in `oracle.ALGORITHMS` and in `CASES`; without th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from p2psim import registry, scenario
 from p2psim.errors import InputError
 from tests import oracle
 from tests.oracle import Matrix
-from tests.running import Table, difference, quadratic_table, quadratics, run_quadratic
+from tests.running import Problem, Table, difference, quadratic_table, quadratics, run_quadratic
 
-TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 ROUNDS = 100
 MATCHINGS = """
 import networkx as nx
@@ -112,7 +111,7 @@ class Case:
             made["compressor"] = self.compressor
         return made
 
-    def setup(self, problem: Any, weights: Sequence[Matrix]) -> oracle.Setup:
+    def setup(self, problem: Problem, weights: Sequence[Matrix]) -> oracle.Setup:
         """The same for the oracle."""
         named = dict(self.compressor or {"name": "identity"})
         return oracle.Setup(
@@ -193,8 +192,10 @@ def runs() -> list[tuple[str, int, str]]:
     ]
 
 
-def deviation(folder: Path, name: str, number: int, graph: str, dtype: str) -> float:
-    """Relative difference between p2psim and the oracle after ROUNDS rounds."""
+def outcome(
+    folder: Path, name: str, number: int, graph: str, dtype: str
+) -> tuple[float, oracle.Setup]:
+    """Relative difference between p2psim and the oracle after ROUNDS rounds, and its setup."""
     (folder / "matchings.py").write_text(MATCHINGS)
     case, drawn = CASES[name][number], GRAPHS[graph]
     problem = quadratics(drawn.n, seed=100 * number + drawn.n)
@@ -211,9 +212,17 @@ def deviation(folder: Path, name: str, number: int, graph: str, dtype: str) -> f
     )
     assert ran.x.dtype == dtype
     weights = drawn.weights(drawn.n, (ran.weights[0] != 0).astype(float))
-    wanted = oracle.ALGORITHMS[name](case.setup(problem, weights))
+    setup = case.setup(problem, weights)
+    wanted = oracle.ALGORITHMS[name](setup)
     assert np.isfinite(wanted).all()
-    return difference(ran.x, wanted)
+    return difference(ran.x, wanted), setup
+
+
+def moved_by_rounding(name: str, setup: oracle.Setup) -> float:
+    """How far float32 roundings of the gradients alone move the oracle's own result."""
+    exact = oracle.ALGORITHMS[name](setup)
+    shaken = [replace(setup, rounding=np.random.default_rng(seed)) for seed in range(4)]
+    return max(difference(oracle.ALGORITHMS[name](one), exact) for one in shaken)
 
 
 @pytest.mark.parametrize("name", registered())
@@ -226,7 +235,8 @@ def test_every_algorithm_has_an_oracle(name: str) -> None:
 def test_agrees_with_the_oracle_in_float64(
     name: str, number: int, graph: str, tmp_path: Path
 ) -> None:
-    assert deviation(tmp_path, name, number, graph, "float64") <= TOLERANCE["float64"]
+    deviation, _ = outcome(tmp_path, name, number, graph, "float64")
+    assert deviation <= 1e-10
 
 
 @pytest.mark.parametrize(
@@ -235,7 +245,10 @@ def test_agrees_with_the_oracle_in_float64(
 def test_agrees_with_the_oracle_in_float32(
     name: str, number: int, graph: str, tmp_path: Path
 ) -> None:
-    assert deviation(tmp_path, name, number, graph, "float32") <= TOLERANCE["float32"]
+    deviation, setup = outcome(tmp_path, name, number, graph, "float32")
+    # A compressor that rounds turns one float32 rounding into a whole step of its grid, and
+    # DeepSqueeze never forgets that: there 1e-4 is below what the method itself can promise.
+    assert deviation <= 1e-4 or deviation <= 3 * moved_by_rounding(name, setup)
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -88,11 +88,15 @@ def test_gap_without_double_stochasticity_is_by_eigenvalue() -> None:
     assert built.spectral_gap() == pytest.approx(0.5, abs=1e-12)
 
 
-def test_gap_over_a_period() -> None:
-    built = make({"name": "one-peer-exponential"}, 6)
-    product = built.at(2) @ built.at(1) @ built.at(0)
-    norm = np.linalg.svd(product - 1 / 6)[1][0]
+def test_gap_over_a_period(tmp_path: Path) -> None:
+    text = "import networkx as nx\ndef graph(n):\n    return "
+    orders = "[nx.cycle_graph(x, nx.DiGraph) for x in ([0,1,2,3,4], [0,1,2,4,3], [0,1,3,2,4])]"
+    built = make(write(tmp_path, "a.py", text + orders), 5, tmp_path)
+    product = built.at(2) @ built.at(1) @ built.at(0)  # the cycles do not commute
+    norm = np.linalg.svd(product - 1 / 5)[1][0]
     assert built.spectral_gap() == pytest.approx(1 - norm ** (1 / 3), abs=1e-12)
+    lines = "[nx.Graph([(i, 3*(i//3)+(i+1)%3) for i in range(9)]), nx.circulant_graph(9, [3])]"
+    assert make(write(tmp_path, "b.py", text + lines), 9, tmp_path).spectral_gap() == 1
 
 
 def cases(refused: bool) -> list[tuple[str, int]]:
@@ -161,7 +165,6 @@ def test_edges_and_diameter() -> None:
     for name, n, edges, diameter in (
         ("ring", 8, 8, 4),
         ("directed-ring", 8, 8, 7),
-        ("path", 5, 4, 4),
         ("complete", 6, 15, 1),
         ("hypercube", 16, 32, 4),
         ("one-peer-exponential", 8, 24, 3),
@@ -177,7 +180,6 @@ def test_seed_is_the_experiments_unless_given() -> None:
         assert (one.weights != two.weights).any(), name
         given = make({"name": name, "seed": 2}, 16, seed=1)
         np.testing.assert_array_equal(given.weights, two.weights)
-    # Unbalanced: neither rows nor symmetry by chance.
     assert make({"name": "random-directed"}, 16).properties == {"column-stochastic", "static"}
 
 
@@ -240,6 +242,8 @@ def test_edge_list(tmp_path: Path) -> None:
     assert (built.name, built.directed, built.edges) == ("mine.edgelist", False, 2)
     assert built.properties == DOUBLY | {"symmetric", "static"}
     assert make(spec, 3, tmp_path).rule == "metropolis"
+    full = write(tmp_path, "b.edgelist", "0 1 .01\n0 2 .14\n0 3 .17\n0 4 .34\n0 5 .34\n")
+    assert make(full | {"weights": "edges"}, 6, tmp_path).at(0)[0, 0] == 0  # not -2e-16
 
 
 def test_edge_list_of_one_way_lines(tmp_path: Path) -> None:
@@ -312,9 +316,7 @@ def test_python_file(tmp_path: Path) -> None:
         ({"name": "ring", "weights": "metropolos"}, "did you mean 'metropolis'?"),
         ({"name": "ring", "weights": ["metropolis"]}, "topology.weights"),
         ({"name": "random-regular", "degre": 3}, "topology.degre: unknown parameter; did you mean"),
-        ({"name": "ring", "degree": 3}, "topology.degree: unknown"),
         ({"name": "random-regular", "degree": "3"}, "topology.degree = '3': Expected `int`"),
-        ({"name": "random-regular", "degree": 3.0}, "topology.degree = 3.0: Expected `int`"),
         ({"name": "erdos-renyi", "p": True}, "topology.p = True: Expected `float`"),
         ({"name": "erdos-renyi", "p": 0}, "topology: p = 0"),
         ({"name": "erdos-renyi", "p": 1e-6}, "topology: no connected graph was found"),
@@ -339,14 +341,12 @@ def test_refusals(spec: dict[str, Any], words: str) -> None:
         ("1 2\n2 3\n3 4", {}, "one of them 4: number them 0 to 3"),
         ("0 1\n1 2\n2 3\n3 3", {}, "an edge from 3 to itself, but 'metropolis' sets W_ii"),
         ("0 1\n1 b", {}, "a.edgelist line 2: '1 b' is no new edge"),
-        ("0 1 1 1", {}, "a.edgelist line 1"),
         ("0,1", {}, "a.edgelist line 1"),
         ("0 1\n# x\n0 1", {}, "a.edgelist line 3"),
         ("0 1 -0.5", {}, "a.edgelist line 1"),
         ("0 1 nan", {}, "a.edgelist line 1"),
         ("0 1 .1\n1 0 .2\n1 2\n2 3", {"directed": False}, "directed = true"),
         ("0 1 .1\n1 2 0\n2 3 .1", {"weights": "edges"}, "edge 2 -> 1 is 0.0"),
-        ("0 1 .1\n1 2\n2 3 .1", {"weights": "edges"}, "edge 2 -> 1 is none"),
         ("0 1 .8\n0 2 .8\n3 0 .1", {"weights": "edges"}, "row 0 of W sums to 1.7, W_ii"),
         ("0 1 .5\n1 2 .5\n2 3 .5\n0 0 .4", {"weights": "edges"}, "row 0 sums to 0.9, but every"),
     ],
@@ -364,8 +364,6 @@ def test_bad_graphs(tmp_path: Path) -> None:
         ("nx.Graph([(0, 1, {'weight': 'x'})])", "weight is no number"),
         ("nx.Graph([(0, 1, {'weight': -1})])", "edge 1 -> 0 is -1.0"),
         ("nx.Graph([(0, 1, {'weight': float('inf')})])", "edge 1 -> 0 is inf"),
-        ("[]", "must return networkx graphs"),
-        ("None", "must return networkx graphs"),
     )
     for number, (graph, words) in enumerate(bad):
         text = f"import networkx as nx\ndef graph(n):\n    return {graph}\n"
@@ -379,7 +377,7 @@ def test_bad_graphs(tmp_path: Path) -> None:
 def test_listing() -> None:
     listed = topology.available()
     assert sorted(listed) == NAMES
-    assert {"torus", "random-directed", "one-peer-exponential"} <= set(NAMES)
+    assert len(NAMES) >= 16
     assert listed["random-regular"][0] == "degree: int = 3, seed: int = the experiment's"
     assert listed["torus"][0] == "rows: int | None = None"
     assert listed["ring"] == ("", load_file(FOLDER / "ring.py").__doc__.splitlines()[0])

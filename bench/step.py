@@ -1,0 +1,95 @@
+"""One local step of the 2NN at batch 10 against a plain torch loop with torch.optim.SGD."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from p2psim import scenario
+from p2psim.clock import Clock
+from p2psim.peer import Batches, FlatModel, LocalOracle, Samples
+
+SAMPLES, BATCH, STEPS, REPEATS = 600, 10, 200, 15
+
+
+def plain(inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[int], None]:
+    """The loop of a torch tutorial, on tensors in memory."""
+    from torch import nn
+
+    model = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(784, 200),
+        nn.ReLU(),
+        nn.Linear(200, 200),
+        nn.ReLU(),
+        nn.Linear(200, 10),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
+    criterion = nn.CrossEntropyLoss()
+    order = torch.randperm(SAMPLES)
+
+    def step(number: int) -> None:
+        start = number * BATCH % SAMPLES
+        chosen = order[start : start + BATCH]
+        optimizer.zero_grad()
+        loss = criterion(model(inputs[chosen]), targets[chosen])
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def ours(inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[int], None]:
+    """What a peer does: x <- x - lr direction(x)."""
+    table = {
+        "name": "step",
+        "peers": 1,
+        "rounds": 1,
+        "data": {"name": "digits", "batch_size": BATCH},
+        "model": {"name": "mlp", "hidden": [200, 200]},
+        "learning": {"optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.5}},
+        "algorithm": "isolated",
+        "topology": "complete",
+    }
+    ready = scenario.load(table, Path())
+    data: Any = ready.experiment.data
+    data.shape = (784,)
+    data.scale, data.shift = type(data).scale, type(data).shift
+    model = FlatModel(ready, 0)
+    samples = Samples(data, (inputs.numpy(), targets.numpy()), torch.float32)
+    oracle = LocalOracle(ready, model, Batches(data, samples, BATCH, 1, 0), Clock())
+    x = model.x
+
+    def step(number: int) -> None:
+        np.subtract(x, oracle.step(x), out=x)
+
+    return step
+
+
+def main() -> list[dict[str, Any]]:
+    """Median ratio of interleaved blocks of steps."""
+    torch.set_num_threads(1)
+    inputs, targets = torch.randn(SAMPLES, 784), torch.randint(0, 10, (SAMPLES,))
+    loops = plain(inputs, targets), ours(inputs, targets)
+    ratios = []
+    for _ in range(REPEATS):
+        times = []
+        for loop in loops:
+            began = time.perf_counter()
+            for number in range(STEPS):
+                loop(number)
+            times.append((time.perf_counter() - began) / STEPS)
+        ratios.append((times[1] / times[0], times[0] * 1e6, times[1] * 1e6))
+    ratio, theirs, own = np.median(ratios, axis=0)
+    name = f"2NN step, ours {own:.0f} us / torch.optim {theirs:.0f} us"
+    return [{"name": name, "value": ratio, "bound": "<= 0.9", "ok": bool(ratio <= 0.9)}]
+
+
+if __name__ == "__main__":
+    print(main())

@@ -1,0 +1,88 @@
+"""What `p2psim list` prints: every plug-in with its parameters, from the classes themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Iterator
+from typing import Any, get_args, get_type_hints
+
+from p2psim import config, registry, topology
+from p2psim.base import KINDS
+from p2psim.errors import InputError, suggest
+
+WIDTH = 100
+
+
+def listing(kind: str | None = None) -> str:
+    """All plug-ins of a kind, or of every kind. InputError for an unknown kind."""
+    kinds = [*KINDS, "topology"]
+    if kind is not None and kind not in kinds:
+        raise InputError(f"list: unknown kind {kind!r}; {suggest(kind, kinds)}")
+    return "\n\n".join("\n".join(section(one)) for one in kinds if kind in (None, one))
+
+
+def section(kind: str) -> Iterator[str]:
+    """A heading and the plug-ins of a kind."""
+    yield kind
+    if kind == "topology":
+        for name, (parameters, summary) in topology.available().items():
+            yield from entry(name, summary, "")
+            yield from filter(None, [indent(parameters, 6)])
+        yield from entry("weights", f"the rule of W: {', '.join(topology.RULES)}", "")
+        return
+    for name, cls in sorted(registry.names(kind).items()):
+        yield from entry(name, first_line(cls), getattr(cls, "source", ""))
+        yield from parameters_of(cls)
+
+
+def entry(name: str, summary: str, source: str) -> Iterator[str]:
+    """A plug-in's own lines: name and purpose, then the paper."""
+    yield indent(f"{name:<22}{summary}" if len(name) < 22 else f"{name}  {summary}", 2, 24)
+    if source:
+        yield indent(f"[{source}]", 24, 25)
+
+
+def parameters_of(cls: type) -> Iterator[str]:
+    """A line per parameter: name, default, what is allowed."""
+    hints = get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        allowed, value = words(hints[field.name]), default(field)
+        yield indent(f"{field.name:<18}{value:<18}{allowed}", 6, 42)
+
+
+def first_line(cls: type) -> str:
+    """The first sentence or line of the docstring, whichever ends later on that line."""
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+def default(field: dataclasses.Field[Any]) -> str:
+    """A default as it would stand in an experiment file."""
+    if field.default_factory is not dataclasses.MISSING:
+        return toml(field.default_factory())
+    if field.default is dataclasses.MISSING:
+        return "(required)"
+    return "(none)" if field.default is None else toml(field.default)
+
+
+def toml(value: Any) -> str:
+    """A plain value in TOML's spelling."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).replace("'", '"') if not isinstance(value, str) else f'"{value}"'
+
+
+def words(hint: Any) -> str:
+    """What a parameter may be; a plug-in by its kind."""
+    for option in (hint, *get_args(hint)):
+        if option in KINDS.values():
+            return f"a {config.kind_of(option)} (p2psim list {config.kind_of(option)})"
+    return config.describe(hint)
+
+
+def indent(text: str, first: int, rest: int | None = None) -> str:
+    """Text folded at the page's width, with its own indent from the second line on."""
+    later = " " * (first if rest is None else rest)
+    return textwrap.fill(
+        text, WIDTH, initial_indent=" " * first, subsequent_indent=later, drop_whitespace=True
+    )

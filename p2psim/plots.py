@@ -1,0 +1,333 @@
+"""Figures of runs: accuracy against rounds, bytes and virtual time, consensus, the graph.
+
+matplotlib is an extra and is imported late; nothing here opens a window or keeps global state.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2psim import results
+from p2psim.errors import InputError
+from p2psim.recorder import PHASES
+from p2psim.results import Array, Run
+
+Axes: TypeAlias = Any  # matplotlib's, which is not imported here
+Matrix: TypeAlias = NDArray[np.bool_]
+
+# Okabe & Ito: told apart with any color vision.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES = ("-", (0, (5, 1.2)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # a second round of colors
+LOCAL = (0, (1.2, 1.2))  # after local: dotted and thinner
+FORMATS = ("png", "svg", "pdf")
+LABELED = 32  # most peers whose ranks fit into the drawing
+NODES, EDGES = "#37474F", "#90A4AE"
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#555555",
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "p2psim",
+}
+
+
+def plot(paths: Sequence[Path], target: Path | None = None) -> Path:
+    """Draw one figure of all the runs; a sweep's folder stands for its runs. Returns the file."""
+    runs = [results.read(path) for given in paths for path in results.expand(given)]
+    target = target or default_target(paths[0])
+    kind = target.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        allowed = ", ".join(f".{name}" for name in FORMATS)
+        raise InputError(f"--to {str(target)!r}: give a file name that ends in one of {allowed}")
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise InputError("plot needs matplotlib: pip install 'p2psim[plot]'") from None
+    with mpl.rc_context(STYLE):
+        figure = draw(runs)
+        try:
+            # Without a date the same runs give the same file.
+            dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+            figure.savefig(target, format=kind, metadata=dated.get(kind))
+        except OSError as error:
+            raise InputError(f"cannot write {str(target)!r} ({error}); give another --to") from None
+    return target
+
+
+def default_target(path: Path) -> Path:
+    """figure.png in the run's folder."""
+    return (path if path.is_dir() else path.parent) / "figure.png"
+
+
+def draw(runs: Sequence[Run]) -> Any:
+    """The figure: panels left to right, what tells the runs apart below."""
+    from matplotlib.figure import Figure
+
+    timed = any(run.timed for run in runs)
+    columns = 3 if timed else 2
+    figure = Figure(figsize=(3.5 * columns, 6.2), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
+    grid = figure.add_gridspec(2, columns)
+    cells = [figure.add_subplot(grid[place]) for place in range(2 * columns - 1)]
+    measure = "accuracy" if any(run.measure == "accuracy" for run in runs) else "loss"
+    for axes, against in zip(cells[:columns], ("round", "bytes", "time"), strict=False):
+        panel(axes, runs, measure, against)
+    if timed:
+        training(cells[3], runs)
+    panel(cells[-1], runs, "consensus_distance", "round")
+    graphs(figure, grid[1, columns - 1], runs)
+    figure.suptitle(title(runs), x=0.01, ha="left", fontsize=10.5)
+    key(cells[0], runs)
+    if len(runs) > 1:
+        legend(figure, runs)
+    return figure
+
+
+def look(runs: Sequence[Run], index: int, phase: int) -> dict[str, Any]:
+    """Color by run and line by phase; with one run alone the phases have a color each."""
+    color = COLORS[(index if len(runs) > 1 else 1 - phase) % len(COLORS)]
+    both = len(runs[index].rows(0)) and len(runs[index].rows(1))
+    if phase == 0 and both:
+        return {"color": color, "linestyle": LOCAL, "linewidth": 1.2}
+    return {"color": color, "linestyle": LINES[index // len(COLORS) % len(LINES)]}
+
+
+def panel(axes: Axes, runs: Sequence[Run], name: str, against: str) -> None:
+    """A column of /eval against rounds, bytes or time: mean over the peers, range as a band."""
+    reach = [positions(run, phase, against).max(initial=0) for run in runs for phase in (0, 1)]
+    factor, label = scale(against, max(reach))
+    for index, run in enumerate(runs):
+        for phase in (0, 1):
+            x, values = factor * positions(run, phase, against), run.eval[name][:, run.rows(phase)]
+            if not np.isfinite(values).any() or (against == "time" and not run.timed):
+                continue
+            mean, low, high = spread(values)
+            style = look(runs, index, phase)
+            axes.plot(x, mean, marker="o" if x.size < 3 else None, markersize=3, **style)
+            if style["linestyle"] != LOCAL and name != "consensus_distance":
+                axes.fill_between(x, low, high, color=style["color"], alpha=0.16, linewidth=0)
+    axes.set_xlabel(label)
+    axes.set_ylabel(name.replace("_", " ") if "_" in name else f"test {name}")
+    finish(axes, logarithmic=name != "accuracy")
+
+
+def positions(run: Run, phase: int, against: str) -> Array:
+    """Where the evaluations after this phase lie on the axis, in plain units."""
+    rows = run.rows(phase)
+    if against != "bytes":
+        return spread(run.eval[against][:, rows])[0]
+    # What a model after the local phase owes to the network was sent in the rounds before.
+    sent = np.concatenate([[0.0], spread(run.train["bytes_sent"])[0]])
+    rounds = spread(run.eval["round"][:, rows])[0].astype(int)
+    reached: Array = sent[rounds - (phase == 0)]
+    return reached
+
+
+def scale(against: str, largest: float) -> tuple[float, str]:
+    """Factor and label of the axis, in a unit that suits the largest value."""
+    if against == "round":
+        return 1.0, "round"
+    if against == "time":
+        units = [(1e3, "ms", 1.0), (1.0, "s", 7200.0), (1 / 3600, "h", np.inf)]
+        factor, unit = next((f, u) for f, u, limit in units if largest < limit)
+        return factor, f"virtual time ({unit})"
+    powers = [(1.0, "byte"), (1e-3, "kB"), (1e-6, "MB"), (1e-9, "GB")]
+    factor, unit = [(f, u) for f, u in powers if largest * f >= 1 or f == 1][-1]
+    return factor, f"payload sent per peer ({unit})"
+
+
+def spread(values: Array) -> tuple[Array, Array, Array]:
+    """Mean, least and largest over the peers that recorded something."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns of NaN alone
+        return np.nanmean(values, axis=0), np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+
+
+def finish(axes: Axes, logarithmic: bool) -> None:
+    """Scale the axes to what was drawn, or say that nothing was."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.margins(x=0.02)
+    axes.set_xlim(left=0)
+    drawn = [np.asarray(line.get_ydata()) for line in axes.lines]
+    if not drawn:
+        axes.text(0.5, 0.5, "nothing recorded yet", transform=axes.transAxes, ha="center")
+        return
+    values = np.concatenate(drawn)
+    values = values[np.isfinite(values) & (values > 0)]
+    if not logarithmic or not values.size:
+        return
+    axes.set_yscale("log")
+    if values.max() < 100 * values.min():  # few decades: plain numbers between the powers of ten
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def training(axes: Axes, runs: Sequence[Run]) -> None:
+    """Training loss by round, mean over the peers, averaged over blocks of rounds."""
+    block = -(-max(int(run.done.max()) for run in runs) // 60) or 1
+    for index, run in enumerate(runs):
+        ends = np.arange(block, run.done.max() + 1, block)
+        if ends.size:
+            blocks = run.train["loss"][:, : ends[-1]].reshape(len(run.done), -1, block)
+            axes.plot(
+                ends,
+                spread(np.moveaxis(blocks, 1, 2).reshape(-1, ends.size))[0],
+                **look(runs, index, 1),
+            )
+    axes.set_xlabel("round")
+    axes.set_ylabel("training loss" + (f" (mean of {block} rounds)" if block > 1 else ""))
+    finish(axes, logarithmic=True)
+
+
+def graphs(figure: Any, cell: Any, runs: Sequence[Run]) -> None:
+    """Every different graph among the runs, at most four."""
+    found: dict[bytes, Run] = {}
+    for run in runs:
+        found.setdefault(union(run).tobytes(), run)
+    shown = list(found.values())[:4]
+    side = 1 if len(shown) == 1 else 2
+    inner = cell.subgridspec(-(-len(shown) // side), side)
+    for place, run in zip(inner, shown, strict=False):
+        axes = figure.add_subplot(place)
+        table, period = run.experiment["topology"], len(run.weights)
+        name = Path(str(table.get("name", table.get("file")))).name
+        text = f"{name}, n = {len(run.done)}"
+        text += f"\nunion of {period} steps" if period > 1 else ""
+        axes.set_title(text, loc="center", fontsize=9 if side == 1 else 7.5)
+        draw_graph(axes, union(run), room=1 / side)
+
+
+def union(run: Run) -> Matrix:
+    """Who ever sends (column) to whom (row), self left out."""
+    links: Matrix = (run.weights != 0).any(axis=0)
+    return links & ~np.eye(len(links), dtype=bool)
+
+
+def draw_graph(axes: Axes, links: Matrix, room: float) -> None:
+    """Peers on a circle, from the top clockwise; `room` is the panel's share of a full one."""
+    from matplotlib.collections import LineCollection
+
+    n = len(links)
+    angle = 2 * np.pi * np.arange(n) / n
+    spots = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    both, one_way = np.argwhere(np.triu(links & links.T)), np.argwhere(links & ~links.T)
+    width = float(np.clip(90 * room / max(1, len(both) + len(one_way)), 0.15, 1.3))
+    size = float(np.clip(3600 * room**2 / n, 4, 190 * room))
+    plain = both if len(one_way) <= 300 else np.concatenate([both, one_way])
+    # A dense graph as a picture: half a million lines would make a file that nobody can open.
+    picture = len(plain) > 5000
+    axes.add_collection(
+        LineCollection(spots[plain], colors=EDGES, linewidths=width, zorder=1, rasterized=picture)
+    )
+    for receiver, sender in one_way if len(one_way) <= 300 else []:
+        arrow = {"arrowstyle": "-|>", "mutation_scale": 4 + 6 * width * room, "color": EDGES}
+        arrow |= {"linewidth": width, "shrinkA": size**0.5 / 2, "shrinkB": size**0.5 / 2}
+        axes.annotate("", spots[receiver], spots[sender], arrowprops=arrow, zorder=1)
+    axes.scatter(*spots.T, s=size, color=NODES, edgecolors="white", linewidths=0.6, zorder=3)
+    for rank, spot in enumerate(spots if n <= LABELED * room else []):
+        text = {"color": "white", "ha": "center", "va": "center_baseline", "zorder": 4}
+        axes.text(*spot, str(rank), fontsize=0.55 * size**0.5, **text)
+    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal")
+    axes.axis("off")
+
+
+def title(runs: Sequence[Run]) -> str:
+    """What all runs share: name, algorithm, graph, size; how a lone run ended if not well."""
+    shared = []
+    for fact in zip(*map(facts, runs), strict=True):
+        shared += [fact[0]] if len(set(fact)) == 1 else []
+    state = runs[0].state if len(runs) == 1 else "done"
+    return " · ".join([*shared, *([state] if state != "done" else [])])
+
+
+def facts(run: Run) -> list[str]:
+    """A run in a few words."""
+    table, n = run.experiment, run.attributes["peers"]
+    names = [str(table[part].get("name", "own graph")) for part in ("algorithm", "topology")]
+    data = str(table["data"]["name"])
+    return [str(table["name"]), *names, data, f"{n} peers", f"d = {run.attributes['parameters']:,}"]
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """What tells each run from the others: the keys that differ, else the folders."""
+    tables = [results.flat(run.experiment) for run in runs]
+    keys = [name for name in results.differing(tables) if telling(name, tables)]
+    made = [
+        ", ".join(f"{name.removesuffix('.name')} = {table[name]}" for name in keys if name in table)
+        for table in tables
+    ]
+    if "" in made or len(set(made)) < len(made):
+        folders = [run.name for run in runs]
+        made = folders if len(set(folders)) == len(runs) else [str(run.path) for run in runs]
+    ended = [f" [{run.state}]" if run.state != "done" else "" for run in runs]
+    return [text + end for text, end in zip(made, ended, strict=True)]
+
+
+def telling(name: str, tables: Sequence[dict[str, str]]) -> bool:
+    """Whether a key says more than the names of the plug-ins that it is a parameter of."""
+    if name == "name" or name.startswith("eval."):
+        return False  # not what was run, but what it is called and how closely it was watched
+    parts = name.split(".")
+    for depth in range(1, len(parts)):
+        owner = ".".join([*parts[:depth], "name"])
+        groups = {(table.get(owner), table.get(name)) for table in tables}
+        plugins = {table.get(owner) for table in tables}
+        if owner != name and 1 < len(plugins) == len(groups):
+            return False
+    return True
+
+
+def key(axes: Axes, runs: Sequence[Run]) -> None:
+    """In the first panel: what the kinds of lines and the band mean."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    gray: Any = {"color": "#555555"} if len(runs) > 1 else {}
+    items: list[Any] = []
+    for phase in (1, 0):
+        index = next((k for k, run in enumerate(runs) if len(run.rows(phase))), None)
+        if index is not None:
+            style = look(runs, index, phase) | gray
+            items.append(Line2D([], [], label=f"after {PHASES[phase]}, mean", **style))
+    if items:
+        items.append(Patch(color=items[0].get_color(), alpha=0.16, lw=0, label="range over peers"))
+        axes.legend(handles=items, fontsize=8, handlelength=2.4)
+
+
+def legend(figure: Any, runs: Sequence[Run]) -> None:
+    """Below the panels: which color is which run."""
+    from textwrap import fill
+
+    from matplotlib.lines import Line2D
+
+    names = [name.replace(" = ", "\u00a0=\u00a0") for name in labels(runs)]  # kept on one line
+    room = int(figure.get_figwidth() * 12)  # characters
+    columns = max(1, min(len(runs), room // (max(map(len, names)) + 8)))
+    items = [
+        Line2D([], [], label=fill(name, room), **look(runs, index, 1))
+        for index, name in enumerate(names)
+    ]
+    figure.legend(handles=items, loc="outside lower center", ncols=columns)

@@ -1,0 +1,105 @@
+"""Rules for the mixing matrix: W[i, j] is the weight that receiver i gives to sender j."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2psim.errors import InputError
+
+Matrix: TypeAlias = NDArray[np.float64]
+TOLERANCE = 1e-12  # per peer, on row and column sums
+
+
+@dataclass(frozen=True)
+class Links:
+    """One step's graph as arrays; row = receiver."""
+
+    adjacency: Matrix  # 0 or 1, without self-loops
+    loops: NDArray[np.bool_]
+    weight: Matrix  # NaN where the graph gives none
+    samples: Matrix  # per peer
+
+
+def metropolis(links: Links) -> Matrix:
+    """W_ij = 1 / (1 + max(deg_i, deg_j)), W_ii = 1 - sum_j W_ij (Metropolis-Hastings)."""
+    degree = links.adjacency.sum(axis=1)
+    return _fill(links.adjacency / (1 + np.maximum.outer(degree, degree)))
+
+
+def lazy(links: Links) -> Matrix:
+    """W = (I + metropolis) / 2: no negative eigenvalue."""
+    return _fill(metropolis(links) / 2)
+
+
+def max_degree(links: Links) -> Matrix:
+    """W_ij = 1 / (1 + Delta), Delta the largest degree; W_ii = 1 - deg_i / (1 + Delta)."""
+    return _fill(links.adjacency / (1 + links.adjacency.sum(axis=1).max()))
+
+
+def uniform_neighbor(links: Links) -> Matrix:
+    """W_ij = 1 / (indeg_i + 1), self included: row-stochastic."""
+    return _shares(links.adjacency + np.eye(len(links.adjacency)), axis=1)
+
+
+def out_degree(links: Links) -> Matrix:
+    """W_ij = 1 / (outdeg_j + 1), self included: column-stochastic (push-sum)."""
+    return _shares(links.adjacency + np.eye(len(links.adjacency)), axis=0)
+
+
+def data_size(links: Links) -> Matrix:
+    """alpha_kj = n_j / (n_k + sum_{i in N(k)} n_i), j in N(k) or k: row-stochastic.
+
+    Pranav & Moura, "Peer-to-Peer Learning+Consensus with Non-IID Data" (2023).
+    """
+    for k in np.flatnonzero(links.samples <= 0):
+        raise InputError(f"topology.weights: peer {k} has no samples, so choose another rule")
+    return _shares((links.adjacency + np.eye(len(links.adjacency))) * links.samples, axis=1)
+
+
+def edges(links: Links) -> Matrix:
+    """W_ij = the weight of edge j -> i; W_ii = the self-loop's weight, else 1 - sum_j W_ij."""
+    linked = links.adjacency > 0
+    for i, j in np.argwhere(linked & ~((links.weight > 0) & np.isfinite(links.weight))):
+        given = "none" if np.isnan(links.weight[i, j]) else links.weight[i, j]
+        need = "'edges' needs a weight above 0 on every edge, or choose another rule"
+        raise InputError(f"topology.weights: that of edge {j} -> {i} is {given}; {need}")
+    W = np.where(linked, links.weight, 0.0)
+    loop, total = links.weight.diagonal(), W.sum(axis=1)
+    own = np.where(np.isnan(loop), 1 - total, loop)
+    own[np.abs(own) <= TOLERANCE * len(own)] = 0  # 1 - ten times 0.1 is not quite 0
+    for i in np.flatnonzero(~((own >= 0) & np.isfinite(own))):
+        rest = f"W_ii would be {own[i]:.6g}: lower the weights into {i} or give a self-loop"
+        raise InputError(f"topology.weights: row {i} of W sums to {total[i]:.6g}, {rest}")
+    np.fill_diagonal(W, own)
+    rows, columns = np.abs(W.sum(axis=1) - 1), np.abs(W.sum(axis=0) - 1)
+    if min(rows.max(), columns.max()) > TOLERANCE * len(own):
+        i, need = rows.argmax(), "every row (or every column) of W must sum to 1"
+        rest = "correct it, or leave out the self-loops and W_ii is the rest"
+        raise InputError(f"topology.weights: row {i} sums to {W[i].sum():.12g}, but {need}; {rest}")
+    return W
+
+
+def _shares(parts: Matrix, axis: int) -> Matrix:
+    return np.asarray(parts / parts.sum(axis=axis, keepdims=True))
+
+
+def _fill(W: Matrix) -> Matrix:
+    np.fill_diagonal(W, 0)
+    np.fill_diagonal(W, 1 - W.sum(axis=1))
+    return W
+
+
+Rule: TypeAlias = Callable[[Links], Matrix]
+UNDIRECTED: dict[str, Rule] = {"metropolis": metropolis, "max-degree": max_degree, "lazy": lazy}
+DIRECTED: dict[str, Rule] = {
+    "uniform-neighbor": uniform_neighbor,
+    "out-degree": out_degree,
+    "data-size": data_size,
+    "edges": edges,
+}
+RULES = UNDIRECTED | DIRECTED

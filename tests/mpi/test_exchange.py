@@ -1,0 +1,314 @@
+"""Neighborhoods over real MPI: who gets what, in which order, how much is counted and allocated.
+
+The file is also the program that mpiexec starts: `python -m tests.mpi.test_exchange CHECK` runs
+one of the functions below on every rank; a rank where it fails prints why and ends them all.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from p2psim.clock import Clock, Link
+from p2psim.neighborhood import HEADER, Neighborhood
+from p2psim.registry import find
+from p2psim.rng import Stream
+from p2psim.topology import Topology
+from p2psim.wire import MPIWire
+from tests.launching import run, under_mpiexec
+
+Matrix = NDArray[np.float64]
+ROOT = Path(__file__).parents[2]
+PEERS = 5
+LARGE = 2 * 2**20  # float32 entries: 8 MiB
+LINK = Link(latency=0.25, bandwidth=1000.0)
+
+
+def directed(n: int) -> Matrix:
+    """j sends to j + 1 and j + 2; all weights differ."""
+    W = np.diag(np.arange(1.0, n + 1))
+    for j in range(n):
+        for step in (1, 2):
+            if n > step:
+                W[(j + step) % n, j] = 10 * step + j
+    return W
+
+
+def made(wire: MPIWire, *weights: Matrix, link: Link | None = None) -> Neighborhood:
+    """This rank's neighborhood on a graph of its own communicator."""
+    topology = Topology(np.stack(weights), "made", directed=True, rule="edges")
+    return Neighborhood(wire.twin(), topology, Clock(), link or Link())
+
+
+def vector(rank: int, d: int, step: int = 0, dtype: Any = np.float32) -> NDArray[Any]:
+    """What peer `rank` has to say in this step: nobody else's, and no two entries alike."""
+    return (np.arange(d) + 1000 * rank + 17 * step + 0.5).astype(dtype)
+
+
+def mixed(W: Matrix, rank: int, value: Callable[[int], Any]) -> Any:
+    """sum_j W_ij value_j by the definition, in rank order and in the values' own type."""
+    terms = [value(j) * value(j).dtype.type(w) for j, w in enumerate(W[rank]) if w]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def check_directed_edges(wire: MPIWire) -> None:
+    """Messages go along the arrows only; counts, order and clock are as defined."""
+    d, W = 7, directed(wire.size)
+    net = made(wire, W, link=LINK)
+    senders = [j for j in range(wire.size) if j != wire.rank and W[wire.rank, j]]
+    receivers = [i for i in range(wire.size) if i != wire.rank and W[i, wire.rank]]
+    net.clock.work(float(wire.rank))
+    got = net.exchange(vector(wire.rank, d))
+    assert list(got) == senders
+    for j, message in got.items():
+        assert message.value.tobytes() == message.payload.tobytes() == vector(j, d).tobytes()
+    assert net.bytes_sent == 4 * d * len(receivers)
+    assert net.bytes_received == 4 * d * len(senders)
+    assert net.messages_sent == len(receivers)
+    assert net.header_bytes == HEADER.itemsize * len(receivers) == 24 * len(receivers)
+    assert net.clock.now == max([wire.rank, *(j + 0.25 + 4 * d / 1000 for j in senders)])
+    mixture = net.mix(vector(wire.rank, d))
+    assert mixture.tobytes() == mixed(W, wire.rank, lambda j: vector(j, d)).tobytes()
+    double = net.mix(vector(wire.rank, d, dtype=np.float64))
+    assert double.dtype == np.float64
+    assert (double == mixed(W, wire.rank, lambda j: vector(j, d, dtype=np.float64))).all()
+
+
+def check_empty_neighborhoods(wire: MPIWire) -> None:
+    """Peer 0 only sends, peer 1 only receives, peer 2 does neither, in turns with a full graph."""
+    n, rank = wire.size, wire.rank
+    star, full = np.eye(n), np.full((n, n), 1 / n)
+    for i in {1, *range(3, n)} & set(range(n)):
+        star[i, 0] = 0.5
+    net = made(wire, star, full)
+    wanted = {0} if rank == 1 or rank > 2 else set()
+    for step in range(4):
+        got = net.exchange(vector(rank, 9, step))
+        others = set(range(n)) - {rank}
+        assert set(got) == (others if step % 2 else wanted)
+        assert all((m.value == vector(j, 9, step)).all() for j, m in got.items())
+        W = full if step % 2 else star
+        mixture = net.mix(vector(rank, 9, step))
+        wished = mixed(W, rank, lambda j, at=step: vector(j, 9, at))  # type: ignore[misc]
+        assert mixture.tobytes() == wished.tobytes()
+        net.step += 1
+
+
+def check_messages_by_receiver(wire: MPIWire) -> None:
+    """A message for each receiver; what is missing or too much is refused before it is sent."""
+    n, rank, W = wire.size, wire.rank, directed(wire.size)
+    net = made(wire, W)
+    receivers = [i for i in range(n) if i != rank and W[i, rank]]
+    own = {i: net.message(vector(rank, 6, step=i)) for i in receivers}
+    for wrong in (dict(list(own.items())[1:]), {**own, n: net.message(vector(rank, 6))}):
+        with pytest.raises(ValueError, match="one message for each of the peers"):
+            net.exchange(wrong)
+    assert net.messages_sent == 0
+    if not receivers:
+        return
+    got = net.exchange(own)
+    assert list(got) == [j for j in range(n) if j != rank and W[rank, j]]
+    for j, message in got.items():
+        assert (message.value == vector(j, 6, step=rank)).all()
+    top = coder("top-k", rank, (6,), k=2)
+    got = net.exchange({i: net.message(vector(rank, 6, step=i), top) for i in receivers})
+    for j, message in got.items():
+        assert (message.value[-2:] == vector(j, 6, step=rank)[-2:]).all()
+        assert not message.value[:-2].any()
+
+
+def coder(name: str, rank: int, *shapes: tuple[int, ...], **parameters: Any) -> Any:
+    """A compressor that is bound to tensors of these shapes."""
+    made = find("compressor", name, Path())(**parameters)
+    made.bind(shapes, Stream(1, "compressor", rank))
+    return made
+
+
+def check_large_messages(wire: MPIWire) -> None:
+    """8 MiB to everybody at once, by all: no deadlock, no mixing up, nothing cut."""
+    n = wire.size
+    net = made(wire, np.full((n, n), 1 / n))
+    for step in range(2):
+        own = np.random.default_rng([wire.rank, step]).standard_normal(LARGE, np.float32)
+        got = net.exchange(own)
+        assert len(got) == n - 1
+        for j, message in got.items():
+            wished = np.random.default_rng([j, step]).standard_normal(LARGE, np.float32)
+            assert message.value.tobytes() == wished.tobytes()
+    assert net.bytes_sent == net.bytes_received == 2 * (n - 1) * 4 * LARGE
+
+
+def check_posts_out_of_order(wire: MPIWire) -> None:
+    """Several transfers under way, of different sizes and steps, asked for in another order."""
+    one, two = directed(wire.size), directed(wire.size) * 2
+    net = made(wire, one, two)
+    handles, sizes = [], [3, 100_000, 50, 7]
+    for step, d in enumerate(sizes):
+        own = vector(wire.rank, d, step)
+        handles.append(net.post(own))
+        own[:] = -1  # a posted vector is its owner's again
+        net.step += 1
+    for step in (2, 0, 3, 1):
+        W, d = (one, two)[step % 2], sizes[step]
+        wished = mixed(W, wire.rank, lambda j, d=d, at=step: vector(j, d, at))  # type: ignore[misc]
+        assert handles[step].mix().tobytes() == wished.tobytes()
+    assert not net.under_way
+
+
+def check_settle(wire: MPIWire) -> None:
+    """What nobody waited for is taken in before a peer leaves; later messages are not its."""
+    net = made(wire, directed(wire.size))
+    for step in range(3):
+        net.post(vector(wire.rank, 1000, step))
+    assert len(net.under_way) == 3
+    net.settle()
+    assert not net.under_way
+    assert net.bytes_sent == net.bytes_received == 3 * 4000 * min(2, wire.size - 1)
+    for j, message in net.exchange(vector(wire.rank, 10, 9)).items():
+        assert (message.value == vector(j, 10, 9)).all()
+
+
+def check_mean(wire: MPIWire) -> None:
+    """The exact mean of float64 sums, for d below, at and above n, on a graph without edges."""
+    n = wire.size
+    net = made(wire, np.eye(n))
+    sent = 0
+    for d in (1, 2, n - 1 or 1, n, n + 1, 1003):
+        rows = np.random.default_rng(d).standard_normal((n, d)).astype(np.float32)
+        got = net.mean(rows[wire.rank])
+        total = np.zeros(d)
+        for row in rows:
+            total += row
+        assert got.dtype == np.float32
+        assert got.tobytes() == (total / n).astype(np.float32).tobytes(), d
+        cuts = [d * j // n for j in range(n + 1)]
+        mine = cuts[wire.rank + 1] - cuts[wire.rank]
+        sent += 4 * ((d - mine) + (n - 1) * mine)
+        assert net.bytes_sent == sent, d
+    single = made(wire, np.eye(n)).mean(np.array([float(wire.rank)]))
+    assert single.dtype == np.float64
+    assert single[0] == (n - 1) / 2
+
+
+def check_gather(wire: MPIWire) -> None:
+    """All vectors as rows, on every peer the same, whatever the graph."""
+    net = made(wire, np.eye(wire.size))
+    for step, d in enumerate((1, 5)):
+        rows = net.gather(vector(wire.rank, d, step, np.float64))
+        assert (rows == [vector(j, d, step, np.float64) for j in range(wire.size)]).all()
+
+
+def check_twins_are_apart(wire: MPIWire) -> None:
+    """Messages of two neighborhoods between the same ranks never meet."""
+    W = directed(wire.size)
+    first, second = made(wire, W), made(wire, W)
+    one, two = first.post(vector(wire.rank, 8, 1)), second.post(vector(wire.rank, 8, 2))
+    assert all((m.value == vector(j, 8, 2)).all() for j, m in two.wait().items())
+    assert all((m.value == vector(j, 8, 1)).all() for j, m in one.wait().items())
+
+
+def check_results_are_kept(wire: MPIWire) -> None:
+    """Buffers go round, but never under a vector or message that the caller still holds."""
+    d, W = 5000, directed(wire.size)
+    net = made(wire, W)
+    mixtures = [net.mix(vector(wire.rank, d, step)) for step in range(6)]
+    means = [net.mean(vector(wire.rank, d, step)) for step in range(6)]
+    messages = [net.exchange(vector(wire.rank, d, step)) for step in range(6)]
+    for step in range(6):
+        wished = mixed(W, wire.rank, lambda j, at=step: vector(j, d, at))  # type: ignore[misc]
+        assert mixtures[step].tobytes() == wished.tobytes()
+        rows = np.array([vector(j, d, step) for j in range(wire.size)], np.float64)
+        assert (means[step] == rows.mean(axis=0).astype(np.float32)).all()
+        for j, message in messages[step].items():
+            assert (message.value == vector(j, d, step)).all()
+
+
+def check_no_allocation(wire: MPIWire) -> None:
+    """After the first rounds, no array of the size of a vector is made again."""
+    d, rank = 200_000, wire.rank
+    net = made(wire, directed(wire.size))
+    own = vector(rank, d)
+    codes = [coder(name, rank, (d,)) for name in ("identity", "affine-8")]
+    codes.append(coder("top-k", rank, (d,), keep=0.1))
+
+    def one_round() -> None:
+        net.mix(own)
+        handle = net.post(own)
+        for code in codes:
+            net.mix(net.message(own, code))
+        handle.mix()
+        net.exchange(own)
+        net.step += 1
+
+    seen = new_memory(lambda: np.zeros_like(own))
+    assert seen >= own.nbytes, "the measure sees nothing"
+    used = new_memory(one_round)
+    assert used < own.nbytes / 4, f"{used} bytes for vectors of {own.nbytes}"
+    used = new_memory(lambda: net.mean(own))
+    block = 8 * (d // wire.size)  # its own block's sum, in float64
+    assert used < block + own.nbytes / 10, f"{used} bytes for a mean of {own.nbytes}"
+
+
+def new_memory(work: Callable[[], object]) -> int:
+    """Bytes that are held at most at a time by five calls beyond what three have left."""
+    for _ in range(3):
+        work()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(5):
+        work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak - before
+
+
+CHECKS: dict[str, Callable[[MPIWire], None]] = {
+    name.removeprefix("check_"): function
+    for name, function in list(globals().items())
+    if name.startswith("check_")
+}
+
+
+def main(name: str) -> None:
+    """Be one rank."""
+    wire = MPIWire()
+    try:
+        CHECKS[name](wire)
+    except BaseException:
+        print(f"rank {wire.rank} of {wire.size}:\n{traceback.format_exc()}", flush=True)
+        wire.abort(1)
+    made(wire, np.eye(wire.size)).gather(np.zeros(1))  # a rank that hangs is a failure
+    print(f"rank {wire.rank} of {wire.size} passed", flush=True)
+
+
+@pytest.mark.parametrize("n", [PEERS, 1])
+@pytest.mark.parametrize("name", CHECKS)
+def test_exchange(name: str, n: int) -> None:
+    ended = run(under_mpiexec(n, [sys.executable, "-m", "tests.mpi.test_exchange", name]), ROOT)
+    assert ended.code == 0, ended.stdout + ended.stderr
+    passed = re.findall(rf"rank (\d+) of {n} passed", ended.stdout)  # lines may have run together
+    assert sorted(passed) == [str(rank) for rank in range(n)]
+
+
+def test_a_check_that_fails_is_seen() -> None:
+    ended = run(
+        under_mpiexec(2, [sys.executable, "-m", "tests.mpi.test_exchange", "nothing"]), ROOT
+    )
+    assert ended.code != 0
+    assert "KeyError: 'nothing'" in ended.stdout
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,318 @@
+"""When a peer fails, is killed or is interrupted: the run ends soon, says why, stays readable."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from p2psim import results
+from tests.launching import (
+    Ended,
+    Started,
+    Table,
+    alive,
+    descendants,
+    gone,
+    p2psim,
+    pids,
+    run,
+    under_mpiexec,
+    write,
+)
+
+PEERS, ROUNDS, EVERY = 4, 20, 3
+VICTIM, ROUND = 2, 6  # an evaluation round
+SOON = 5.0  # seconds from the exception to the end of the run
+# A thread knows where its own peer is: under mpiexec there is one, with --debug there are all.
+PLUGIN = """
+import os, threading, time
+from pathlib import Path
+import torch
+from p2psim.base import Algorithm
+from p2psim.models.linear import Linear
+from p2psim.registry import plugin
+
+HERE = threading.local()
+
+def at(phase):
+    HERE.phase = phase
+    if (HERE.rank, HERE.round, phase) == (VICTIM, ROUND, PHASE):
+        Path(__file__).with_name("raised").write_text(repr(time.time()))
+        raise ArithmeticError("the cause\\nin two lines")
+
+@plugin("algorithm", "failing")
+class Failing(Algorithm):
+    requires = ("row-stochastic",)
+    pause: float = 0.0
+
+    def start(self, x, oracle, net):
+        HERE.rank, HERE.round = net.rank, 0
+        at("start")
+        measure = oracle.mean_loss
+        oracle.mean_loss = lambda: at("record") or measure()
+
+    def local(self, x, oracle, net):
+        HERE.round += 1
+        time.sleep(self.pause)
+        at("local")
+        return super().local(x, oracle, net)
+
+    def consensus(self, x, oracle, net):
+        at("consensus")
+        return net.mix(x)
+
+class Product(torch.nn.Sequential):
+    def forward(self, inputs):
+        if not self.training and HERE.phase in ("local", "consensus"):
+            phase, HERE.phase = HERE.phase, None
+            try:
+                at(f"evaluation after {phase}")
+            finally:
+                HERE.phase = phase
+        return super().forward(inputs)
+
+@plugin("model", "failing")
+class FailingModel(Linear):
+    def build(self, inputs, outputs):
+        return Product(*super().build(inputs, outputs))
+"""
+
+
+def experiment(folder: Path, phase: str = "", round_: int = ROUND, pause: float = 0.0) -> Path:
+    """An experiment whose peer VICTIM fails in `phase` (never without), and its plug-in file."""
+    header = f"VICTIM, ROUND, PHASE = {VICTIM}, {round_}, {phase!r}\n"
+    (folder / "failing.py").write_text(header + PLUGIN)
+    table: Table = {
+        "peers": PEERS,
+        "rounds": ROUNDS,
+        "data": {"name": "digits", "batch_size": 16},
+        "model": {"name": "failing.py:FailingModel"},
+        "algorithm": {"name": "failing.py:Failing", "pause": pause},
+        "topology": "ring",
+        "eval": {"every": EVERY},
+    }
+    return write(folder, table)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to start a run."""
+
+    command: Callable[[Path], list[str]]
+
+
+WAYS = {
+    "launcher": Way(lambda file: p2psim("run", file, "--out", "out")),
+    "mpiexec": Way(lambda file: under_mpiexec(PEERS, p2psim("run", file, "--out", "out"))),
+    "debug": Way(lambda file: p2psim("run", file, "--out", "out", "--debug")),
+}
+
+
+def columns(run_folder: Path, group: str) -> dict[str, Any]:
+    """All columns of a group that hold one number a row."""
+    with h5py.File(run_folder / "run.h5", "r", locking=False) as file:
+        return {name: data[:] for name, data in file[group].items() if data.ndim == 2}
+
+
+def rows_of(columns: dict[str, Any], rank: int) -> int:
+    """Rows that a peer has: finite numbers first, then -1 and NaN alone. AssertionError else."""
+    count = int((columns["round"][rank] >= 0).sum())
+    assert (np.diff(columns["round"][rank, :count]) >= 0).all()
+    for name, values in columns.items():
+        before, after = values[rank, :count], values[rank, count:]
+        assert np.isfinite(before).all(), name
+        assert (before >= 0).all(), name
+        assert (after == -1).all() if values.dtype.kind == "i" else np.isnan(after).all(), name
+    return count
+
+
+def assert_told(ended: Ended, phase: str, round_: int) -> None:
+    """Exit code 3 and one line: which peer, where, in what, why."""
+    assert ended.code == 3, ended.stderr
+    assert ended.said() == [
+        f"p2psim: peer {VICTIM} on {socket.gethostname()} failed in phase {phase!r} of round "
+        f"{round_}: ArithmeticError: the cause in two lines"
+    ]
+    assert "Traceback" not in ended.stderr
+
+
+def assert_readable(folder: Path, phase: str, round_: int) -> None:
+    """The victim's rows end where it failed; nobody's are damaged."""
+    run_folder = folder / "out"
+    with results.open_run(run_folder) as file:
+        assert file.attrs["status"] == "failed"
+        assert np.isnan(file["final/x"][:]).all()
+    assert results.failures(run_folder) == [
+        f"peer {VICTIM} on {socket.gethostname()} failed in phase {phase!r} of round {round_}: "
+        "ArithmeticError: the cause in two lines"
+    ]
+    train, evaluation = columns(run_folder, "train"), columns(run_folder, "eval")
+    assert rows_of(train, VICTIM) == max(0, round_ - 1)
+    both = 2 * (max(0, round_ - 1) // EVERY)
+    extra = {"evaluation after consensus": 1, "consensus": 1, "record": 2}
+    assert rows_of(evaluation, VICTIM) == both + extra.get(phase, 0)
+    for rank in range(PEERS):
+        # An evaluation needs all peers: nobody is one ahead of the victim.
+        assert both - 1 <= rows_of(evaluation, rank) <= both + extra.get(phase, 0) + 1
+        assert max(0, both // 2 * EVERY - 1) <= rows_of(train, rank) <= round_ + EVERY
+    assert (train["round"][VICTIM, : max(0, round_ - 1)] == np.arange(1, max(1, round_))).all()
+
+
+PHASES = {
+    "start": 0,
+    "local": ROUND,
+    "consensus": ROUND,
+    "evaluation after local": ROUND,
+    "evaluation after consensus": ROUND,
+    "record": ROUND,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_exception_ends_the_run_and_is_told(phase: str, way: str, tmp_path: Path) -> None:
+    file = experiment(tmp_path, phase, PHASES[phase])
+    ended = run(WAYS[way].command(file), tmp_path)
+    took = ended.at - float((tmp_path / "raised").read_text())
+    assert_told(ended, phase, PHASES[phase])
+    assert_readable(tmp_path, phase, PHASES[phase])
+    assert took < SOON, f"{took:.1f} s"
+    assert gone(pids(tmp_path / "out"))
+
+
+def test_without_a_failure_the_plug_in_runs_to_the_end(tmp_path: Path) -> None:
+    """Else the tests above would show nothing."""
+    ended = run(WAYS["debug"].command(experiment(tmp_path)), tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert not (tmp_path / "raised").exists()
+    for rank in range(PEERS):
+        assert rows_of(columns(tmp_path / "out", "train"), rank) == ROUNDS
+
+
+def wait_for(seen: Callable[[], bool], started: Started, limit: float = 90) -> None:
+    """Until something is there; AssertionError where the program ends before, or after `limit`."""
+    end = time.monotonic() + limit
+    while not seen():
+        assert started.process.poll() is None, started.text(started.err)
+        assert time.monotonic() < end, started.text(started.err)
+        time.sleep(0.1)
+
+
+def evaluated(folder: Path) -> bool:
+    """Whether the first evaluation of all peers is in the file, seen from outside meanwhile."""
+    state = results.progress(folder / "out")
+    return state is not None and state[0] > EVERY
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Started]:
+    """A run under the launcher, a fifth of a second a round, past its first evaluation."""
+    file = experiment(tmp_path, pause=0.2)
+    # A shell may have told its background jobs to ignore SIGINT, and a program inherits that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Started(WAYS["launcher"].command(file), tmp_path) as started:
+        signal.signal(signal.SIGINT, before)
+        wait_for(lambda: evaluated(tmp_path), started)
+        yield started
+
+
+def assert_stopped_halfway(run_folder: Path, status: str) -> None:
+    """`run.h5` can be read up to the last evaluation before the end."""
+    with results.open_run(run_folder) as file:
+        assert file.attrs["status"] == status
+        assert np.isnan(file["final/x"][:]).all()
+    train, evaluation = columns(run_folder, "train"), columns(run_folder, "eval")
+    for rank in range(PEERS):
+        assert EVERY < rows_of(train, rank) < ROUNDS
+        assert rows_of(evaluation, rank) >= 2
+        assert (evaluation["round"][rank, :2] == EVERY).all()
+        assert 0 <= evaluation["accuracy"][rank, 1] <= 1
+
+
+def test_kill_9_of_one_peer(slow: Started, tmp_path: Path) -> None:
+    peers, ranks = pids(tmp_path / "out"), descendants(slow.process.pid)
+    assert len(set(peers)) == PEERS
+    assert set(peers) <= set(ranks)
+    os.kill(peers[1], signal.SIGKILL)
+    ended = slow.end(20)
+    assert ended.code == 3, ended.stderr
+    (told,) = ended.said()
+    assert "a peer ended without a word" in told
+    assert "the rows so far are in out" in told
+    assert "Traceback" not in ended.stderr
+    assert_stopped_halfway(tmp_path / "out", "failed")
+    assert gone(ranks)
+
+
+def test_ctrl_c(slow: Started, tmp_path: Path) -> None:
+    peers, ranks = pids(tmp_path / "out"), descendants(slow.process.pid)
+    assert all(alive(pid) for pid in peers)
+    slow.interrupt()
+    ended = slow.end(20)
+    assert ended.code == 4, ended.stderr
+    assert ended.said() == ["p2psim: stopped; the rows so far are in out"]
+    assert "Traceback" not in ended.stderr
+    assert_stopped_halfway(tmp_path / "out", "stopped")
+    assert gone(ranks)
+
+
+def test_sigterm_to_the_launcher_leaves_no_ranks(slow: Started, tmp_path: Path) -> None:
+    """What `kill`, `timeout` and batch systems send: to the launcher alone."""
+    ranks = descendants(slow.process.pid)
+    slow.process.terminate()
+    ended = slow.end(20)
+    try:
+        assert gone(ranks), f"still there: {[pid for pid in ranks if alive(pid)]}"
+        assert ended.code == 4, f"exit code {ended.code}: {ended.stderr}"
+        assert_stopped_halfway(tmp_path / "out", "stopped")
+    finally:
+        for pid in filter(alive, ranks):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_ctrl_c_during_debug(tmp_path: Path) -> None:
+    file = experiment(tmp_path, pause=0.1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Started(WAYS["debug"].command(file), tmp_path) as started:
+        signal.signal(signal.SIGINT, before)
+        wait_for(lambda: evaluated(tmp_path), started)
+        started.interrupt()
+        ended = started.end(20)
+    assert ended.code == 4, f"exit code {ended.code}: {ended.stderr}"
+    assert "Traceback" not in ended.stderr
+    with results.open_run(tmp_path / "out") as file_:
+        assert file_.attrs["status"] == "stopped"
+
+
+def test_a_missing_peer_file_is_nan(tmp_path: Path) -> None:
+    ended = run(WAYS["debug"].command(experiment(tmp_path)), tmp_path)
+    assert ended.code == 0, ended.stderr
+    (tmp_path / "out" / "peers" / f"peer-{VICTIM:05d}.h5").unlink()
+    for group, rows in (("train", ROUNDS), ("eval", 2 * (ROUNDS // EVERY + 1))):
+        found = columns(tmp_path / "out", group)
+        assert [rows_of(found, rank) for rank in range(PEERS)] == [
+            0 if rank == VICTIM else rows for rank in range(PEERS)
+        ]
+    with results.open_run(tmp_path / "out") as file:
+        x = file["final/x"][:]
+    assert np.isfinite(x).all(axis=1).tolist() == [rank != VICTIM for rank in range(PEERS)]
+    assert np.isnan(x[VICTIM]).all()
+
+
+def test_a_run_folder_can_be_moved(tmp_path: Path) -> None:
+    ended = run(WAYS["debug"].command(experiment(tmp_path)), tmp_path)
+    assert ended.code == 0, ended.stderr
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").rename(tmp_path / "elsewhere" / "moved")
+    found = columns(tmp_path / "elsewhere" / "moved", "train")
+    assert [rows_of(found, rank) for rank in range(PEERS)] == [ROUNDS] * PEERS

@@ -1,0 +1,178 @@
+"""One experiment gives the same bits under `mpiexec p2psim run`, `p2psim run` and `--debug`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from p2psim import registry
+from tests.launching import Table, p2psim, run, under_mpiexec, write
+
+PEERS, ROUNDS, EVERY = 6, 12, 5
+TOP_K = {"name": "top-k", "keep": 0.1}
+RING: Table = {"name": "ring"}
+WANDERING: Table = {"name": "one-peer-exponential"}
+TIMES: Table = {
+    "compute": {"name": "shifted-exponential", "shift": 0.05, "mean": 0.02, "period": 3},
+    "link": {"latency": 1e-3, "bandwidth": 1e6},
+}
+
+
+def variant(name: str, topology: Table = RING, /, **changes: Any) -> Table:
+    """An experiment that stands for an algorithm. `changes` of other sections by section."""
+    table: Table = {
+        "peers": PEERS,
+        "rounds": ROUNDS,
+        "data": {
+            "name": "digits",
+            "partition": {"name": "skew", "s": 0.8},
+            "batch_size": 16,
+        },
+        # More than 10,000 parameters: there, BLAS begins to share a sum out among threads.
+        "model": {"name": "mlp", "hidden": [160]},
+        "learning": {"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}, "l2": 1e-4},
+        "algorithm": {"name": name},
+        "topology": topology,
+        "eval": {"every": EVERY},
+    }
+    for section, values in changes.items():
+        table[section] = {**table.get(section, {}), **values}
+    return table
+
+
+def choco(kind: str, **compressor: Any) -> Table:
+    """CHOCO-SGD, fresh or stale."""
+    return variant("choco-sgd", algorithm={"variant": kind, "gamma": 0.3, "compressor": compressor})
+
+
+VARIANTS: dict[str, Table] = {
+    "isolated": variant("isolated"),
+    "all-reduce": variant("all-reduce"),
+    "d-psgd-atc": variant("d-psgd", time=TIMES),
+    "d-psgd-cta-T2-S2": variant(
+        "d-psgd", algorithm={"order": "cta"}, learning={"local_steps": 2, "consensus_steps": 2}
+    ),
+    "d-psgd-float64": variant("d-psgd", model={"dtype": "float64"}),
+    "choco-fresh-top-k": choco("fresh", **TOP_K),
+    "choco-fresh-top-k-affine-8": choco("fresh", **TOP_K, values="affine-8"),
+    "choco-fresh-random-k": choco("fresh", name="random-k", keep=0.1),
+    "choco-stale-qsgd": {**choco("stale", name="qsgd", bits=4), "time": TIMES},
+    "deep-squeeze-sign": variant(
+        "deep-squeeze", algorithm={"gamma": 0.2, "compressor": {"name": "sign"}}
+    ),
+    "sgp-one-peer-exponential": variant("sgp", WANDERING),
+}
+LAUNCHED = ("d-psgd-atc", "choco-stale-qsgd", "sgp-one-peer-exponential")
+# All variants by --debug, one after the other in a single process: importing torch takes longest.
+ALL_BY_DEBUG = """
+import json, sys
+from p2psim.cli import main
+for arguments in json.loads(sys.argv[1]):
+    print(arguments)
+    if main(arguments, standalone_mode=False):
+        sys.exit(f"{arguments} failed")
+"""
+
+
+@pytest.fixture(scope="module")
+def debugged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run folder of every variant, made by --debug."""
+    folder = tmp_path_factory.mktemp("debug")
+    commands = [
+        ["run", str(write(folder, table, f"{name}.toml")), "--debug", "--out", str(folder / name)]
+        for name, table in VARIANTS.items()
+    ]
+    ended = run([sys.executable, "-c", ALL_BY_DEBUG, json.dumps(commands)], folder, 200)
+    assert ended.code == 0, ended.stderr
+    return folder
+
+
+def numbers(folder: Path) -> dict[str, tuple[Any, bytes]]:
+    """Shape and bytes of all that must not depend on how the run was started."""
+    made = {}
+    with h5py.File(folder / "run.h5", "r", locking=False) as file:
+        assert file.attrs["status"] == "done"
+        for group in ("train", "eval", "final"):
+            for name, dataset in file[group].items():
+                if (group, name) != ("train", "wall"):
+                    made[f"{group}/{name}"] = dataset.shape, dataset[...].tobytes()
+    return made
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    """Both runs hold the same datasets with the same bytes."""
+    here, there = numbers(folder), numbers(other)
+    assert here.keys() == there.keys()
+    different = [name for name in here if here[name] != there[name]]
+    assert not different, f"{folder} and {other} differ in {different}"
+
+
+def registered() -> set[str]:
+    """The algorithms of the package; other tests may have loaded some from files."""
+    known = registry.names("algorithm").items()
+    return {name for name, cls in known if cls.__module__.startswith("p2psim.")}
+
+
+def test_every_algorithm_has_a_variant() -> None:
+    assert {table["algorithm"]["name"] for table in VARIANTS.values()} == registered()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_reference_is_a_run_that_learns(name: str, debugged: Path) -> None:
+    """Equal bits mean little where nothing has happened."""
+    with h5py.File(debugged / name / "run.h5", "r", locking=False) as file:
+        x, loss = file["final/x"][:], file["train/loss"][:]
+        assert x.shape == (PEERS, 64 * 160 + 160 + 160 * 10 + 10)
+        assert np.isfinite(x).all()
+        assert (loss[:, -1] < loss[:, 0]).any()
+        alike = VARIANTS[name]["algorithm"]["name"] == "all-reduce"
+        assert (x[0] == x[1]).all() == alike
+        assert file["eval/round"][0].tolist() == [5, 5, 10, 10, 12, 12]
+        assert (file["train/time"][:, -1] > 0).all() == ("time" in VARIANTS[name])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_mpiexec_gives_the_bits_of_debug(name: str, debugged: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, VARIANTS[name])
+    ended = run(under_mpiexec(PEERS, p2psim("run", file, "--out", "out")), tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert_same(tmp_path / "out", debugged / name)
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_the_launcher_gives_the_bits_of_debug(name: str, debugged: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, VARIANTS[name])
+    ended = run(p2psim("run", file, "--out", "out"), tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert_same(tmp_path / "out", debugged / name)
+
+
+def test_the_command_line_of_debug_gives_the_same_bits(debugged: Path, tmp_path: Path) -> None:
+    """The fixture calls p2psim from Python; here is what a user types."""
+    file = write(tmp_path, VARIANTS["d-psgd-atc"])
+    ended = run(p2psim("run", file, "--debug", "--out", "out"), tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert_same(tmp_path / "out", debugged / "d-psgd-atc")
+
+
+def test_another_seed_gives_other_bits(debugged: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, {**VARIANTS["d-psgd-atc"], "seed": 2})
+    ended = run(p2psim("run", file, "--debug", "--out", "out"), tmp_path)
+    assert ended.code == 0, ended.stderr
+    here, there = numbers(tmp_path / "out"), numbers(debugged / "d-psgd-atc")
+    assert here["final/x"] != there["final/x"]
+
+
+def test_the_summary_of_a_run_says_that_it_is_done(tmp_path: Path) -> None:
+    """Whichever rank comes first writes the status; rank 0 prints it."""
+    file = write(tmp_path, {**VARIANTS["isolated"], "rounds": 1})
+    ended = run(under_mpiexec(PEERS, p2psim("run", file, "--out", "out")), tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert len(ended.stdout.splitlines()) == 1
+    assert "out: done, accuracy 0." in ended.stdout
