@@ -1,6 +1,6 @@
 """Rates of the compressors: encode and decode together, against a copy and against torch.
 
-Run `python bench/codecs.py`. Everything is measured in one thread, interleaved, and the minimum
+Everything is measured in one thread, interleaved, and the minimum
 of the repeats counts: other processes can only add to a time.
 """
 
@@ -92,14 +92,6 @@ def row(name: str, value: float, least: float | None = None) -> dict[str, Any]:
 
 
 def main() -> list[dict[str, Any]]:
-    """Measure all, print the table, return its rows."""
+    """Rates of the compressors, encode and decode together."""
     torch.set_num_threads(1)
-    rows = [found for d, repeats in SIZES.items() for found in measure(d, repeats)]
-    for found in rows:
-        verdict = "" if not found["bound"] else "ok" if found["ok"] else "TOO SLOW"
-        print(f"{found['name']:<45}{found['value']:>10.3f}  {found['bound']:<9}{verdict}")
-    return rows
-
-
-if __name__ == "__main__":
-    raise SystemExit(not all(found["ok"] for found in main()))
+    return [found for d, repeats in SIZES.items() for found in measure(d, repeats)]

@@ -90,3 +90,56 @@ def fetch(name: str) -> None:
     from p2psim.data import fetch as fetching
 
     click.echo(fetching.fetch(name))
+
+
+RUN = click.Path(path_type=Path)  # a run folder or its run.h5; whether it is one, results says
+TO = click.option("--to", "target", type=click.Path(path_type=Path), metavar="FILE")
+
+
+@main.command()
+@click.argument("run", type=RUN)
+def show(run: Path) -> None:
+    """Show what a run was and what came of it."""
+    from p2psim import results
+
+    click.echo(results.summary(run))
+
+
+@main.command()
+@click.argument("run", type=RUN)
+@click.argument("other", type=RUN)
+def compare(run: Path, other: Path) -> None:
+    """Show side by side what differs between two runs."""
+    from p2psim import results
+
+    click.echo(results.compare(run, other))
+
+
+@main.command()
+@click.argument("runs", type=RUN, nargs=-1, required=True, metavar="RUN...")
+@TO
+def plot(runs: tuple[Path, ...], target: Path | None) -> None:
+    """Draw runs in one figure: .png, .svg or .pdf (default: RUN/figure.png of the first)."""
+    from p2psim import plots
+
+    click.echo(plots.plot(runs, target))
+
+
+@main.command()
+@click.argument("run", type=RUN)
+@TO
+@click.option("--force", is_flag=True, help="Replace the file.")
+def join(run: Path, target: Path | None, force: bool) -> None:
+    """Turn a run's files into a single one (default: RUN/joined.h5)."""
+    from p2psim import results
+
+    click.echo(results.join(run, target, force))
+
+
+@main.command("list")
+@click.argument("kind", required=False)
+def list_(kind: str | None) -> None:
+    """List the plug-ins, or those of one KIND, with their parameters and sources."""
+    from p2psim import listing
+
+    click.echo(listing.listing(kind))

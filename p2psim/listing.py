@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 from p2psim import config, registry, topology
 from p2psim.base import KINDS
 from p2psim.errors import InputError, suggest
+from p2psim.weights import RULES
 
 WIDTH = 100
 
@@ -29,7 +30,7 @@ def section(kind: str) -> Iterator[str]:
         for name, (parameters, summary) in topology.available().items():
             yield from entry(name, summary, "")
             yield from filter(None, [indent(parameters, 6)])
-        yield from entry("weights", f"the rule of W: {', '.join(topology.RULES)}", "")
+        yield indent(f"Each takes weights = the rule of W: {', '.join(RULES)}.", 2)
         return
     for name, cls in sorted(registry.names(kind).items()):
         yield from entry(name, first_line(cls), getattr(cls, "source", ""))
@@ -52,7 +53,7 @@ def parameters_of(cls: type) -> Iterator[str]:
 
 
 def first_line(cls: type) -> str:
-    """The first sentence or line of the docstring, whichever ends later on that line."""
+    """The first line of the docstring."""
     return (cls.__doc__ or "").strip().partition("\n")[0]
 
 

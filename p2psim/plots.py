@@ -83,11 +83,13 @@ def default_target(path: Path) -> Path:
 def draw(runs: Sequence[Run]) -> Any:
     """The figure: panels left to right, what tells the runs apart below."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     timed = any(run.timed for run in runs)
     columns = 3 if timed else 2
-    figure = Figure(figsize=(3.5 * columns, 6.2), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
+    figure = Figure(
+        figsize=(3.5 * columns, 6.2), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06)
+    )
     grid = figure.add_gridspec(2, columns)
     cells = [figure.add_subplot(grid[place]) for place in range(2 * columns - 1)]
     measure = "accuracy" if any(run.measure == "accuracy" for run in runs) else "loss"
@@ -280,7 +282,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
         for table in tables
     ]
     if "" in made or len(set(made)) < len(made):
-        folders = [run.name for run in runs]
+        folders = [results.run_file(run.path).resolve().parent.name for run in runs]
         made = folders if len(set(folders)) == len(runs) else [str(run.path) for run in runs]
     ended = [f" [{run.state}]" if run.state != "done" else "" for run in runs]
     return [text + end for text, end in zip(made, ended, strict=True)]

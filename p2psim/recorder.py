@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +47,7 @@ EVAL = {
     "class_accuracy": ("f8", "", "accuracy by class; NaN for a class without test samples"),
 }
 PHASES = ("local", "consensus")
+FLUSH_SECONDS = 5.0
 
 
 def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str]]:
@@ -83,7 +85,7 @@ class Recorder:
             path: np.ndarray(shape, kind, self.map, offsets[path])
             for path, (shape, kind, _, _) in layout(scenario).items()
         }
-        self.rows = 0
+        self.rows, self.flushed = 0, time.monotonic()
 
     def _create(self, paths: Mapping[str, Any], rank: int, samples: int) -> dict[str, int]:
         """Write the file with every byte of it allocated; returns each dataset's place."""
@@ -112,7 +114,10 @@ class Recorder:
         for name, value in named.items():
             self.columns[f"eval/{name}"][self.rows] = value
         self.rows += 1
-        self.map.flush()  # a run killed from here on is readable up to this row
+        # The rows outlive this process anyway; other nodes and a crash of this one need the disk.
+        if time.monotonic() - self.flushed > FLUSH_SECONDS:
+            self.map.flush()
+            self.flushed = time.monotonic()
 
     def close(self, x: Any = None) -> None:
         """Write the final vector, where there is one, and let go of the file."""

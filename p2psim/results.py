@@ -36,8 +36,8 @@ def run_file(path: Path) -> Path:
     inside = ", ".join(repr(str(run)) for run in expand(path)[:3] if run != path)
     if inside:
         raise InputError(f"{str(path)!r} holds several runs: give one of them, such as {inside}")
-    if not file.is_file() or not h5py.is_hdf5(file):
-        raise InputError(f"{str(path)!r} is not a run: give a run folder, or its run.h5")
+    if not file.is_file():
+        raise InputError(f"{str(path)!r} is no run: give a run folder, or its run.h5")
     return file
 
 
@@ -52,7 +52,8 @@ def open_run(path: Path) -> h5py.File:
     try:
         file = h5py.File(run_file(path), "r", locking=False)
     except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error}") from None
+        cause = f"{str(path)!r} cannot be read as a run ({error})"
+        raise InputError(f"{cause}: give a run folder, or its run.h5") from None
     if "experiment" not in file.attrs or "train/round" not in file:
         file.close()
         raise InputError(f"{str(path)!r} is no run.h5: give a run folder, or its run.h5")
@@ -81,9 +82,11 @@ def numbers(file: h5py.File, path: str) -> Array:
 
 def progress(folder: Path) -> tuple[int, int, float] | None:
     """(rounds that every peer has completed, of how many, mean loss), None before the start."""
-    if not (folder / "run.h5").exists():
-        return None
-    with open_run(folder) as file:
+    try:
+        opened = open_run(folder)
+    except InputError:
+        return None  # not there yet, or being written at this moment
+    with opened as file:
         rounds = column(file, "train/round")
         done = int((rounds >= 0).sum(axis=1).min())
         loss = column(file, "train/loss")[:, done - 1].mean() if done else np.nan
@@ -123,12 +126,6 @@ class Run:
     members: list[Table]  # attributes of the peers' files; none in a joined file
 
     @property
-    def name(self) -> str:
-        """The folder's name, or that of a file in it which is not run.h5."""
-        path = self.path.resolve()
-        return path.parent.name if path.name == "run.h5" else path.name
-
-    @property
     def done(self) -> NDArray[np.int64]:
         """Rounds completed, by peer."""
         made: NDArray[np.int64] = np.isfinite(self.train["round"]).sum(axis=1)
@@ -148,10 +145,8 @@ class Run:
     def rows(self, phase: int) -> NDArray[np.int64]:
         """The rows of /eval after this phase that all peers still alive have recorded."""
         there = np.isfinite(self.eval["round"])
-        alive = there[there.any(axis=1)]
-        if not len(alive):
-            return np.zeros(0, np.int64)
-        return np.flatnonzero(alive.all(axis=0) & (self.eval["phase"] == phase).any(axis=0))
+        complete = there[there.any(axis=1)].all(axis=0)
+        return np.flatnonzero(complete & (self.eval["phase"] == phase).any(axis=0))
 
     def last(self, name: str) -> Array:
         """The last recorded value of a column of /train, by peer."""
@@ -195,10 +190,8 @@ def alive(member: Table) -> bool:
         return True
     try:
         os.kill(int(member["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # somebody else's process
+    except OSError as error:  # else it is there, but somebody else's
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -223,6 +216,8 @@ def join(path: Path, target: Path | None = None, force: bool = False) -> Path:
     """Write the run as one self-contained file of equal content (default: RUN/joined.h5)."""
     origin = run_file(path)
     target = target or origin.parent / "joined.h5"
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder {str(target.parent)!r}: give another --to")
     if target.exists() and (not force or target.is_dir() or target.samefile(origin)):
         cure = "" if force or target.is_dir() else ", or --force to replace it"
         raise InputError(f"{str(target)!r} exists: give another file with --to{cure}")
@@ -267,20 +262,16 @@ class Measure:
     label: str
     values: Array
     unit: str = ""  # "byte", "count", "s" or none
-    summable: bool = False
 
-    @property
-    def mean(self) -> float:
-        """Over the peers that recorded it; NaN if none did."""
-        there = self.values[~np.isnan(self.values)]
-        return float(there.mean()) if there.size else float("nan")
+    def __post_init__(self) -> None:
+        self.values = self.values[~np.isnan(self.values)]
+        self.mean = float(self.values.mean()) if self.values.size else float("nan")
 
     def cells(self) -> list[str]:
-        """Mean, min, max and sum, for people; only the mean where there is one value."""
-        there = self.values[~np.isnan(self.values)]
-        found = [self.mean, there.min(), there.max()] if there.size > 1 else [self.mean]
-        found += [there.sum()] if self.summable else []
-        return [quantity(float(value), self.unit) for value in found]
+        """Mean, min, max and, of amounts, the sum; only the mean where there is one value."""
+        spread = [self.values.min(), self.values.max()] if self.values.size > 1 else []
+        total = [self.values.sum()] if spread and self.unit in ("byte", "count") else []
+        return [quantity(float(value), self.unit) for value in [self.mean, *spread, *total]]
 
 
 def measures(run: Run) -> list[Measure]:
@@ -290,12 +281,12 @@ def measures(run: Run) -> list[Measure]:
     for name in dict.fromkeys([run.measure, "loss", "mean_model_accuracy", "consensus_distance"]):
         for phase, row in last if name != "mean_model_accuracy" or run.measure != "loss" else []:
             values = run.eval[name][:, row]
-            if name not in ("accuracy", "loss"):  # the same on every peer
-                values = values[~np.isnan(values)][:1]
             made.append(Measure(f"{name} after {PHASES[phase]}".replace("_", " "), values))
+            if name not in ("accuracy", "loss"):  # the same on every peer
+                made[-1].values = made[-1].values[:1]
     made.append(Measure("training loss", run.last("loss")))
-    made.append(Measure("payload sent", run.last("bytes_sent"), "byte", True))
-    made.append(Measure("messages sent", run.last("messages_sent"), "count", True))
+    made.append(Measure("payload sent", run.last("bytes_sent"), "byte"))
+    made.append(Measure("messages sent", run.last("messages_sent"), "count"))
     made += [Measure("virtual time", run.last("time"), "s")] if run.timed else []
     wall = run.last("wall")[run.done > 0].max(initial=0)
     rate = run.done.max() / wall if wall else np.nan
@@ -359,8 +350,8 @@ def flat(table: Table, path: str = "") -> dict[str, str]:
     """The values of nested tables by dotted key, as text."""
     found = {}
     for key, value in table.items():
-        inner = flat(value, f"{path}{key}.") if isinstance(value, dict) else None
-        found.update(inner if inner is not None else {path + key: phrase(value)})
+        inner = flat(value, f"{path}{key}.") if isinstance(value, dict) else {}
+        found.update(inner or {path + key: phrase(value)})
     return found
 
 

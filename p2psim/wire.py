@@ -23,7 +23,8 @@ from p2psim.base import Payload, Wire
 from p2psim.errors import AbortedError
 
 HEADER_TAG, PAYLOAD_TAG = 1, 2
-EAGER = 4096  # bytes; the sender of a larger payload may wait for its receiver
+EAGER = 4096  # bytes; the sender of a larger payload waits until its receiver has taken it
+SPIN = 5e-5  # seconds of polling before the first sleep
 SHORTEST, LONGEST = 2e-4, 5e-3  # seconds of sleep between polls while no bell rings
 PATIENCE = 0.1  # of the time waited so far: what such a sleep may add to it
 
@@ -45,6 +46,7 @@ class Doorbell:
         self.socket.setblocking(False)
         everyone = comm.allgather(mine)
         self.near = {rank: bell for rank, (where, bell) in enumerate(everyone) if where == home}
+        self.crowded = len(self.near) > len(os.sched_getaffinity(0))
 
     def ring(self, rank: int) -> None:
         """Wake this rank, if it is on this node."""
@@ -73,6 +75,7 @@ class MPIWire:
         self.mpi = MPI
         self.comm = (comm or MPI.COMM_WORLD).Dup()
         self.bell = bell or Doorbell(self.comm)
+        self.owed: set[int] = set()  # senders to be told that their payload has been taken
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size
         version = MPI.Get_library_version().splitlines()[0].rstrip("\x00")
@@ -89,6 +92,8 @@ class MPIWire:
 
     def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
         byte = self.mpi.BYTE
+        if payload.size > EAGER:
+            self.owed.add(source)
         return [
             self.comm.Irecv([header, byte], source, HEADER_TAG),
             self.comm.Irecv([payload, byte], source, PAYLOAD_TAG),
@@ -98,7 +103,12 @@ class MPIWire:
         test_all, began = self.mpi.Request.Testall, time.perf_counter()
         while not test_all(requests):
             waited = time.perf_counter() - began
-            self.bell.sleep(min(max(waited * PATIENCE, SHORTEST), LONGEST))
+            if waited < SPIN or not self.bell.crowded:
+                os.sched_yield()
+            else:
+                self.bell.sleep(min(max(waited * PATIENCE, SHORTEST), LONGEST))
+        while self.owed:
+            self.bell.ring(self.owed.pop())
 
     def twin(self) -> MPIWire:
         return MPIWire(self.comm, self.bell)

@@ -129,24 +129,27 @@ class Setup:
     gamma: float = 1.0
     compress: Compressor = identity
     options: Mapping[str, Any] = field(default_factory=dict)
-    rounding: np.random.Generator | None = None  # disturbs every gradient as float32 would
+    rounding: np.random.Generator | None = None  # disturbs all that is stored, as float32 would
 
     @property
     def n(self) -> int:
         return len(self.A)
 
-    def W(self, t: int) -> Matrix:
+    def mixing(self, t: int) -> Matrix:
         return self.weights[t % len(self.weights)]
 
     def gradient(self, X: Matrix) -> Matrix:
         """Row i: A_i^T (A_i x_i - b_i) / m."""
         rows = [a.T @ (a @ x - b) / len(b) for a, b, x in zip(self.A, self.b, X, strict=True)]
-        G = np.array(rows)
-        if self.rounding is not None:
-            G *= 1 + np.finfo(np.float32).eps / 2 * self.rounding.standard_normal(G.shape)
-        return G
+        return self.stored(np.array(rows))
 
-    def C(self, X: Matrix) -> Matrix:
+    def stored(self, X: Matrix) -> Matrix:
+        """X itself, or with relative errors as large as the roundings of float32."""
+        if self.rounding is None:
+            return X
+        return X * (1 + np.finfo(np.float32).eps / 2 * self.rounding.standard_normal(X.shape))
+
+    def compressed(self, X: Matrix) -> Matrix:
         """Every row compressed by itself."""
         return np.array([self.compress(x) for x in X])
 
@@ -167,7 +170,7 @@ class LocalSteps:
     def take(self, X: Matrix) -> Matrix:
         """T steps from X, each peer on its own."""
         for _ in range(self.setup.local_steps):
-            X = X - self.change(self.setup.gradient(X), X)
+            X = self.setup.stored(X - self.change(self.setup.gradient(X), X))
         return X
 
 
@@ -198,7 +201,7 @@ def d_psgd(s: Setup) -> Matrix:
         delta = X - after
         mixed = X if s.options["order"] == "cta" else after
         for _ in range(s.consensus_steps):
-            mixed = s.W(t) @ mixed
+            mixed = s.mixing(t) @ mixed
             t += 1
         X = mixed - delta if s.options["order"] == "cta" else mixed
     return X
@@ -212,11 +215,11 @@ def choco_sgd(s: Setup) -> Matrix:
         X = local.take(X)
         for _ in range(s.consensus_steps):
             if s.options["variant"] == "fresh":
-                hat = hat + s.C(X - hat)
-                X = X + s.gamma * (s.W(t) - np.eye(s.n)) @ hat
+                hat = hat + s.compressed(X - hat)
+                X = X + s.gamma * (s.mixing(t) - np.eye(s.n)) @ hat
             else:
-                X = X + s.gamma * (s.W(t) - np.eye(s.n)) @ hat
-                hat = hat + s.C(X - hat)
+                X = X + s.gamma * (s.mixing(t) - np.eye(s.n)) @ hat
+                hat = hat + s.compressed(X - hat)
             t += 1
     return X
 
@@ -228,9 +231,9 @@ def deep_squeeze(s: Setup) -> Matrix:
     for _ in range(s.rounds):
         X = local.take(X)
         for _ in range(s.consensus_steps):
-            sent = s.C(X + E)
+            sent = s.compressed(X + E)
             E = X + E - sent
-            X = X + s.gamma * (s.W(t) - np.eye(s.n)) @ sent
+            X = X + s.gamma * (s.mixing(t) - np.eye(s.n)) @ sent
             t += 1
     return X
 
@@ -244,7 +247,7 @@ def sgp(s: Setup) -> Matrix:
             Z = X / u
             X = X - local.change(s.gradient(Z), Z)
         for _ in range(s.consensus_steps):
-            X, u = s.W(t) @ X, s.W(t) @ u
+            X, u = s.mixing(t) @ X, s.mixing(t) @ u
             t += 1
     return X / u
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -169,8 +169,3 @@ def difference(got: NDArray[Any], wanted: NDArray[Any]) -> float:
     """||got - wanted||_F / ||wanted||_F, and NaN where one of them is not finite."""
     wanted = np.asarray(wanted, np.float64)
     return float(np.linalg.norm(got.astype(np.float64) - wanted) / np.linalg.norm(wanted))
-
-
-def with_name(given: str | Mapping[str, Any]) -> Table:
-    """A plug-in given by name or by table, as a table."""
-    return {"name": given} if isinstance(given, str) else dict(given)

@@ -86,9 +86,10 @@ GRAPHS = {
     ),
 }
 
-PLAIN: dict[str, Any] = {}
-HEAVY = {"momentum": 0.8, "weight_decay": 0.01}
-NESTEROV = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.003, "lr": 0.02}
+# Rates so small that after ROUNDS rounds x still depends on every step taken.
+PLAIN: dict[str, Any] = {"lr": 0.02}
+HEAVY = {"momentum": 0.8, "weight_decay": 0.01, "lr": 0.01}
+NESTEROV = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.003, "lr": 0.005}
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,12 @@ CASES: dict[str, list[Case]] = {
         Case(STALE, HEAVY, gamma=0.4, compressor=AFFINE),
     ],
     "deep-squeeze": [
-        Case(PLAIN, HEAVY, gamma=0.7, compressor=IDENTITY, T=2, S=2),
-        Case(PLAIN, PLAIN, gamma=0.1, compressor=TOP),
-        Case(PLAIN, NESTEROV, gamma=0.1, compressor=SIGN),
-        Case(PLAIN, HEAVY, gamma=0.4, compressor=AFFINE),
+        Case({}, HEAVY, gamma=0.7, compressor=IDENTITY, T=2, S=2),
+        Case({}, PLAIN, gamma=0.1, compressor=TOP),
+        Case({}, NESTEROV, gamma=0.1, compressor=SIGN),
+        Case({}, HEAVY, gamma=0.4, compressor=AFFINE),
     ],
-    "sgp": [Case(PLAIN, HEAVY), Case(PLAIN, NESTEROV, T=2, S=2)],
+    "sgp": [Case({}, HEAVY), Case({}, NESTEROV, T=2, S=2)],
 }
 # What each algorithm asks of W: written down a second time on purpose.
 NEEDS: dict[str, set[str]] = {
@@ -219,9 +220,9 @@ def outcome(
 
 
 def moved_by_rounding(name: str, setup: oracle.Setup) -> float:
-    """How far float32 roundings of the gradients alone move the oracle's own result."""
+    """How far roundings as large as those of float32 move the oracle's own result."""
     exact = oracle.ALGORITHMS[name](setup)
-    shaken = [replace(setup, rounding=np.random.default_rng(seed)) for seed in range(4)]
+    shaken = [replace(setup, rounding=np.random.default_rng(seed)) for seed in range(12)]
     return max(difference(oracle.ALGORITHMS[name](one), exact) for one in shaken)
 
 
@@ -246,8 +247,8 @@ def test_agrees_with_the_oracle_in_float32(
     name: str, number: int, graph: str, tmp_path: Path
 ) -> None:
     deviation, setup = outcome(tmp_path, name, number, graph, "float32")
-    # A compressor that rounds turns one float32 rounding into a whole step of its grid, and
-    # DeepSqueeze never forgets that: there 1e-4 is below what the method itself can promise.
+    # A compressor that chooses or rounds can turn one float32 rounding into another choice. Where
+    # that moves the oracle itself by more than 1e-4, no float32 run can be asked for less.
     assert deviation <= 1e-4 or deviation <= 3 * moved_by_rounding(name, setup)
 
 
@@ -273,3 +274,20 @@ def test_the_unbalanced_graphs_are_unbalanced(tmp_path: Path) -> None:
     W = scenario.load(table, tmp_path).topology.at(0)
     assert np.ptp((W != 0).sum(axis=0)) > 0
     assert np.abs(W.sum(axis=1) - 1).max() > 0.1
+
+
+def test_the_rows_say_what_the_models_are(tmp_path: Path) -> None:
+    problem = quadratics(6)
+    run = run_quadratic(problem, tmp_path, "d-psgd", rounds=7)
+
+    def loss(i: int, x: Matrix) -> float:
+        return float(((problem.A[i] @ x - problem.b[i]) ** 2).mean() / 2)
+
+    first = [loss(i, x) for i, x in enumerate(problem.x0)]
+    assert difference(run.train["loss"][:, 0], np.array(first)) <= 1e-12
+    everywhere = [np.mean([loss(j, x) for j in range(6)]) for x in run.x]
+    assert difference(run.eval["loss"][:, -1], np.array(everywhere)) <= 1e-12
+    spread = np.sqrt(((run.x - run.x.mean(axis=0)) ** 2).sum() / 6)
+    assert difference(run.eval["consensus_distance"][:, -1], np.full(6, spread)) <= 1e-12
+    assert run.eval["phase"].tolist() == [[0, 1]] * 6
+    assert run.train["step"].tolist() == run.train["epoch"].tolist() == [[*range(1, 8)]] * 6

@@ -72,7 +72,8 @@ def test_the_same_experiment_gives_the_same_bits(algorithm: Table, tmp_path: Pat
 
 
 def test_another_seed_gives_another_run(tmp_path: Path) -> None:
-    one, other = (run_here({**RANDOM, "seed": seed}, tmp_path) for seed in (5, 6))
+    table = {**RANDOM, "topology": "ring"}  # so that nothing differs by the graph alone
+    one, other = (run_here({**table, "seed": seed}, tmp_path) for seed in (5, 6))
     for name in ("final/x", "train/loss", "train/time", "eval/loss", "eval/accuracy"):
         assert one.datasets()[name] != other.datasets()[name], name
 

@@ -237,7 +237,7 @@ def check_results_are_kept(wire: MPIWire) -> None:
 
 def check_no_allocation(wire: MPIWire) -> None:
     """After the first rounds, no array of the size of a vector is made again."""
-    d, rank = 200_000, wire.rank
+    d, rank = 1_000_000, wire.rank  # so many that chunks are small beside it
     net = made(wire, directed(wire.size))
     own = vector(rank, d)
     codes = [coder(name, rank, (d,)) for name in ("identity", "affine-8")]

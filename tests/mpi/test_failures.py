@@ -30,8 +30,9 @@ from tests.launching import (
     write,
 )
 
-PEERS, ROUNDS, EVERY = 4, 20, 3
+PEERS, ROUNDS, EVERY = 3, 20, 3
 VICTIM, ROUND = 2, 6  # an evaluation round
+LONG = 2000  # rounds of a run that does not end by itself
 SOON = 5.0  # seconds from the exception to the end of the run
 # A thread knows where its own peer is: under mpiexec there is one, with --debug there are all.
 PLUGIN = """
@@ -88,13 +89,15 @@ class FailingModel(Linear):
 """
 
 
-def experiment(folder: Path, phase: str = "", round_: int = ROUND, pause: float = 0.0) -> Path:
+def experiment(
+    folder: Path, phase: str = "", round_: int = ROUND, pause: float = 0.0, rounds: int = ROUNDS
+) -> Path:
     """An experiment whose peer VICTIM fails in `phase` (never without), and its plug-in file."""
     header = f"VICTIM, ROUND, PHASE = {VICTIM}, {round_}, {phase!r}\n"
     (folder / "failing.py").write_text(header + PLUGIN)
     table: Table = {
         "peers": PEERS,
-        "rounds": ROUNDS,
+        "rounds": rounds,
         "data": {"name": "digits", "batch_size": 16},
         "model": {"name": "failing.py:FailingModel"},
         "algorithm": {"name": "failing.py:Failing", "pause": pause},
@@ -216,8 +219,8 @@ def evaluated(folder: Path) -> bool:
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[Started]:
-    """A run under the launcher, a fifth of a second a round, past its first evaluation."""
-    file = experiment(tmp_path, pause=0.2)
+    """A run of minutes under the launcher, past its first evaluation."""
+    file = experiment(tmp_path, pause=0.1, rounds=LONG)
     # A shell may have told its background jobs to ignore SIGINT, and a program inherits that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with Started(WAYS["launcher"].command(file), tmp_path) as started:
@@ -233,7 +236,7 @@ def assert_stopped_halfway(run_folder: Path, status: str) -> None:
         assert np.isnan(file["final/x"][:]).all()
     train, evaluation = columns(run_folder, "train"), columns(run_folder, "eval")
     for rank in range(PEERS):
-        assert EVERY < rows_of(train, rank) < ROUNDS
+        assert EVERY < rows_of(train, rank) < LONG
         assert rows_of(evaluation, rank) >= 2
         assert (evaluation["round"][rank, :2] == EVERY).all()
         assert 0 <= evaluation["accuracy"][rank, 1] <= 1
@@ -281,7 +284,7 @@ def test_sigterm_to_the_launcher_leaves_no_ranks(slow: Started, tmp_path: Path) 
 
 
 def test_ctrl_c_during_debug(tmp_path: Path) -> None:
-    file = experiment(tmp_path, pause=0.1)
+    file = experiment(tmp_path, pause=0.1, rounds=LONG)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with Started(WAYS["debug"].command(file), tmp_path) as started:
         signal.signal(signal.SIGINT, before)
@@ -316,3 +319,15 @@ def test_a_run_folder_can_be_moved(tmp_path: Path) -> None:
     (tmp_path / "out").rename(tmp_path / "elsewhere" / "moved")
     found = columns(tmp_path / "elsewhere" / "moved", "train")
     assert [rows_of(found, rank) for rank in range(PEERS)] == [ROUNDS] * PEERS
+
+
+def test_a_run_can_be_watched_from_before_its_first_moment(tmp_path: Path) -> None:
+    """Peers make their files while the progress bar reads; what is not there yet is no error."""
+    file = experiment(tmp_path, rounds=100)
+    seen = set()
+    with Started(WAYS["debug"].command(file), tmp_path) as started:
+        while started.process.poll() is None:
+            seen.add(results.progress(tmp_path / "out"))
+        assert started.end(1).code == 0
+    assert None in seen
+    assert {state[1] for state in seen if state} == {100}

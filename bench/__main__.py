@@ -1,0 +1,76 @@
+"""`make bench`: all measurements, each with its bound; ends with 1 where one is missed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from bench import codecs, step
+from p2psim.launcher import ranks
+
+Row = dict[str, Any]
+
+
+def in_ranks(module: str, n: int) -> Row:
+    """The JSON line that a measurement prints when run on n ranks."""
+    mpiexec, flavor = ranks.find_mpiexec()
+    options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
+    command = [mpiexec, *(options if flavor == "openmpi" else []), "-n", str(n)]
+    done = subprocess.run(
+        [*command, sys.executable, "-m", module], capture_output=True, text=True, timeout=600
+    )
+    if done.returncode:
+        raise SystemExit(f"{module} on {n} ranks failed:\n{done.stderr}")
+    found: Row = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def row(name: str, value: float, bound: str, ok: bool) -> Row:
+    """One line of the table."""
+    return {"name": name, "value": value, "bound": bound, "ok": ok}
+
+
+def exchange() -> list[Row]:
+    """(a) ring exchange and mix of 4 MB against a bare mpi4py loop."""
+    rows = []
+    for n in (2, 8):
+        found = in_ranks("bench.exchange", n)
+        name = f"mix 4 MB on a ring of {n}, {found['ours'] * 1e3:.2f} ms / bare mpi4py"
+        ok = found["ratio"] <= 1.15 and found["same"]
+        rows.append(row(name, found["ratio"], "<= 1.15", ok))
+    return rows
+
+
+def recording() -> list[Row]:
+    """(d) what recording costs."""
+    share = in_ranks("bench.recording", 8)["share"]
+    return [row("recording / quickstart run", share, "<= 0.02", share <= 0.02)]
+
+
+def scaling() -> list[Row]:
+    """(e) CPU seconds per peer and round."""
+    found = {n: in_ranks("bench.scaling", n)["cpu"] for n in (4, 16, 48)}
+    rows = [
+        row(f"CPU ms per peer and round, {n} ranks", cpu * 1e3, "", True)
+        for n, cpu in found.items()
+    ]
+    spread = max(found.values()) / min(found.values()) - 1
+    return [*rows, row("largest of these / smallest - 1", spread, "<= 0.25", spread <= 0.25)]
+
+
+def main() -> int:
+    """Measure and print."""
+    rows = []
+    for part in (exchange, step.main, codecs.main, recording, scaling):
+        print(f"-- {(part.__doc__ or '').splitlines()[0]}", flush=True)
+        for found in part():
+            verdict = ("ok" if found["ok"] else "MISSED") if found["bound"] else ""
+            print(f"{found['name']:<58}{found['value']:>9.3f}  {found['bound']:<9}{verdict}")
+            rows.append(found)
+    return int(not all(found["ok"] for found in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""`p2psim list`: complete, in the words of the classes, and quick to refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from click.testing import CliRunner
+
+from p2psim import listing, registry, topology
+from p2psim.base import KINDS, Compressor, Count
+from p2psim.cli import main
+from p2psim.errors import InputError
+
+PLUGINS = [(kind, name) for kind in KINDS for name in registry.names(kind)]
+
+
+def block(text: str, name: str) -> str:
+    """The lines of one plug-in, folded ones joined."""
+    lines = text.splitlines()
+    start = next(k for k, line in enumerate(lines) if line.split()[:1] == [name])
+    rest = [k for k in range(start + 1, len(lines)) if lines[k][2:3].strip()]
+    return " ".join(" ".join(lines[start : min(rest, default=len(lines))]).split())
+
+
+@pytest.mark.parametrize(("kind", "name"), PLUGINS)
+def test_every_plugin_with_every_parameter(kind: str, name: str) -> None:
+    cls = registry.names(kind)[name]
+    text = block(listing.listing(kind), name)
+    assert " ".join(listing.first_line(cls).split()) in text
+    assert " ".join(cls.source.split()) in text  # type: ignore[attr-defined]
+    for field in dataclasses.fields(cls):
+        required = field.default is field.default_factory is dataclasses.MISSING
+        assert f" {field.name} {'(required)' if required else listing.default(field)} " in text
+
+
+@pytest.mark.parametrize("name", topology.available())
+def test_every_topology(name: str) -> None:
+    parameters, summary = topology.available()[name]
+    text = block(listing.listing("topology"), name)
+    assert summary in text
+    assert parameters in text
+
+
+def test_all_kinds_are_listed_without_one() -> None:
+    text = listing.listing()
+    heads = [line for line in text.splitlines() if line and not line.startswith(" ")]
+    assert heads == [*KINDS, "topology"]
+    assert all(listing.listing(kind) in text for kind in heads)
+    assert max(map(len, text.splitlines())) <= listing.WIDTH
+
+
+def test_known_entries_by_hand() -> None:
+    text = block(listing.listing("algorithm"), "choco-sgd")
+    assert "[Koloskova, Stich & Jaggi 2019, Algorithm 2" in text
+    assert "variant \"fresh\" 'fresh' or 'stale'" in text
+    assert 'compressor "identity" a compressor (p2psim list compressor)' in text
+    assert "keep (none) a number > 0 and <= 1" in block(listing.listing("compressor"), "top-k")
+    assert "hidden [200, 200] a list" in block(listing.listing("model"), "mlp")
+
+
+def test_words_and_defaults() -> None:
+    assert listing.words(Count | None) == "a whole number >= 1"
+    assert listing.words(Compressor | None) == "a compressor (p2psim list compressor)"
+    assert [listing.toml(value) for value in (True, 0.5, "a", ["b", 1])] == [
+        "true", "0.5", '"a"', '["b", 1]',
+    ]  # fmt: skip
+
+
+def test_command() -> None:
+    outcome = CliRunner().invoke(main, ["list", "topology"])
+    assert outcome.exit_code == 0
+    assert outcome.output == listing.listing("topology") + "\n"
+    outcome = CliRunner().invoke(main, ["list", "algoritm"])
+    assert outcome.exit_code == 2
+    assert "did you mean 'algorithm'?" in outcome.output
+    with pytest.raises(InputError, match="topology"):
+        listing.listing("")
