@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-mpich test-openmpi check bench clean
+.PHONY: help setup run referee test test-mpich test-openmpi check bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ run: $(READY)  ## Run the quickstart: 8 peers learn digits on a ring; prints, dr
 	$(BIN)/p2psim run experiments/quickstart.toml --out runs/quickstart --force
 	$(BIN)/p2psim plot runs/quickstart
 	$(BIN)/python experiments/check_quickstart.py runs/quickstart
+
+referee: $(READY)  ## Run exact problems with known answers, compare with theory, draw them
+	$(BIN)/python experiments/referee/run.py runs/referee
 
 test: $(READY)  ## Run all tests, with real ranks under MPICH
 	$(BIN)/python -m pytest tests

@@ -82,7 +82,11 @@ def main() -> None:
     if wire.rank == 0:
         plain, own = np.median(pairs, axis=0)
         ratio = np.median([b / a for a, b in pairs])
-        print(json.dumps({"ranks": wire.size, "bare": plain, "ours": own, "ratio": ratio, "same": same}))
+        print(
+            json.dumps(
+                {"ranks": wire.size, "bare": plain, "ours": own, "ratio": ratio, "same": same}
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from p2psim import scenario
+from p2psim import config, scenario
 from p2psim.clock import Clock, Link
 from p2psim.launcher import ranks
 from p2psim.neighborhood import Neighborhood
@@ -18,7 +18,8 @@ from p2psim.recorder import Recorder
 from p2psim.simulation import Simulation
 from p2psim.wire import MPIWire
 
-ROUNDS = 100
+ROUNDS = 200
+QUICKSTART = Path(__file__).parents[1] / "experiments" / "quickstart.toml"
 
 
 class Unrecorded(Simulation):
@@ -38,18 +39,11 @@ class NoRecorder(Recorder):
 
 
 def experiment(peers: int) -> scenario.Scenario:
-    """D-PSGD on a ring with the same minibatch for any number of peers."""
-    table = {
-        "name": "scaling",
-        "peers": peers,
-        "rounds": ROUNDS,
-        "data": {"name": "digits", "batch_size": 16},
-        "model": {"name": "mlp", "hidden": [200, 200]},
-        "learning": {"optimizer": {"name": "sgd", "lr": 0.05}},
-        "algorithm": {"name": "d-psgd"},
-        "topology": {"name": "ring"},
-    }
-    return scenario.load(table, Path())
+    """The quickstart with equal shares, for any number of peers."""
+    table = config.assign(
+        config.read(QUICKSTART), [f"peers={peers}", "data.partition=iid", f"rounds={ROUNDS}"]
+    )
+    return scenario.load(table, QUICKSTART.parent)
 
 
 def main() -> None:

@@ -91,7 +91,10 @@ class Neighborhood(Protocol):
         """C(v), ready to travel; `value` is what every receiver will decode."""
 
     def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
-        """Send m to all out-neighbors (or m[j] to j); the messages of the in-neighbors by rank."""
+        """Send m to all out-neighbors (or m[j] to j); the messages of the in-neighbors by rank.
+
+        m[rank] is not sent: a peer without out-neighbors says with it what it receives.
+        """
 
     def mix(self, m: Vector | Message) -> Vector:
         """sum_j W[i, j] value_j over in-neighbors and self, in rank order."""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from p2psim import __version__
-from p2psim.errors import InputError, PeerError
+from p2psim.errors import AbortedError, InputError, PeerError
 from p2psim.launcher import ranks
 
 
@@ -18,11 +18,12 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (InputError, PeerError) as error:
+        except (InputError, PeerError, AbortedError) as error:
             if ctx.params.get("traceback"):
                 raise
-            place = ranks.inside()
-            if isinstance(error, PeerError) or place is None or place[0] == 0:
+            # Every rank finds the same mistake: one of them says it.
+            first = (ranks.inside() or (0, 1))[0] == 0
+            if error.speaks or (first and not isinstance(error, AbortedError)):
                 click.echo(f"p2psim: {error}", err=True)
             ctx.exit(error.exit_code)
 
@@ -60,6 +61,7 @@ def run(
     only: int | None,
 ) -> None:
     """Run an experiment: starts the ranks, or is one of them inside mpiexec."""
+    ranks.one_thread()  # before NumPy starts its own
     from p2psim import runner
 
     runner.run(experiment, settings, out, force, debug, only)
@@ -72,9 +74,11 @@ def plan(experiment: Path, settings: tuple[str, ...]) -> None:
     """Check an experiment and say what it would be, without running it."""
     from p2psim import planning, runner
 
-    for request in runner.requests(experiment, settings, None, force=False):
-        click.echo(f"\n{request.label}" if request.label else "", nl=bool(request.label))
-        for name, text in planning.plan(request.scenario()).items():
+    requests = runner.requests(experiment, settings, None, force=False)
+    plans = [(request.label, planning.plan(request.scenario())) for request in requests]
+    for label, found in plans:
+        click.echo(f"\n{label}" if label else "", nl=bool(label))
+        for name, text in found.items():
             click.echo(f"{name:>14}  {text}")
 
 
@@ -100,9 +104,9 @@ TO = click.option("--to", "target", type=click.Path(path_type=Path), metavar="FI
 @click.argument("run", type=RUN)
 def show(run: Path) -> None:
     """Show what a run was and what came of it."""
-    from p2psim import results
+    from p2psim import report
 
-    click.echo(results.summary(run))
+    click.echo(report.summary(run))
 
 
 @main.command()
@@ -110,9 +114,9 @@ def show(run: Path) -> None:
 @click.argument("other", type=RUN)
 def compare(run: Path, other: Path) -> None:
     """Show side by side what differs between two runs."""
-    from p2psim import results
+    from p2psim import report
 
-    click.echo(results.compare(run, other))
+    click.echo(report.compare(run, other))
 
 
 @main.command()

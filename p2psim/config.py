@@ -7,6 +7,7 @@ A section is a dataclass; its annotations say what is allowed. Where a section i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -130,7 +131,7 @@ def read(path: Path) -> Table:
 
 def assign(table: Table, assignments: Sequence[str]) -> Table:
     """Apply KEY=VALUE settings to a copy of the tables; VALUE is TOML, or a bare word."""
-    table = msgspec.convert(table, Table)  # a deep copy of plain containers
+    table = copy.deepcopy(table)
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[\w.-]+", key.strip()):
@@ -171,7 +172,7 @@ def combinations(table: Table) -> list[tuple[str, Table]]:
         )
     made = []
     for values in itertools.product(*sweep.values()):
-        one = msgspec.convert(table, Table)
+        one = copy.deepcopy(table)
         for key, value in zip(sweep, values, strict=True):
             put(one, key, value)
         made.append(("-".join(label(k, v) for k, v in zip(sweep, values, strict=True)), one))
@@ -262,7 +263,10 @@ class Builder:
         self, cls: type, table: Any, path: str, also: Collection[str] = ()
     ) -> tuple[Table, Table]:
         """(values, resolved table) for the fields of a dataclass; `also` may stand beside them."""
-        hints = get_type_hints(cls, include_extras=True)
+        try:
+            hints = get_type_hints(cls, include_extras=True)
+        except NameError as error:
+            raise InputError(f"{path}: an annotation of {cls.__name__} fails: {error}") from None
         known = {f.name: f for f in dataclasses.fields(cls)}
         for key in table:
             if key not in known:
@@ -285,7 +289,10 @@ class Builder:
         if options[0] in KINDS.values():
             return self.plugin(kind_of(options[0]), given, path)
         if dataclasses.is_dataclass(options[0]) and isinstance(options[0], type):
-            table = given if isinstance(given, dict) else vars(given)
+            table = vars(given) if isinstance(given, options[0]) else given
+            if not isinstance(table, dict):
+                keys = ", ".join(field.name for field in dataclasses.fields(options[0]))
+                raise InputError(f"{path} = {given!r}: give a table with the keys {keys}")
             values, resolved = self.fields(options[0], table, path)
             return options[0](**values), resolved
         try:

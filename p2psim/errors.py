@@ -10,16 +10,21 @@ class InputError(Exception):
     """The user's input is wrong: one sentence with what was given, what is allowed, what to do."""
 
     exit_code = 2
+    speaks = False  # whether this rank says it although it is not the first
 
 
 class PeerError(Exception):
     """A peer failed: which one, where and why."""
 
     exit_code = 3
+    speaks = True
 
 
 class AbortedError(Exception):
-    """Another peer failed; this one ends without a word."""
+    """Another peer has said what is wrong; this one ends without a word."""
+
+    exit_code = 2
+    speaks = False
 
 
 def suggest(given: str, allowed: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import torch
 from p2psim import rng
 from p2psim.base import Vector
 from p2psim.neighborhood import Neighborhood
-from p2psim.peer import FlatModel, Samples
+from p2psim.peer import FlatModel, Samples, squared_norm
 from p2psim.scenario import Scenario
 
 CHUNK = 2048  # samples per forward pass
@@ -24,7 +24,7 @@ class Evaluator:
         data, head = scenario.experiment.data, scenario.experiment.head
         self.net, self.model, self.classes = net, model, data.classes
         self.l2 = scenario.experiment.learning.l2
-        inputs, targets = data.test()
+        _, (inputs, targets) = scenario.hold(net.rank)
         wanted = scenario.experiment.eval.samples
         if wanted and wanted < len(targets):
             # The same subset on every peer and in every round.
@@ -47,7 +47,7 @@ class Evaluator:
         _, mean_hits = self.test(mean, share)
         loss, hits = self.test(x, slice(0, total))
         difference = x.astype(np.float64) - mean
-        square = float(difference @ difference)
+        square = squared_norm(difference)
         sums = self.net.gather(np.array([square, float(mean_hits.sum())])).sum(axis=0)
         row = {
             "loss": loss,
@@ -77,7 +77,7 @@ class Evaluator:
                     right = targets[predicted(outputs) == targets]
                     hits += np.bincount(right.numpy(), minlength=self.classes)
         self.model.module.train()
-        regularizer = 0.5 * self.l2 * float(x @ x) if self.l2 else 0.0
+        regularizer = 0.5 * self.l2 * squared_norm(x) if self.l2 else 0.0
         return loss / max(1, part.stop - part.start) + regularizer, hits
 
 

@@ -177,10 +177,14 @@ class Neighborhood:
         if not isinstance(m, Mapping):
             return dict(self._start(self._packet(m)).wait())
         receivers = self.topology.receivers(self.rank, self.step)
-        if sorted(m) != receivers or not m:
-            raise ValueError(f"exchange needs one message for each of the peers {receivers}")
+        if not m or sorted(j for j in m if j != self.rank) != receivers:
+            raise ValueError(
+                f"exchange needs one message for each of the peers {receivers}, and where there "
+                f"are none one for {self.rank} itself, like those that it receives"
+            )
         own = {j: self._packet(message) for j, message in m.items()}
-        like = own[receivers[0]]
+        like = own.get(self.rank) or own[receivers[0]]
+        own.pop(self.rank, None)
         senders = self.topology.senders(self.rank, self.step)
         return dict(Transfer(self, own, like, dict.fromkeys(senders, like.entries)).wait())
 

@@ -37,6 +37,11 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+def squared_norm(v: Vector) -> float:
+    """||v||^2 in float64; not by BLAS, whose sums depend on its number of threads."""
+    return float(np.einsum("i,i->", v, v, dtype=np.float64))
+
+
 class FlatModel:
     """A torch module whose parameters are views of the flat vector x, their .grad views of g."""
 
@@ -166,7 +171,7 @@ class LocalOracle:
         g: Vector = model.g.numpy()
         if self.l2:
             g += self.l2 * model.x
-            loss += 0.5 * self.l2 * float(model.x @ model.x)
+            loss += 0.5 * self.l2 * squared_norm(model.x)
         if self.compute is not None:
             self.clock.work(self.compute.seconds(self.rank, self.step_count))
         self.step_count += 1

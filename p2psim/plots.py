@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psim import results
+from p2psim import report, results
 from p2psim.errors import InputError
 from p2psim.recorder import PHASES
 from p2psim.results import Array, Run
@@ -275,8 +275,8 @@ def facts(run: Run) -> list[str]:
 
 def labels(runs: Sequence[Run]) -> list[str]:
     """What tells each run from the others: the keys that differ, else the folders."""
-    tables = [results.flat(run.experiment) for run in runs]
-    keys = [name for name in results.differing(tables) if telling(name, tables)]
+    tables = [report.flat(run.experiment) for run in runs]
+    keys = [name for name in report.differing(tables) if telling(name, tables)]
     made = [
         ", ".join(f"{name.removesuffix('.name')} = {table[name]}" for name in keys if name in table)
         for table in tables

@@ -21,6 +21,7 @@ import numpy as np
 import tomli_w
 
 from p2psim import __version__
+from p2psim.errors import InputError
 from p2psim.scenario import Scenario
 
 # dataset -> (type, unit, meaning). The first axis in run.h5 is the peer, the second the row.
@@ -90,7 +91,8 @@ class Recorder:
     def _create(self, paths: Mapping[str, Any], rank: int, samples: int) -> dict[str, int]:
         """Write the file with every byte of it allocated; returns each dataset's place."""
         offsets = {}
-        with h5py.File(self.path, "w", locking=False) as file:
+        partial = self.path.with_suffix(".partial")  # readers never see half a file
+        with h5py.File(partial, "w", locking=False) as file:
             file.attrs.update(
                 rank=rank, host=socket.gethostname(), pid=os.getpid(), samples=samples
             )
@@ -101,17 +103,19 @@ class Recorder:
             file.flush()
             for path in paths:
                 offsets[path] = file[path].id.get_offset()
+        partial.replace(self.path)
         return offsets
 
     def train(self, round_: int, **values: Any) -> None:
         """The row of a round (from 1)."""
-        for name, value in {"round": round_, **values}.items():
+        for name, value in values.items():
             self.columns[f"train/{name}"][round_ - 1] = value
+        # Last, for readers: a row is there once its round is.
+        self.columns["train/round"][round_ - 1] = round_
 
     def evaluation(self, round_: int, phase: str, **values: Any) -> None:
         """The next row of /eval."""
-        named = {"round": round_, "phase": PHASES.index(phase), **values}
-        for name, value in named.items():
+        for name, value in {"phase": PHASES.index(phase), **values, "round": round_}.items():
             self.columns[f"eval/{name}"][self.rows] = value
         self.rows += 1
         # The rows outlive this process anyway; other nodes and a crash of this one need the disk.
@@ -128,17 +132,19 @@ class Recorder:
         self.map.close()
 
 
-def occupied(folder: Path) -> bool:
-    """Whether something is there that a run could overwrite."""
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-
-
-def refusal(folder: Path) -> str:
-    """What to say when a run folder is occupied."""
-    return (
-        f"the run folder {str(folder)!r} exists and is not empty: give another with --out DIR, "
-        "or --force to replace the run in it"
-    )
+def check_folder(folder: Path, force: bool) -> None:
+    """InputError where a run in this folder would overwrite something, or cannot be."""
+    blocked = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
+    if blocked:
+        raise InputError(
+            f"the run folder {str(folder)!r} cannot be made, since {str(blocked)!r} is a file: "
+            "give another with --out DIR"
+        )
+    if folder.exists() and any(folder.iterdir()) and not force:
+        raise InputError(
+            f"the run folder {str(folder)!r} exists and is not empty: give another with --out "
+            "DIR, or --force to replace the run in it"
+        )
 
 
 def claim(folder: Path) -> bool:
@@ -152,7 +158,8 @@ def claim(folder: Path) -> bool:
 
 def clear(folder: Path) -> None:
     """Remove what an earlier run left in this folder, and nothing else."""
-    for path in [folder / ".claim", folder / "run.h5", *folder.glob("peers/peer-*.h5")]:
+    made = [folder / name for name in (".claim", "run.h5", "joined.h5")]
+    for path in [*made, *folder.glob("peers/peer-*.h5")]:
         path.unlink(missing_ok=True)
 
 
@@ -195,7 +202,8 @@ def name_dimensions(file: Any) -> None:
 
 
 def set_status(folder: Path, status: str) -> None:
-    """Write the attribute `status` of `run.h5`, if that file is there."""
+    """Write the attribute `status` of `run.h5`, if that file is there: the run is over."""
+    (folder / ".claim").unlink(missing_ok=True)
     if (folder / "run.h5").exists():
         with h5py.File(folder / "run.h5", "r+", locking=False) as file:
             file.attrs["status"] = status
@@ -203,7 +211,8 @@ def set_status(folder: Path, status: str) -> None:
 
 def set_failure(folder: Path, rank: int, text: str) -> None:
     """Leave the reason of a failure in the peer's own file and the status in `run.h5`."""
-    if (folder / peer_file(rank)).exists():
-        with h5py.File(folder / peer_file(rank), "r+", locking=False) as file:
-            file.attrs["failure"] = text
+    path = folder / peer_file(rank)
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "a", locking=False) as file:
+        file.attrs["failure"] = text
     set_status(folder, "failed")

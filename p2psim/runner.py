@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from p2psim import config, recorder, results, scenario, simulation
+from p2psim import config, recorder, report, results, scenario, simulation
 from p2psim.errors import InputError, PeerError
 from p2psim.launcher import ranks
 from p2psim.launcher.progress import Progress
@@ -70,40 +70,45 @@ def run(
             be_threads(request, n)
         else:
             start_ranks(request, n, [*pass_on(settings), "--only", str(number)])
-        click.echo(results.summary(request.folder))
+        click.echo(report.summary(request.folder))
 
 
 def check(request: Request) -> int:
     """Everything that can be known before a rank starts; returns the number of peers."""
-    peers = request.scenario().peers
-    if recorder.occupied(request.folder) and not request.force:
-        raise InputError(recorder.refusal(request.folder))
-    return peers
+    ready = request.scenario()
+    recorder.check_folder(request.folder, request.force)
+    ready.hold(0)
+    return ready.peers
 
 
 def be_rank(request: Request, rank: int, size: int) -> None:
     """Be the peer that mpiexec started here."""
-    ranks.one_thread()
     ready = request.scenario()
     simulation.check_size(ready, size)
     wire = MPIWire()
+    launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher speaks
     try:
         simulation.run_peer(ready, wire, request.folder, request.force)
     except PeerError as error:
-        click.echo(f"p2psim: {error}", err=True)
-        sys.stderr.flush()
+        if not launched:
+            click.echo(f"p2psim: {error}", err=True)
+            sys.stderr.flush()
         wire.abort(error.exit_code)
-    if rank == 0 and "P2PSIM_LAUNCHED" not in os.environ:
-        click.echo(results.summary(request.folder))
+    if rank == 0 and not launched:
+        click.echo(report.summary(request.folder))
 
 
 def be_threads(request: Request, peers: int) -> None:
     """Be all peers (--debug)."""
-    ranks.one_thread()
-    run_threads(
-        peers,
-        lambda wire: simulation.run_peer(request.scenario(), wire, request.folder, request.force),
-    )
+    try:
+        run_threads(
+            peers,
+            lambda wire: simulation.run_peer(
+                request.scenario(), wire, request.folder, request.force
+            ),
+        )
+    except KeyboardInterrupt:
+        stopped(request.folder)
 
 
 def pass_on(settings: tuple[str, ...]) -> list[str]:
@@ -117,18 +122,21 @@ def start_ranks(request: Request, peers: int, options: list[str]) -> None:
     arguments += ["--force"] if request.force else []
     with Progress(request.folder.name, lambda: results.progress(request.folder)) as progress:
         code = ranks.start(peers, arguments, progress.update)
-    if code == 0:
-        return
+    if code == ranks.INTERRUPTED:
+        stopped(request.folder)
     if code == InputError.exit_code:
         sys.exit(code)  # the ranks have said it
-    if code == ranks.INTERRUPTED:
-        recorder.set_status(request.folder, "stopped")
-        click.echo(f"p2psim: stopped; the rows so far are in {request.folder}", err=True)
-        sys.exit(4)
-    recorder.set_status(request.folder, "failed")
-    if not results.failures(request.folder):
-        raise PeerError(
+    if code:
+        recorder.set_status(request.folder, "failed")
+        killed = (
             f"a peer ended without a word (mpiexec: exit code {code}); "
             f"the rows so far are in {request.folder}"
         )
-    sys.exit(PeerError.exit_code)
+        raise PeerError("; ".join(results.failures(request.folder)) or killed)
+
+
+def stopped(folder: Path) -> None:
+    """Say that the user ended the run, and end."""
+    recorder.set_status(folder, "stopped")
+    click.echo(f"p2psim: stopped; the rows so far are in {folder}", err=True)
+    sys.exit(4)

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from p2psim import config, rng, topology
 from p2psim.base import Indices, Shape
 from p2psim.config import Experiment
 from p2psim.errors import InputError
 from p2psim.registry import find
+
+Raw = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets as the data set has them
 
 CURES = {
     "row-stochastic": "choose weights such as metropolis or uniform-neighbor",
@@ -36,6 +39,14 @@ class Scenario:
     topology: topology.Topology
     shapes: list[Shape]  # of the model's parameters
     rounds: int
+    held: tuple[Raw, Raw] | None = None  # what `hold` has read
+
+    def hold(self, rank: int) -> tuple[Raw, Raw]:
+        """(training, test) inputs and targets of this peer; InputError for a damaged file."""
+        if self.held is None:
+            data = self.experiment.data
+            self.held = data.train(self.parts[rank]), data.test()
+        return self.held
 
     @property
     def peers(self) -> int:

@@ -41,7 +41,8 @@ class Simulation:
         if scenario.experiment.time.compute is not None:
             scenario.experiment.time.compute.bind(seed)
         model = FlatModel(scenario, rank)
-        samples = Samples(data, data.train(scenario.parts[rank]), model.g.dtype)
+        train, _ = scenario.hold(rank)
+        samples = Samples(data, train, model.g.dtype)
         batches = Batches(data, samples, scenario.batch_size(rank), seed, rank)
         self.oracle = LocalOracle(scenario, model, batches, self.clock)
         self.evaluator = Evaluator(scenario, model, self.side)
@@ -108,11 +109,13 @@ def run_peer(scenario: Scenario, wire: Wire, folder: Path, force: bool = False) 
     """Be one peer of a run in `folder`. InputError and PeerError as the exit codes say."""
     check_size(scenario, wire.size)
     side = Neighborhood(wire.twin(), scenario.topology, Clock(), Link())
-    scribe = enter(folder, side, force)
+    agree(scenario, folder, side, force)
+    scribe = enter(folder, side)
     simulation = None
     try:
         if scribe:
             recorder.create_run_file(folder, scenario, wire.library)
+        side.gather(np.zeros(1))  # from here on a failure can be written down
         log = recorder.Recorder(folder, scenario, wire.rank)
         simulation = Simulation(scenario, wire, side, log)
         simulation.run()
@@ -124,7 +127,7 @@ def run_peer(scenario: Scenario, wire: Wire, folder: Path, force: bool = False) 
         raise PeerError(text) from error
     if scribe:
         recorder.set_status(folder, "done")
-        (folder / ".claim").unlink()
+    side.gather(np.zeros(1))  # whoever returns can rely on the status
 
 
 def check_size(scenario: Scenario, size: int) -> None:
@@ -136,11 +139,25 @@ def check_size(scenario: Scenario, size: int) -> None:
         )
 
 
-def enter(folder: Path, side: Neighborhood, force: bool) -> bool:
-    """Agree on the run folder; True for the one peer, the first to come, that writes run.h5."""
-    occupied = float(recorder.occupied(folder))
-    if side.gather(np.array([occupied])).any() and not force:
-        raise InputError(recorder.refusal(folder))
+def agree(scenario: Scenario, folder: Path, side: Neighborhood, force: bool) -> None:
+    """All peers go on, or none: the first that cannot says why, the others end silently."""
+    problem: InputError | None = None
+    try:
+        recorder.check_folder(folder, force)
+        scenario.hold(side.rank)
+    except InputError as error:
+        problem = error
+    failed = side.gather(np.array([float(problem is not None)]))[:, 0]
+    if not failed.any():
+        return
+    if problem and side.rank == failed.argmax():
+        problem.speaks = True
+        raise problem
+    raise AbortedError
+
+
+def enter(folder: Path, side: Neighborhood) -> bool:
+    """Make the run folder; True for the one peer, the first to come, that writes run.h5."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         recorder.clear(folder)

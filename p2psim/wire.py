@@ -8,6 +8,7 @@ cores: whoever waits gives its core away, first by yielding, then by sleeping ev
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import select
 import socket
@@ -24,7 +25,7 @@ from p2psim.errors import AbortedError
 
 HEADER_TAG, PAYLOAD_TAG = 1, 2
 EAGER = 4096  # bytes; the sender of a larger payload waits until its receiver has taken it
-SPIN = 5e-5  # seconds of polling before the first sleep
+SPIN = 2e-2  # seconds of polling, the core given away each time, before the first sleep
 SHORTEST, LONGEST = 2e-4, 5e-3  # seconds of sleep between polls while no bell rings
 PATIENCE = 0.1  # of the time waited so far: what such a sleep may add to it
 
@@ -39,14 +40,30 @@ class Doorbell:
     """
 
     def __init__(self, comm: Any) -> None:
-        home = (socket.gethostname(), os.stat("/proc/self/ns/net").st_ino)
-        mine = (home, f"\0p2psim-{os.getpid()}-{uuid.uuid4().hex}")
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(mine[1])
         self.socket.setblocking(False)
-        everyone = comm.allgather(mine)
-        self.near = {rank: bell for rank, (where, bell) in enumerate(everyone) if where == home}
+        mine = uuid.uuid4().bytes
+        self.socket.bind(self.address(mine))
+        everyone = bytearray(2 * len(mine) * comm.size)
+        comm.Allgather(bytearray(self.node() + mine), everyone)
+        cards = [bytes(everyone[start : start + 32]) for start in range(0, len(everyone), 32)]
+        self.near = {
+            rank: self.address(card[16:])
+            for rank, card in enumerate(cards)
+            if card.startswith(self.node())
+        }
         self.crowded = len(self.near) > len(os.sched_getaffinity(0))
+
+    @staticmethod
+    def address(name: bytes) -> bytes:
+        """Of a rank's socket: in the abstract space, so that no file is left behind."""
+        return b"\0p2psim-" + name.hex().encode()
+
+    @staticmethod
+    def node() -> bytes:
+        """16 bytes that only ranks which can ring each other share."""
+        place = f"{socket.gethostname()}/{os.stat('/proc/self/ns/net').st_ino}"
+        return hashlib.blake2b(place.encode(), digest_size=16).digest()
 
     def ring(self, rank: int) -> None:
         """Wake this rank, if it is on this node."""
@@ -140,10 +157,14 @@ class Hub:
     up only where it waits for messages: a breakpoint in one peer halts them all."""
 
     size: int
-    turn: threading.Condition = field(default_factory=threading.Condition)
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    bells: dict[int, threading.Condition] = field(init=False)
     messages: dict[Any, deque[Any]] = field(default_factory=lambda: defaultdict(deque))
     slots: dict[Any, deque[Slot]] = field(default_factory=lambda: defaultdict(deque))
     broken: bool = False
+
+    def __post_init__(self) -> None:
+        self.bells = {rank: threading.Condition(self.turn) for rank in range(self.size)}
 
 
 class ThreadWire:
@@ -158,7 +179,7 @@ class ThreadWire:
         edge = (self.channel, self.rank, to)
         if self.hub.slots[edge]:
             self.hub.slots[edge].popleft().fill(header, payload)
-            self.hub.turn.notify_all()
+            self.hub.bells[to].notify()
         else:
             self.hub.messages[edge].append((header.copy(), payload.copy()))
         return []
@@ -173,7 +194,7 @@ class ThreadWire:
         return [slot]
 
     def wait(self, requests: list[Any]) -> None:
-        self.hub.turn.wait_for(lambda: self.hub.broken or all(r.done for r in requests))
+        self.hub.bells[self.rank].wait_for(lambda: self.hub.broken or all(r.done for r in requests))
         if self.hub.broken:
             raise AbortedError
 
@@ -182,7 +203,8 @@ class ThreadWire:
 
     def abort(self, code: int) -> None:
         self.hub.broken = True
-        self.hub.turn.notify_all()
+        for bell in self.hub.bells.values():
+            bell.notify_all()
 
 
 def run_threads(peers: int, body: Callable[[Wire], None]) -> None:

@@ -20,6 +20,7 @@ FLOORS = [
     ["peer", "recorder", "rehearsal"],
     ["evaluation"],
     ["simulation", "results", "launcher", "planning", "listing"],
+    ["report"],
     ["runner", "plots"],
     ["cli"],
     ["__main__"],

@@ -10,7 +10,7 @@ class AllReduce(Algorithm):
 
     The mean is made by point-to-point messages between all peers: peer i owns a block of d/n
     entries, receives it from everybody, sums in rank order and sends it back. 2 (n-1)/n * 4d bytes
-    per peer and step; the topology is not used.
+    per peer and step, and once at the start, where x becomes the same. W is not used.
     """
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:

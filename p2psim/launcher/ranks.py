@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -74,13 +75,13 @@ def start(peers: int, arguments: Sequence[str], watch: Callable[[], None]) -> in
     }
     command = [str(launch_folder() / f"{name}.sh"), sys.executable, "-m", "p2psim", *arguments]
     process = subprocess.Popen(["/bin/sh", *command], env=environment, stdin=subprocess.DEVNULL)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         while process.poll() is None:
             watch()
-        watch()
         return process.returncode
     except KeyboardInterrupt:
-        # The terminal sent the signal to mpiexec too, which ends the ranks.
+        # A terminal sends the signal to mpiexec as well; either way it ends the ranks.
         process.terminate()
         process.wait(timeout=30)
         return INTERRUPTED

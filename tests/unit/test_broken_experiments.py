@@ -321,12 +321,12 @@ def test_a_file_where_the_run_folder_should_be(
     bench.refused(f"the run folder {out!r}", call=call)
 
 
-def test_the_ranks_cannot_make_their_folder(bench: Bench) -> None:
+def test_a_blocked_folder_is_seen_before_the_ranks_start(bench: Bench) -> None:
     (bench.folder / "plug.txt").write_text("")
     before = bench.here()
     more = ("--out", "plug.txt/out", "--set", "peers=2")
     ended = run(p2psim("run", "experiment.toml", *more), bench.folder)
-    assert_refused(ended.code, "\n".join(ended.said()), ("cannot write to the run folder",))
+    assert_refused(ended.code, "\n".join(ended.said()), ("the run folder", "is a file"))
     assert "Traceback" not in ended.stderr
     assert bench.here() == before
 

@@ -130,7 +130,7 @@ FILES: dict[str, tuple[Changes, Callable[[Path], object], Fragments]] = {
     "plug-in-of-no-kind": (
         {"algorithm": MINE},
         text("plug.py", PLUG + "@plugin('algoritm', 'mine')\nclass Mine(Algorithm):\n    pass\n"),
-        ("plug.py", "algoritm", "algorithm"),
+        ("plug.py:Mine", "@plugin('algorithm', ...)"),
     ),
     "plug-in-with-an-unknown-type": (
         {"algorithm": MINE},

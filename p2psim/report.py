@@ -1,0 +1,159 @@
+"""A run in words: the summary table, and two runs side by side."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from p2psim.recorder import PHASES
+from p2psim.results import Array, Run, Table, column, open_run, read
+
+
+@dataclass
+class Measure:
+    """What a run came to in one respect: a value of each peer, or one for all."""
+
+    label: str
+    values: Array
+    unit: str = ""  # "byte", "count", "s" or none
+
+    def __post_init__(self) -> None:
+        self.values = self.values[~np.isnan(self.values)]
+        self.mean = float(self.values.mean()) if self.values.size else float("nan")
+
+    def cells(self) -> list[str]:
+        """Mean, min, max and, of amounts, the sum; only the mean where there is one value."""
+        spread = [self.values.min(), self.values.max()] if self.values.size > 1 else []
+        total = [self.values.sum()] if spread and self.unit in ("byte", "count") else []
+        return [quantity(float(value), self.unit) for value in [self.mean, *spread, *total]]
+
+
+def measures(run: Run) -> list[Measure]:
+    """The models at the last evaluation, the rest at each peer's last round."""
+    made = []
+    last = [(phase, row) for phase in (0, 1) for row in run.rows(phase)[-1:]]
+    for name in dict.fromkeys([run.measure, "loss", "mean_model_accuracy", "consensus_distance"]):
+        for phase, row in last if name != "mean_model_accuracy" or run.measure != "loss" else []:
+            values = run.eval[name][:, row]
+            made.append(Measure(f"{name} after {PHASES[phase]}".replace("_", " "), values))
+            if name not in ("accuracy", "loss"):  # the same on every peer
+                made[-1].values = made[-1].values[:1]
+    made.append(Measure("training loss", run.last("loss")))
+    made.append(Measure("payload sent", run.last("bytes_sent"), "byte"))
+    made.append(Measure("messages sent", run.last("messages_sent"), "count"))
+    made += [Measure("virtual time", run.last("time"), "s")] if run.timed else []
+    wall = run.last("wall")[run.done > 0].max(initial=0)
+    rate = run.done.max() / wall if wall else np.nan
+    made.append(Measure("wall time", np.array([wall]), "s"))
+    return [*made, Measure("rounds per second", np.array([rate]))]
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """A number for people."""
+    if np.isnan(value) or np.isinf(value):
+        return str(value)
+    if unit == "byte":
+        power = min(4, int(np.log10(max(1, abs(value)))) // 3)
+        return f"{value / 1000**power:.4g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+    if unit == "count":
+        return f"{value:,.0f}"
+    if unit == "s" or not 1e-3 <= abs(value) < 10:
+        return f"{value:.4g} {unit}".strip()
+    return f"{value:.4f}"
+
+
+def grid(rows: Sequence[Sequence[str]], numeric: bool = True) -> str:
+    """Rows as aligned columns, numbers flush right."""
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    table = Grid.grid(padding=(0, 3, 0, 0))
+    for number in range(max(map(len, rows))):
+        table.add_column(justify="right" if numeric and number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    page, width = io.StringIO(), max(80, shutil.get_terminal_size((100, 24)).columns)
+    Console(file=page, width=width, markup=False, emoji=False, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
+
+
+def phrase(value: Any) -> str:
+    """A value of the experiment file; a plug-in as name (parameter = value, ...)."""
+    if not isinstance(value, dict):
+        text = f"{value:.12g}" if isinstance(value, float) else str(value)
+        return text.lower() if isinstance(value, bool) else text
+    name = value.get("name", value.get("file", ""))
+    rest = [f"{k} = {phrase(v)}" for k, v in value.items() if v != name]
+    return f"{name} ({', '.join(rest)})" if rest else str(name)
+
+
+def summary(folder: Path) -> str:
+    """What was run and what came of it, as a table of text."""
+    run = read(folder)
+    setting = [[key, phrase(run.experiment[key])] for key in ("algorithm", "topology", "data")]
+    size = f"{run.attributes['peers']} peers, d = {run.attributes['parameters']:,}"
+    setting.append(["size", f"{size}, {run.train['round'].shape[1]:,} rounds"])
+    rows = [["", "mean", "min", "max", "in all"]]
+    rows += [[measure.label, *measure.cells()] for measure in measures(run)]
+    trouble = [f"! {text}" for text in [*run.failures, *run.lost]]
+    first = f"{run.experiment['name']}: {run.state}   {folder}"
+    return "\n".join([first, grid(setting, numeric=False), "", grid(rows), *trouble])
+
+
+def flat(table: Table, path: str = "") -> dict[str, str]:
+    """The values of nested tables by dotted key, as text."""
+    found = {}
+    for key, value in table.items():
+        inner = flat(value, f"{path}{key}.") if isinstance(value, dict) else {}
+        found.update(inner or {path + key: phrase(value)})
+    return found
+
+
+def differing(tables: Sequence[dict[str, str]]) -> list[str]:
+    """The keys that do not have the same value in all."""
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return [key for key in keys if len({table.get(key) for table in tables}) > 1]
+
+
+def compare(one: Path, two: Path) -> str:
+    """What differs between two runs: the experiment, and side by side what came of it."""
+    runs = [read(one), read(two)]
+    about = ("mpi", "p2psim_version")
+    keyed = [{**flat(run.experiment), **{k: str(run.attributes[k]) for k in about}} for run in runs]
+    what = [[key, *(table.get(key, "-") for table in keyed)] for key in differing(keyed)]
+    sides = [{measure.label: measure for measure in measures(run)} for run in runs]
+    rows = [["", "A", "B", "B - A", "B / A"]]
+    for label in dict.fromkeys([*sides[0], *sides[1]]):
+        rows.append([label, *difference(sides[0].get(label), sides[1].get(label))])
+    heads = [f"{letter}  {run.path}: {run.state}" for letter, run in zip("AB", runs, strict=True)]
+    table = grid([["", "A", "B"], *what], numeric=False) if what else "The experiments are equal."
+    return "\n".join([*heads, "", table, "", grid(rows), "", f"final vectors {ends(*runs)}"])
+
+
+def difference(a: Measure | None, b: Measure | None) -> list[str]:
+    """Both means, their difference and, of amounts, their ratio."""
+    texts = [quantity(side.mean, side.unit) if side else "-" for side in (a, b)]
+    if not a or not b:
+        return texts
+    change = quantity(b.mean - a.mean, a.unit)
+    ratio = [f"{b.mean / a.mean:.4g}"] if a.unit and a.mean else []
+    return [*texts, change if change.startswith("-") else f"+{change}", *ratio]
+
+
+def ends(one: Run, two: Run) -> str:
+    """Whether two runs ended in the same models."""
+    if any(run.done.min() < run.train["round"].shape[1] for run in (one, two)):
+        return "not compared: a run is incomplete"
+    with open_run(one.path) as a, open_run(two.path) as b:
+        x, y = column(a, "final/x"), column(b, "final/x")
+    if x.shape != y.shape:
+        return f"have different shapes: {x.shape} and {y.shape}"
+    if x.dtype == y.dtype and x.tobytes() == y.tobytes():
+        return "are equal bit for bit"
+    return f"differ, an entry by at most {np.abs(x - y).max():.3g}"
