@@ -117,6 +117,9 @@ class Oracle(Protocol):
     def step(self, x: Vector) -> Vector:
         """lr * direction(x) of the local optimizer: what one local step subtracts from x."""
 
+    def descend(self, x: Vector, at: Vector | None = None) -> Vector:
+        """One local step in place, x <- x - lr * direction(at), at = x unless given; returns x."""
+
     def follow(self, g: Vector, x: Vector) -> Vector:
         """lr * direction from a gradient g at x that the caller made."""
 
@@ -137,7 +140,7 @@ class Algorithm:
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         """T steps of the local optimizer: x <- x - lr * direction(x)."""
         for _ in range(oracle.local_steps):
-            x -= oracle.step(x)
+            x = oracle.descend(x)
         return x
 
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:

@@ -14,6 +14,7 @@ from p2psim.base import Data, LearningRule, LocalOptimizer, StragglerModel, Vect
 from p2psim.clock import Clock
 from p2psim.neighborhood import Pool
 from p2psim.scenario import Scenario
+from p2psim.vectors import add_scaled
 
 torch.set_num_threads(1)  # ranks share the cores; one thread also fixes the order of sums
 
@@ -92,12 +93,16 @@ class Samples:
 
     def values(self, chosen: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs raw * scale + shift, and targets, of the chosen samples (slice or indices)."""
-        inputs = self.inputs[chosen]
+        if isinstance(chosen, slice):
+            inputs, targets = self.inputs[chosen], self.targets[chosen]
+        else:
+            inputs = self.inputs.index_select(0, chosen)
+            targets = self.targets.index_select(0, chosen)
         if inputs.dtype != self.dtype:
             inputs = inputs.to(self.dtype)
         if not self.plain:
             inputs = inputs * self.scale + self.shift
-        return inputs, self.targets[chosen]
+        return inputs, targets
 
 
 class Batches:
@@ -156,11 +161,19 @@ class LocalOracle:
     def step(self, x: Vector) -> Vector:
         return self.follow(self._gradient(x), x)
 
+    def descend(self, x: Vector, at: Vector | None = None) -> Vector:
+        z = x if at is None else at
+        direction = self.optimizer.direction(self._gradient(z), z)
+        return add_scaled(x, -self.rate(), direction, out=x)
+
     def follow(self, g: Vector, x: Vector) -> Vector:
-        epoch = (self.step_count - 1) / self.steps_per_epoch
-        rate = self.optimizer.rate(epoch, self.epochs)
         out: Vector = self.pool.take(x.size, x.dtype)
-        return np.multiply(self.optimizer.direction(g, x), rate, out=out)
+        return np.multiply(self.optimizer.direction(g, x), self.rate(), out=out)
+
+    def rate(self) -> float:
+        """Learning rate of the step whose gradient was taken last."""
+        epoch = (self.step_count - 1) / self.steps_per_epoch
+        return self.optimizer.rate(epoch, self.epochs)
 
     def _gradient(self, x: Vector) -> Vector:
         """The next minibatch's gradient at x; overwritten by the next call."""

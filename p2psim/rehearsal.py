@@ -99,6 +99,10 @@ class Draws:
     def step(self, x: Vector) -> Vector:
         return self.grad(x)
 
+    def descend(self, x: Vector, at: Vector | None = None) -> Vector:
+        x -= self.grad(x)
+        return x
+
     def follow(self, g: Vector, x: Vector) -> Vector:
         return g
 

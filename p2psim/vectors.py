@@ -22,6 +22,14 @@ LINE = 64  # bytes
 PART = 1 << 14  # where a pass makes wide temporaries (64-bit indices, a byte per bit)
 
 
+def add_scaled(x: Vector, a: float, y: Vector, out: Vector) -> Vector:
+    """out = x + a y in one pass over memory (torch's kernel; NumPy would make two)."""
+    import torch
+
+    torch.add(torch.from_numpy(x), torch.from_numpy(y), alpha=a, out=torch.from_numpy(out))
+    return out
+
+
 def spans(m: int, chunk: int = CHUNK, first: int = 0) -> Iterator[slice]:
     """The slices that cut m entries into chunks, the first one `first` entries where given."""
     first = min(first, m)

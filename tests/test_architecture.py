@@ -31,7 +31,7 @@ DOORS = {
     "h5py": {"recorder", "results", "checkpoint"},
     "click": {"cli", "runner"},
     "networkx": {"topology"},
-    "torch": {"peer", "evaluation", "learning", "models", "data", "base"},
+    "torch": {"peer", "evaluation", "learning", "models", "data", "base", "vectors"},
     "matplotlib": {"plots"},
 }
 LIGHT = ("torch", "mpi4py", "sklearn", "scipy", "matplotlib", "pooch")  # never at import

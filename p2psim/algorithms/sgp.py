@@ -23,7 +23,7 @@ class StochasticGradientPush(Algorithm):
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         for _ in range(oracle.local_steps):
-            self.xu[:-1] -= oracle.step(self.z())
+            oracle.descend(self.xu[:-1], at=self.z())
         return self.z()
 
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:

@@ -6,6 +6,7 @@ import numpy as np
 
 from p2psim.base import NonNegative, Schedule, Vector
 from p2psim.registry import plugin
+from p2psim.vectors import add_scaled
 
 
 @plugin("optimizer", "sgd", "Sutskever, Martens, Dahl & Hinton 2013")
@@ -31,20 +32,15 @@ class SGD:
 
     def start(self, x: Vector) -> None:
         self.v = np.zeros_like(x)
-        self.scratch, self.look = np.empty_like(x), np.empty_like(x)
+        self.scratch = np.empty_like(x)
 
     def direction(self, g: Vector, x: Vector) -> Vector:
         if self.weight_decay:
-            np.multiply(x, self.weight_decay, out=self.scratch)
-            g = np.add(self.scratch, g, out=self.scratch)
+            g = add_scaled(g, self.weight_decay, x, out=self.scratch)
         if not self.momentum:
             return g
-        self.v *= self.momentum
-        self.v += g
-        if not self.nesterov:
-            return self.v
-        np.multiply(self.v, self.momentum, out=self.look)
-        return np.add(self.look, g, out=self.look)
+        add_scaled(g, self.momentum, self.v, out=self.v)
+        return add_scaled(g, self.momentum, self.v, out=self.scratch) if self.nesterov else self.v
 
     def rate(self, epoch: float, epochs: float) -> float:
         ramp = min(1.0, 0.1 + 0.9 * epoch / self.warmup) if self.warmup else 1.0
