@@ -50,14 +50,20 @@ def recording() -> list[Row]:
 
 
 def scaling() -> list[Row]:
-    """(e) CPU seconds per peer and round."""
-    found = {n: in_ranks("bench.scaling", n)["cpu"] for n in (4, 16, 48)}
-    rows = [
-        row(f"CPU ms per peer and round, {n} ranks", cpu * 1e3, "", True)
-        for n, cpu in found.items()
-    ]
-    spread = max(found.values()) / min(found.values()) - 1
-    return [*rows, row("largest of these / smallest - 1", spread, "<= 0.25", spread <= 0.25)]
+    """(e) CPU seconds per peer and round; rounds of one tiny step, for the record, pay for caches
+    that every change of ranks on a core leaves cold."""
+    found = {n: in_ranks("bench.scaling", n) for n in (4, 16, 48)}
+    rows = []
+    for steps, bound in (("60", "<= 0.25"), ("1", "")):
+        cpu = {n: found[n][steps]["cpu"] for n in found}
+        rows += [
+            row(f"CPU ms per peer and round of {steps} steps, {n} ranks", seconds * 1e3, "", True)
+            for n, seconds in cpu.items()
+        ]
+        spread = max(cpu.values()) / min(cpu.values()) - 1
+        ok = not bound or spread <= 0.25
+        rows.append(row(f"the same, largest / smallest - 1, {steps} steps", spread, bound, ok))
+    return rows
 
 
 def main() -> int:

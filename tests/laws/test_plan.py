@@ -1,0 +1,101 @@
+"""What `plan` says beforehand is what a run does: traffic of every algorithm, spectral gaps."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+from click.testing import CliRunner
+
+from p2psim import cli, planning, registry, scenario
+from p2psim.rehearsal import rehearse
+from tests.running import Table, run_here
+
+UNDIRECTED: Table = {"name": "star"}
+MANY: Table = {"name": "one-peer-exponential"}
+TOP_K: Table = {"name": "top-k", "keep": 0.1}
+CASES: dict[str, tuple[str | Table, Table]] = {
+    "isolated": ("isolated", UNDIRECTED),
+    "all-reduce": ("all-reduce", UNDIRECTED),
+    "d-psgd": ("d-psgd", UNDIRECTED),
+    "d-psgd-cta": ({"name": "d-psgd", "order": "cta"}, MANY),
+    "choco-sgd": ({"name": "choco-sgd", "compressor": TOP_K}, UNDIRECTED),
+    "choco-sgd-stale": (
+        {"name": "choco-sgd", "variant": "stale", "compressor": "sign"},
+        UNDIRECTED,
+    ),
+    "deep-squeeze": ({"name": "deep-squeeze", "compressor": "qsgd"}, UNDIRECTED),
+    "sgp": ("sgp", MANY),
+}
+
+
+def experiment(algorithm: str | Table, topology: Table, rounds: int) -> Table:
+    return {
+        "name": "plan",
+        "peers": 5,
+        "rounds": rounds,
+        "data": {"name": "digits", "batch_size": 16},
+        "model": {"name": "mlp", "hidden": [16]},
+        "learning": {"consensus_steps": 2},
+        "algorithm": algorithm,
+        "topology": topology,
+        "eval": {"every": 100, "samples": 10},
+    }
+
+
+def test_every_algorithm_has_a_case() -> None:
+    planned = {given if isinstance(given, str) else given["name"] for given, _ in CASES.values()}
+    assert planned == set(registry.names("algorithm"))
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_the_rehearsal_sends_what_a_run_sends(name: str, tmp_path: Path) -> None:
+    algorithm, topology = CASES[name]
+    period = 3 if topology is MANY else 1
+    table = experiment(algorithm, topology, rounds=period)
+    run = run_here(table, tmp_path)
+    for rank in range(5):
+        net, _ = rehearse(scenario.load(table, tmp_path), rank)
+        # all-reduce also makes x the same once, at the start: twice, as T = 1 mean a round
+        extra = 2 if name == "all-reduce" else 1
+        assert run.train["messages_sent"][rank, -1] == net.messages_sent * extra
+        assert run.train["bytes_sent"][rank, -1] == net.bytes_sent * extra
+
+
+@pytest.mark.parametrize(
+    ("peers", "topology", "gap"),
+    [
+        (4, "directed-ring", ".29289"),
+        (8, "directed-ring", ".07612"),
+        (16, "directed-ring", ".01921"),
+        (8, "ring", ".19526"),
+        (16, "ring", ".05075"),
+        (32, "ring", ".01281"),
+        (16, "torus", ".40000"),
+        (8, "torus", ".50000"),
+        (16, "helical", ".40000"),
+        (8, "complete", "1.00000"),
+    ],
+)
+def test_spectral_gaps_to_five_digits(peers: int, topology: str, gap: str, tmp_path: Path) -> None:
+    table: dict[str, Any] = {**experiment("sgp", {"name": topology}, 1), "peers": peers}
+    table["topology"]["weights"] = "uniform-neighbor"
+    (tmp_path / "x.toml").write_text(tomli_w.dumps(table))
+    said = CliRunner().invoke(cli.main, ["plan", str(tmp_path / "x.toml")])
+    assert said.exit_code == 0, said.output
+    assert re.search(r"spectral gap +0?" + re.escape(gap), said.output), said.output
+
+
+def test_the_lower_bound_of_virtual_time_is_reached_by_equal_peers(tmp_path: Path) -> None:
+    table = experiment("d-psgd", {"name": "ring"}, 4)
+    table["time"] = {
+        "compute": {"name": "constant", "seconds_per_step": 0.5},
+        "link": {"latency": 0.25, "bandwidth": 1e4},
+    }
+    run = run_here(table, tmp_path)
+    said = planning.plan(scenario.load(table, tmp_path))["virtual time"]
+    np.testing.assert_allclose(
+        float(said.split()[2].replace(",", "")), run.train["time"].max(), rtol=1e-5
+    )
