@@ -119,9 +119,9 @@ def run_peer(scenario: Scenario, wire: Wire, folder: Path, force: bool = False) 
         log = recorder.Recorder(folder, scenario, wire.rank)
         simulation = Simulation(scenario, wire, side, log)
         simulation.run()
-    except AbortedError:
+    except (AbortedError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # also sys.exit: the others must not wait for this peer
         text = simulation.failure(error) if simulation else f"peer {wire.rank}: {error!r}"
         recorder.set_failure(folder, wire.rank, text)
         raise PeerError(text) from error
