@@ -193,6 +193,20 @@ def test_an_exception_ends_the_run_and_is_told(phase: str, way: str, tmp_path: P
     assert gone(pids(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_peer_that_calls_exit_ends_the_run(way: str, tmp_path: Path) -> None:
+    file = experiment(tmp_path, "local")
+    plugin = tmp_path / "failing.py"
+    left = plugin.read_text().replace(
+        'raise ArithmeticError("the cause\\nin two lines")', "exit(0)"
+    )
+    plugin.write_text(left)
+    ended = run(WAYS[way].command(file), tmp_path)
+    assert ended.code == 3, ended.stderr
+    assert any("SystemExit: 0" in line for line in ended.said()), ended.stderr
+    assert gone(pids(tmp_path / "out"))
+
+
 def test_without_a_failure_the_plug_in_runs_to_the_end(tmp_path: Path) -> None:
     """Else the tests above would show nothing."""
     ended = run(WAYS["debug"].command(experiment(tmp_path)), tmp_path)
