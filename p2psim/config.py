@@ -39,6 +39,7 @@ from p2psim.clock import Link
 from p2psim.errors import InputError, suggest
 
 Table = dict[str, Any]
+MOST_ROUNDS = 10**8  # every round has a row, laid out at the start
 
 
 @dataclass(kw_only=True)
@@ -93,7 +94,7 @@ class Head:
     name: str
     seed: Natural = 1
     peers: Count
-    rounds: Count | None = None
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROUNDS)] | None = None
     epochs: Positive | None = None
 
 
@@ -202,6 +203,8 @@ def check(table: Table, folder: Path) -> Experiment:
             raise InputError(f"{key} = {value!r}: write it as a table, [{key}]")
     build = Builder(folder)
     head, resolved = build.fields(Head, {k: table[k] for k in table if k not in SECTIONS}, "")
+    if not head["name"].strip(".") or re.search(r"[/\x00]", head["name"]):
+        raise InputError(f"name = {head['name']!r}: give a name without '/' for the run's folder")
     if (head["rounds"] is None) == (head["epochs"] is None):
         raise InputError("give either rounds or epochs, and not both")
     parts: Table = {}

@@ -26,6 +26,7 @@ def plan(scenario: Scenario) -> dict[str, str]:
     least, _ = rehearse(scenario, few)
     most, state = rehearse(scenario, many)
     sizes = [len(part) for part in scenario.parts]
+    batches = [scenario.batch_size(rank) for rank in range(scenario.peers)]
     needs = ", ".join(experiment.algorithm.requires)
     return {
         "experiment": experiment.head.name,
@@ -34,7 +35,8 @@ def plan(scenario: Scenario) -> dict[str, str]:
         f"diameter {graph.diameter()}" + (f", period {graph.period}" * (graph.period > 1)),
         "weights": f"{graph.rule} ({', '.join(sorted(graph.properties)) or 'no property'})",
         "spectral gap": f"{graph.spectral_gap():.5f}",
-        "samples": f"{span(min(sizes), max(sizes))} per peer",
+        "samples": f"{span(min(sizes), max(sizes))} per peer, minibatches of "
+        f"{span(min(batches), max(batches))}",
         "model": f"{scenario.parameters:,} parameters in {experiment.model_section.dtype}",
         "rounds": f"{scenario.rounds} ({scenario.epochs:.4g} epochs)",
         "messages": per_round(least.messages_sent, most.messages_sent, graph.period, "messages")

@@ -191,6 +191,11 @@ def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
 
 def name_dimensions(file: Any) -> None:
     """Attach the scales peer, row (and class, parameter) of each group to its datasets."""
+    for axis, name in enumerate(("step", "receiver", "sender")):
+        weights = file["topology/weights"]
+        file["topology"][name] = np.arange(weights.shape[axis])
+        file["topology"][name].make_scale(name)
+        weights.dims[axis].attach_scale(file["topology"][name])
     for group, last in (("train", ""), ("eval", "class"), ("final", "parameter")):
         for dataset in list(file[group].values()):
             names = ["peer", "row", last][: dataset.ndim] if group != "final" else ["peer", last]

@@ -109,7 +109,7 @@ def load_file(path: Path) -> Any:
     sys.modules[name] = module  # dataclasses look up annotations there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise InputError(f"{str(path)!r} cannot be loaded: {error!r}") from error
     return module

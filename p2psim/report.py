@@ -101,9 +101,18 @@ def summary(folder: Path) -> str:
     setting.append(["size", f"{size}, {run.train['round'].shape[1]:,} rounds"])
     rows = [["", "mean", "min", "max", "in all"]]
     rows += [[measure.label, *measure.cells()] for measure in measures(run)]
-    trouble = [f"! {text}" for text in [*run.failures, *run.lost]]
+    trouble = [f"! {text}" for text in [*run.failures, *run.lost, *diverged(run)]]
     first = f"{run.experiment['name']}: {run.state}   {folder}"
     return "\n".join([first, grid(setting, numeric=False), "", grid(rows), *trouble])
+
+
+def diverged(run: Run) -> list[str]:
+    """A sentence where a run that went to its end has ended in NaN or infinity."""
+    last = run.eval["loss"][:, -1:]
+    peers = int((~np.isfinite(last)).sum()) if run.state == "done" else 0
+    if not peers:
+        return []
+    return [f"the last test loss of {peers} peers is not finite: diverged (lower lr or gamma)"]
 
 
 def flat(table: Table, path: str = "") -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,7 @@ def be_rank(request: Request, rank: int, size: int) -> None:
 
 def be_threads(request: Request, peers: int) -> None:
     """Be all peers (--debug)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         run_threads(
             peers,

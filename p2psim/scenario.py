@@ -98,11 +98,19 @@ def prepare(experiment: Experiment) -> Scenario:
         shapes = experiment.model.shapes(data.shape, data.outputs)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
+    if max(math.prod(shape) for shape in shapes) >= 2**31:
+        raise InputError("model: a tensor has 2^31 entries or more; make its layers smaller")
     scenario = Scenario(experiment, parts, graph, shapes, head.rounds or 1)
     check_initial(scenario)
     if head.epochs:
         steps = head.epochs * scenario.steps_per_epoch
-        scenario.rounds = max(1, math.ceil(steps / experiment.learning.local_steps - 1e-9))
+        rounds = steps / experiment.learning.local_steps
+        if rounds > config.MOST_ROUNDS:
+            raise InputError(
+                f"epochs = {head.epochs:g}: that is {rounds:g} rounds; "
+                f"give fewer, at most {config.MOST_ROUNDS} rounds"
+            )
+        scenario.rounds = max(1, math.ceil(rounds - 1e-9))
     experiment.table["topology"].setdefault("weights", graph.rule)
     return scenario
 

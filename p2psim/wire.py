@@ -225,7 +225,15 @@ def run_threads(peers: int, body: Callable[[Wire], None]) -> None:
     threads = [threading.Thread(target=main, args=(rank,), daemon=True) for rank in range(peers)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        hub.broken = True  # whoever waits or comes to wait ends there
+        with hub.turn:
+            ThreadWire(hub, 0).abort(1)
+        for thread in threads:
+            thread.join(timeout=30)
+        raise
     if failures:
         raise failures[0]

@@ -74,14 +74,16 @@ def start(peers: int, arguments: Sequence[str], watch: Callable[[], None]) -> in
         "P2PSIM_LAUNCHED": "1",
     }
     command = [str(launch_folder() / f"{name}.sh"), sys.executable, "-m", "p2psim", *arguments]
+    # A handler that only takes note: an exception raised inside `watch` might get lost there.
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: asked.append(received))
     process = subprocess.Popen(["/bin/sh", *command], env=environment, stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
-    try:
-        while process.poll() is None:
-            watch()
+    while process.poll() is None and not asked:
+        watch()
+    if not asked:
         return process.returncode
-    except KeyboardInterrupt:
-        # A terminal sends the signal to mpiexec as well; either way it ends the ranks.
-        process.terminate()
-        process.wait(timeout=30)
-        return INTERRUPTED
+    # A terminal sends the signal to mpiexec as well; either way it ends the ranks.
+    process.terminate()
+    process.wait(timeout=30)
+    return INTERRUPTED
