@@ -22,7 +22,7 @@ def plan(scenario: Scenario) -> dict[str, str]:
         for rank in range(scenario.peers)
     ]
     few, many = int(np.argmin(totals)), int(np.argmax(totals))
-    # The load time is left to the run; two peers bound what all others send.
+    # These two peers bound what all others send.
     least, _ = rehearse(scenario, few)
     most, state = rehearse(scenario, many)
     sizes = [len(part) for part in scenario.parts]

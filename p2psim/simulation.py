@@ -46,6 +46,7 @@ class Simulation:
         batches = Batches(data, samples, scenario.batch_size(rank), seed, rank)
         self.oracle = LocalOracle(scenario, model, batches, self.clock)
         self.evaluator = Evaluator(scenario, model, self.side)
+        scenario.held = None  # what is not in use by now may go
         self.due = set(scenario.eval_rounds())
         return model.x
 

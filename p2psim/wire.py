@@ -44,13 +44,13 @@ class Doorbell:
         self.socket.setblocking(False)
         mine = uuid.uuid4().bytes
         self.socket.bind(self.address(mine))
-        everyone = bytearray(2 * len(mine) * comm.size)
-        comm.Allgather(bytearray(self.node() + mine), everyone)
+        node, everyone = self.node(), bytearray(2 * len(mine) * comm.size)
+        comm.Allgather(bytearray(node + mine), everyone)
         cards = [bytes(everyone[start : start + 32]) for start in range(0, len(everyone), 32)]
         self.near = {
             rank: self.address(card[16:])
             for rank, card in enumerate(cards)
-            if card.startswith(self.node())
+            if card.startswith(node)
         }
         self.crowded = len(self.near) > len(os.sched_getaffinity(0))
 

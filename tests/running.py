@@ -20,6 +20,17 @@ from p2psim.wire import run_threads
 
 Matrix: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]
+# A run of a second or two, as its file.
+EXPERIMENT = """
+name = "small"
+peers = 4
+rounds = 6
+data = { name = "digits", batch_size = 16 }
+model = { name = "mlp", hidden = [8] }
+topology = { name = "ring" }
+algorithm = { name = "choco-sgd", gamma = 0.4 }
+eval = { every = 2 }
+"""
 
 
 @dataclass(frozen=True)

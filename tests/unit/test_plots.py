@@ -20,17 +20,8 @@ from p2psim.errors import InputError
 
 pytest.importorskip("matplotlib")
 from p2psim import plots
+from tests.running import EXPERIMENT
 
-EXPERIMENT = """
-name = "small"
-peers = 4
-rounds = 6
-data = { name = "digits", batch_size = 16 }
-model = { name = "mlp", hidden = [8] }
-topology = { name = "ring" }
-algorithm = { name = "choco-sgd", gamma = 0.4 }
-eval = { every = 2 }
-"""
 SETTINGS: dict[str, list[str]] = {
     "choco": [],
     "weak": ["algorithm.gamma=0.2"],

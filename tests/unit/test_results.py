@@ -18,17 +18,8 @@ from click.testing import CliRunner
 from p2psim import report, results, runner
 from p2psim.cli import main
 from p2psim.errors import InputError, PeerError
+from tests.running import EXPERIMENT
 
-EXPERIMENT = """
-name = "small"
-peers = 4
-rounds = 6
-data = { name = "digits", batch_size = 16 }
-model = { name = "mlp", hidden = [8] }
-topology = { name = "ring" }
-algorithm = { name = "choco-sgd", gamma = 0.4 }
-eval = { every = 2 }
-"""
 TIMED = ["algorithm=d-psgd", 'time.compute={name="constant"}', "time.link.latency=0.5"]
 REFEREE = ["data={name='quadratic',file='problem.npz'}", "model=vector"]
 BAD = """
