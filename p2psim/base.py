@@ -9,7 +9,7 @@ parameter vector of length d, W the mixing matrix with W[i, j] != 0 iff j sends 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
 from msgspec import Meta
@@ -87,8 +87,12 @@ class Neighborhood(Protocol):
     rank: int
     peers: int
 
-    def message(self, v: Vector, compressor: Compressor | None = None) -> Message:
-        """C(v), ready to travel; `value` is what every receiver will decode."""
+    def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Message:
+        """C(v), ready to travel; `value` is what every receiver will decode.
+
+        The last `plain` entries come after the d that the compressor is bound to and travel as
+        they are.
+        """
 
     def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
         """Send m to all out-neighbors (or m[j] to j); the messages of the in-neighbors by rank.
@@ -128,11 +132,14 @@ class Algorithm:
     """What a peer does in one round. x may be changed in place; return the new x.
 
     The simulation calls `start` once, then in every round `local` and S times `consensus`, and
-    evaluates what they return. `requires` names what W must be: "row-stochastic",
-    "column-stochastic", "doubly-stochastic", "symmetric", "static".
+    evaluates what they return. `requires = ("row-stochastic",)` in a class says what W must be:
+    "row-stochastic", "column-stochastic", "doubly-stochastic", "symmetric", "static"; a property
+    where it depends on the parameters.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ()
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return ()
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         """Set up the state, all peers at once; messages are allowed."""

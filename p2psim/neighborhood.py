@@ -11,13 +11,14 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from p2psim.base import Compressor, Handle, Message, Payload, Vector, Wire
 from p2psim.clock import Clock, Link
 from p2psim.topology import Topology
+from p2psim.vectors import get, not_finite, put
 
 HEADER = np.dtype([("nbytes", "<u8"), ("sent_at", "<f8"), ("step", "<u4"), ("entries", "<u4")])
 
@@ -52,7 +53,7 @@ class Packet:
     """A message: payload bytes, and the vector that they decode to."""
 
     def __init__(
-        self, pool: Pool, payload: Payload, codec: Compressor | None, entries: int, dtype: Any
+        self, pool: Pool, payload: Payload, codec: Codec | None, entries: int, dtype: Any
     ) -> None:
         self.pool, self.payload, self.codec = pool, payload, codec
         self.entries, self.dtype = entries, dtype
@@ -68,6 +69,42 @@ class Packet:
                 self._value = self.pool.take(self.entries, self.dtype)
                 self.codec.decode(self.payload, self._value)
         return self._value
+
+
+class Tailed:
+    """A compressor of all entries but the last `plain`, which travel as they are."""
+
+    def __init__(self, codec: Compressor, plain: int) -> None:
+        self.codec, self.plain = codec, plain
+
+    def encode(self, v: Vector, out: Payload) -> int:
+        used = self.codec.encode(v[: -self.plain], out)
+        if not np.isfinite(v[-self.plain :]).all():
+            raise not_finite(self.codec)
+        return used + put(out[used:], v.dtype, *v[-self.plain :])
+
+    def decode(self, payload: Payload, out: Vector) -> None:
+        tail = self.plain * out.itemsize
+        self.codec.decode(payload[:-tail], out[: -self.plain])
+        out[-self.plain :] = get(payload[-tail:], out.dtype, self.plain)
+
+    def max_bytes(self, d: int, itemsize: int = 4) -> int:
+        return self.codec.max_bytes(d - self.plain, itemsize) + self.plain * itemsize
+
+
+Codec: TypeAlias = Compressor | Tailed
+
+
+def pack(pool: Pool, v: Vector, compressor: Compressor | None, plain: int) -> Packet:
+    """C(v) as a message of its own: v may change afterwards. See base.Neighborhood.message."""
+    if compressor is None:
+        copy = pool.take(v.size, v.dtype)
+        np.copyto(copy, v)
+        return Packet(pool, copy.view(np.uint8), None, v.size, v.dtype)
+    codec: Codec = Tailed(compressor, plain) if plain else compressor
+    room = pool.take(codec.max_bytes(v.size, v.itemsize), np.uint8)
+    used = codec.encode(v, room)
+    return Packet(pool, room[:used], codec, v.size, v.dtype)
 
 
 class Transfer:
@@ -164,14 +201,8 @@ class Neighborhood:
         itemsize = np.dtype(like.dtype).itemsize
         return like.codec.max_bytes(entries, itemsize) if like.codec else entries * itemsize
 
-    def message(self, v: Vector, compressor: Compressor | None = None) -> Packet:
-        if compressor is None:
-            copy = self.pool.take(v.size, v.dtype)
-            np.copyto(copy, v)
-            return self._dense(copy)
-        room = self.pool.take(compressor.max_bytes(v.size, v.itemsize), np.uint8)
-        used = compressor.encode(v, room)
-        return Packet(self.pool, room[:used], compressor, v.size, v.dtype)
+    def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Packet:
+        return pack(self.pool, v, compressor, plain)
 
     def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
         if not isinstance(m, Mapping):

@@ -13,7 +13,7 @@ import numpy as np
 
 from p2psim.base import Compressor, Handle, Message, Vector
 from p2psim.clock import Clock
-from p2psim.neighborhood import Packet, Pool, block_sizes
+from p2psim.neighborhood import Pool, block_sizes, pack
 from p2psim.rng import Stream, generator
 from p2psim.scenario import Scenario
 
@@ -44,12 +44,8 @@ class Rehearsal:
         self.pool, self.step = Pool(), 0
         self.bytes_sent = self.messages_sent = self.largest = 0
 
-    def message(self, v: Vector, compressor: Compressor | None = None) -> Message:
-        if compressor is None:
-            return Packet(self.pool, v.view(np.uint8).copy(), None, v.size, v.dtype)
-        room = np.empty(compressor.max_bytes(v.size, v.itemsize), np.uint8)
-        used = compressor.encode(v, room)
-        return Packet(self.pool, room[:used], compressor, v.size, v.dtype)
+    def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Message:
+        return pack(self.pool, v, compressor, plain)
 
     def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
         return self._send(m).wait()

@@ -28,6 +28,7 @@ CURES = {
     "symmetric": 'choose an undirected topology with weights = "metropolis"',
     "static": "choose a topology that does not change from step to step",
 }
+UNDIRECTED = ("doubly-stochastic", "symmetric")
 
 
 @dataclass
@@ -143,9 +144,12 @@ def check_weights(algorithm: Any, graph: topology.Topology) -> None:
     for need in algorithm.requires:
         if need not in graph.properties:
             have = ", ".join(sorted(graph.properties)) or "none of the usual properties"
+            cure = CURES[need]
+            if getattr(algorithm, "push_sum", None) is False and need in UNDIRECTED:
+                cure += ', or set algorithm.push_sum = true and topology.weights = "out-degree"'
             raise InputError(
                 f"algorithm {algorithm.name!r} needs a {need} mixing matrix, but topology "
-                f"{graph.name!r} with weights {graph.rule!r} has: {have}; {CURES[need]}"
+                f"{graph.name!r} with weights {graph.rule!r} has: {have}; {cure}"
             )
 
 

@@ -167,10 +167,11 @@ class LocalSteps:
         self.V = decayed if self.V is None else s.momentum * self.V + decayed
         return s.lr * (decayed + s.momentum * self.V if s.nesterov else self.V)
 
-    def take(self, X: Matrix) -> Matrix:
-        """T steps from X, each peer on its own."""
+    def take(self, X: Matrix, u: Matrix | float = 1.0) -> Matrix:
+        """T steps from X, each peer on its own; with push-sum weights u, directions at X / u."""
         for _ in range(self.setup.local_steps):
-            X = self.setup.stored(X - self.change(self.setup.gradient(X), X))
+            Z = X / u
+            X = self.setup.stored(X - self.change(self.setup.gradient(Z), Z))
         return X
 
 
@@ -208,34 +209,43 @@ def d_psgd(s: Setup) -> Matrix:
 
 
 def choco_sgd(s: Setup) -> Matrix:
-    """fresh: q, copies, then mixing. stale: mixing with the old copies, then q and copies."""
+    """fresh: q, copies, then mixing. stale: mixing with the old copies, then q and copies.
+
+    Push-sum: u is mixed like X, uncompressed: its copies are u itself, the stale ones 0 at first.
+    """
     local, X, t = LocalSteps(s), s.x0, 0
-    hat = np.zeros_like(X)
+    u, hat = np.ones((s.n, 1)), np.zeros_like(X)
     for _ in range(s.rounds):
-        X = local.take(X)
+        X = local.take(X, u)
         for _ in range(s.consensus_steps):
+            step = s.gamma * (s.mixing(t) - np.eye(s.n))
             if s.options["variant"] == "fresh":
                 hat = hat + s.compressed(X - hat)
-                X = X + s.gamma * (s.mixing(t) - np.eye(s.n)) @ hat
+                X = X + step @ hat
             else:
-                X = X + s.gamma * (s.mixing(t) - np.eye(s.n)) @ hat
+                X = X + step @ hat
                 hat = hat + s.compressed(X - hat)
+            if s.options.get("push_sum") and (t > 0 or s.options["variant"] == "fresh"):
+                u = u + step @ u
             t += 1
-    return X
+    return X / u
 
 
 def deep_squeeze(s: Setup) -> Matrix:
-    """C(x + e) travels, what it loses stays in e."""
+    """C(x + e) travels, what it loses stays in e; u, with push-sum, travels as it is."""
     local, X, t = LocalSteps(s), s.x0, 0
-    E = np.zeros_like(X)
+    u, E = np.ones((s.n, 1)), np.zeros_like(X)
     for _ in range(s.rounds):
-        X = local.take(X)
+        X = local.take(X, u)
         for _ in range(s.consensus_steps):
+            step = s.gamma * (s.mixing(t) - np.eye(s.n))
             sent = s.compressed(X + E)
             E = X + E - sent
-            X = X + s.gamma * (s.mixing(t) - np.eye(s.n)) @ sent
+            X = X + step @ sent
+            if s.options.get("push_sum"):
+                u = u + step @ u
             t += 1
-    return X
+    return X / u
 
 
 def sgp(s: Setup) -> Matrix:
@@ -243,9 +253,7 @@ def sgp(s: Setup) -> Matrix:
     local, X, t = LocalSteps(s), s.x0, 0
     u = np.ones((s.n, 1))
     for _ in range(s.rounds):
-        for _ in range(s.local_steps):
-            Z = X / u
-            X = X - local.change(s.gradient(Z), Z)
+        X = local.take(X, u)
         for _ in range(s.consensus_steps):
             X, u = s.mixing(t) @ X, s.mixing(t) @ u
             t += 1

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "rng"],
     ["base"],
-    ["registry", "clock", "vectors", "weights", "datafiles", "unpickle"],
+    ["push_sum", "registry", "clock", "vectors", "weights", "datafiles", "unpickle"],
     ["config"],
     [
         *("algorithms", "compressors", "learning", "optimizers", "models", "data"),

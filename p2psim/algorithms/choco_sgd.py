@@ -5,7 +5,6 @@ from typing import Literal
 import numpy as np
 
 from p2psim.base import (
-    Algorithm,
     Compressor,
     Handle,
     Message,
@@ -14,15 +13,17 @@ from p2psim.base import (
     Oracle,
     Vector,
 )
+from p2psim.push_sum import PushSum
 from p2psim.registry import plugin
 
 
 @plugin(
     "algorithm",
     "choco-sgd",
-    "Koloskova, Stich & Jaggi 2019, Algorithm 2; Koloskova et al. 2020, Algorithm 1 (stale)",
+    "Koloskova, Stich & Jaggi 2019, Algorithm 2; Koloskova et al. 2020, Algorithm 1 (stale); "
+    "Taheri et al. 2020 (push-sum)",
 )
-class ChocoSGD(Algorithm):
+class ChocoSGD(PushSum):
     """x_hat_i is peer i's public copy (0 at first), s_i = sum_j W_ij x_hat_j.
 
     fresh:  x^{t+1/2} = x - lr dir,  q_i = C(x_i^{t+1/2} - x_hat_i),  x_hat_j += q_j,
@@ -30,33 +31,45 @@ class ChocoSGD(Algorithm):
     stale:  x_i^{t+1} = x_i^{t+1/2} + gamma sum_j W_ij (x_hat_j - x_hat_i) with the old copies,
             then q_i = C(x_i^{t+1} - x_hat_i) travels while the next gradient is computed.
 
-    Wire: one payload of C per neighbor and consensus step.
+    push_sum: the same on numerators x_i and weights u_i, whose difference u_i - u_hat_i is not
+    compressed; gradients at z_i = x_i / u_i. W is then column-stochastic and may be directed.
+
+    Wire: one payload of C per neighbor and consensus step, 4 bytes more with push_sum.
     """
 
-    requires = ("doubly-stochastic", "symmetric", "static")
     gamma: NonNegative = 0.5
     variant: Literal["fresh", "stale"] = "fresh"
     compressor: Compressor = "identity"  # type: ignore[assignment]
+    push_sum: bool = False
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """s_i is a sum with weights that stay, so W is static in either form."""
+        form = ("column-stochastic",) if self.push_sum else ("doubly-stochastic", "symmetric")
+        return *form, "static"
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
+        super().start(x, oracle, net)
+        x = self.gossiped(x)
         self.x_hat, self.s = np.zeros_like(x), np.zeros_like(x)
         self.flight: tuple[Message, Handle] | None = None
 
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
+        x = self.gossiped(x)
         if self.variant == "stale":
-            return self.consensus_stale(x, net)
-        q = net.message(x - self.x_hat, self.compressor)
+            return self.model(self.gossip_stale(x, net))
+        q = net.message(x - self.x_hat, self.compressor, plain=self.push_sum)
         self.x_hat += q.value
         self.s += net.mix(q)
-        return x + self.gamma * (self.s - self.x_hat)
+        return self.model(x + self.gamma * (self.s - self.x_hat))
 
-    def consensus_stale(self, x: Vector, net: Neighborhood) -> Vector:
+    def gossip_stale(self, x: Vector, net: Neighborhood) -> Vector:
         """The copies of the step before arrive now; the new difference sets out."""
         if self.flight:
             q, arriving = self.flight
             self.s += arriving.mix()
             self.x_hat += q.value
         x = x + self.gamma * (self.s - self.x_hat)
-        q = net.message(x - self.x_hat, self.compressor)
+        q = net.message(x - self.x_hat, self.compressor, plain=self.push_sum)
         self.flight = q, net.post(q)
         return x

@@ -133,6 +133,8 @@ class Case:
 TOP = {"name": "top-k", "keep": 0.25}
 SIGN, AFFINE, IDENTITY = {"name": "sign"}, {"name": "affine-8"}, {"name": "identity"}
 FRESH, STALE = {"variant": "fresh"}, {"variant": "stale"}
+PUSH = {"push_sum": True}
+# By form: the algorithm's name, and where it has more forms than one what tells them apart.
 CASES: dict[str, list[Case]] = {
     "isolated": [Case(optimizer=HEAVY), Case(optimizer=NESTEROV, T=3)],
     "all-reduce": [Case(optimizer=HEAVY), Case(optimizer=NESTEROV, T=3)],
@@ -159,6 +161,20 @@ CASES: dict[str, list[Case]] = {
         Case({}, HEAVY, gamma=0.4, compressor=AFFINE),
     ],
     "sgp": [Case({}, HEAVY), Case({}, NESTEROV, T=2, S=2)],
+    "choco-sgd push-sum": [
+        Case(FRESH | PUSH, HEAVY, gamma=1.0, compressor=IDENTITY, T=2, S=2),
+        Case(FRESH | PUSH, PLAIN, gamma=0.2, compressor=TOP),
+        Case(FRESH | PUSH, NESTEROV, gamma=0.2, compressor=SIGN),
+        Case(FRESH | PUSH, HEAVY, gamma=0.5, compressor=AFFINE, S=2),
+        Case(STALE | PUSH, NESTEROV, gamma=0.4, compressor=IDENTITY, T=2),
+        Case(STALE | PUSH, PLAIN, gamma=0.2, compressor=TOP, S=3),
+    ],
+    "deep-squeeze push-sum": [
+        Case(PUSH, HEAVY, gamma=0.7, compressor=IDENTITY, T=2, S=2),
+        Case(PUSH, PLAIN, gamma=0.1, compressor=TOP),
+        Case(PUSH, NESTEROV, gamma=0.1, compressor=SIGN),
+        Case(PUSH, HEAVY, gamma=0.4, compressor=AFFINE),
+    ],
 }
 # What each algorithm asks of W: written down a second time on purpose.
 NEEDS: dict[str, set[str]] = {
@@ -168,6 +184,8 @@ NEEDS: dict[str, set[str]] = {
     "choco-sgd": {"doubly-stochastic", "symmetric", "static"},
     "deep-squeeze": {"doubly-stochastic", "symmetric"},
     "sgp": {"column-stochastic"},
+    "choco-sgd push-sum": {"column-stochastic", "static"},
+    "deep-squeeze push-sum": {"column-stochastic"},
 }
 WITHOUT_NETWORK = {"isolated", "all-reduce"}  # their result does not depend on the graph
 
@@ -178,32 +196,37 @@ def registered() -> list[str]:
     return sorted(name for name, cls in known if cls.__module__.startswith("p2psim."))
 
 
-def fits(algorithm: str, graph: str) -> bool:
-    return NEEDS[algorithm] <= GRAPHS[graph].holds
+def named(form: str) -> str:
+    """The algorithm of a form."""
+    return form.partition(" ")[0]
+
+
+def fits(form: str, graph: str) -> bool:
+    return NEEDS[form] <= GRAPHS[graph].holds
 
 
 def runs() -> list[tuple[str, int, str]]:
-    """(algorithm, number of the case, graph) of all that can be run."""
+    """(form, number of the case, graph) of all that can be run."""
     return [
-        (name, number, graph)
-        for name in CASES
-        for number in range(len(CASES[name]))
-        for graph in (["ring"] if name in WITHOUT_NETWORK else GRAPHS)
-        if fits(name, graph)
+        (form, number, graph)
+        for form in CASES
+        for number in range(len(CASES[form]))
+        for graph in (["ring"] if form in WITHOUT_NETWORK else GRAPHS)
+        if fits(form, graph)
     ]
 
 
 def outcome(
-    folder: Path, name: str, number: int, graph: str, dtype: str
+    folder: Path, form: str, number: int, graph: str, dtype: str
 ) -> tuple[float, oracle.Setup]:
     """Relative difference between p2psim and the oracle after ROUNDS rounds, and its setup."""
     (folder / "matchings.py").write_text(MATCHINGS)
-    case, drawn = CASES[name][number], GRAPHS[graph]
+    case, drawn = CASES[form][number], GRAPHS[graph]
     problem = quadratics(drawn.n, seed=100 * number + drawn.n)
     ran = run_quadratic(
         problem,
         folder,
-        case.algorithm(name),
+        case.algorithm(named(form)),
         topology=drawn.table,
         rounds=ROUNDS,
         optimizer=case.optimizer,
@@ -214,7 +237,7 @@ def outcome(
     assert ran.x.dtype == dtype
     weights = drawn.weights(drawn.n, (ran.weights[0] != 0).astype(float))
     setup = case.setup(problem, weights)
-    wanted = oracle.ALGORITHMS[name](setup)
+    wanted = oracle.ALGORITHMS[named(form)](setup)
     assert np.isfinite(wanted).all()
     return difference(ran.x, wanted), setup
 
@@ -232,38 +255,39 @@ def test_every_algorithm_has_an_oracle(name: str) -> None:
         assert name in table, f"add algorithm {name!r} to tests/oracle.py, CASES and NEEDS"
 
 
-@pytest.mark.parametrize(("name", "number", "graph"), runs())
+@pytest.mark.parametrize(("form", "number", "graph"), runs())
 def test_agrees_with_the_oracle_in_float64(
-    name: str, number: int, graph: str, tmp_path: Path
+    form: str, number: int, graph: str, tmp_path: Path
 ) -> None:
-    deviation, _ = outcome(tmp_path, name, number, graph, "float64")
+    deviation, _ = outcome(tmp_path, form, number, graph, "float64")
     assert deviation <= 1e-10
 
 
 @pytest.mark.parametrize(
-    ("name", "number", "graph"), [run for run in runs() if run[2] in ("ring", "unbalanced-push")]
+    ("form", "number", "graph"), [run for run in runs() if run[2] in ("ring", "unbalanced-push")]
 )
 def test_agrees_with_the_oracle_in_float32(
-    name: str, number: int, graph: str, tmp_path: Path
+    form: str, number: int, graph: str, tmp_path: Path
 ) -> None:
-    deviation, setup = outcome(tmp_path, name, number, graph, "float32")
+    deviation, setup = outcome(tmp_path, form, number, graph, "float32")
     # A compressor that chooses or rounds can turn one float32 rounding into another choice. Where
     # that moves the oracle itself by more than 1e-4, no float32 run can be asked for less.
-    assert deviation <= 1e-4 or deviation <= 3 * moved_by_rounding(name, setup)
+    assert deviation <= 1e-4 or deviation <= 3 * moved_by_rounding(named(form), setup)
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-@pytest.mark.parametrize("name", registered())
+@pytest.mark.parametrize("form", CASES)
 def test_a_mixing_matrix_that_does_not_fit_is_refused(
-    name: str, graph: str, tmp_path: Path
+    form: str, graph: str, tmp_path: Path
 ) -> None:
     (tmp_path / "matchings.py").write_text(MATCHINGS)
     problem = quadratics(GRAPHS[graph].n)
-    table = quadratic_table(problem, tmp_path, name, topology=GRAPHS[graph].table)
-    if fits(name, graph):
+    algorithm = CASES[form][0].algorithm(named(form))
+    table = quadratic_table(problem, tmp_path, algorithm, topology=GRAPHS[graph].table)
+    if fits(form, graph):
         scenario.load(table, tmp_path)
         return
-    with pytest.raises(InputError, match=f"{name}.* needs a .* mixing matrix"):
+    with pytest.raises(InputError, match=f"{named(form)}.* needs a .* mixing matrix"):
         scenario.load(table, tmp_path)
 
 

@@ -143,6 +143,20 @@ def test_stale_choco_counts_a_message_as_received_when_it_is_used(tmp_path: Path
     check(run, sent, sent - 2, payload)
 
 
+@pytest.mark.parametrize("dtype", SIZES)
+@pytest.mark.parametrize(("codec", "formula"), CODECS, ids=IDS)
+@pytest.mark.parametrize("name", ["choco-sgd", "deep-squeeze"])
+def test_a_push_sum_weight_is_one_number_more(
+    name: str, codec: Table, formula: Formula, dtype: str, tmp_path: Path
+) -> None:
+    algorithm = {"name": name, "gamma": 0.01, "compressor": codec, "push_sum": True}
+    table = {**digits("mlp", algorithm, dtype), "topology": {"name": "directed-ring"}}
+    run = run_here(table, tmp_path)
+    messages = np.tile(np.arange(1, ROUNDS + 1), (4, 1))
+    payload = sum(formula(m, SIZES[dtype]) for m in MODELS["mlp"][1]) + SIZES[dtype]
+    check(run, messages, messages, payload)
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("name", ["d-psgd", "sgp"])

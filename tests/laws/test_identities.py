@@ -9,23 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2psim import registry, scenario
-from p2psim.errors import InputError
+from p2psim import registry
 from tests import oracle
 from tests.oracle import Matrix
-from tests.running import (
-    Problem,
-    Run,
-    Table,
-    difference,
-    gossip,
-    quadratic_table,
-    quadratics,
-    run_quadratic,
-)
+from tests.running import Table, difference, gossip, quadratics, run_quadratic
+from tests.watching import watched
 
 MOMENTUM: Table = {"momentum": 0.8, "weight_decay": 0.01}
 TOP: Table = {"name": "top-k", "keep": 0.2}
+PUSH: Table = {"push_sum": True}
+UNBALANCED: Table = {"name": "random-directed", "p": 0.25}
 EVERY_ROUND: Table = {"eval": {"every": 1, "phases": ["consensus"]}}
 COMPRESSORS: dict[str, Table] = {
     "affine-8": {},
@@ -35,75 +28,6 @@ COMPRESSORS: dict[str, Table] = {
     "sign": {},
     "top-k": {"k": 3, "values": "affine-8"},
 }
-# A plug-in of a user's own, found by "watched.py:Choco": the algorithms, with all that passes
-# between them and the network written down. What they compute is not touched.
-WATCHED = '''
-import numpy as np
-from p2psim.algorithms.choco_sgd import ChocoSGD
-from p2psim.algorithms.deep_squeeze import DeepSqueeze
-from p2psim.algorithms.sgp import StochasticGradientPush
-from p2psim.registry import plugin
-
-LOG = {}
-
-class Watch:
-    """A neighborhood that keeps every message; it mixes by hand, from the single messages."""
-
-    def __init__(self, net, log):
-        self.net, self.log, self.rank, self.peers = net, log, net.rank, net.peers
-
-    def message(self, v, compressor=None):
-        made = self.net.message(v, compressor)
-        self.log["sent"].append(made.value.copy())
-        return made
-
-    def post(self, m):
-        return Flight(self, m, self.net.post(m), self.net.row(m.value.dtype))
-
-    def mix(self, m):
-        return self.post(m).mix()
-
-class Flight:
-    def __init__(self, watch, own, handle, row):
-        self.watch, self.own, self.handle, self.row = watch, own, handle, row
-
-    def mix(self):
-        got = {j: m.value for j, m in self.handle.wait().items()}
-        for j, value in got.items():
-            self.watch.log["received"].setdefault(j, []).append(value.copy())
-        got[self.watch.rank] = self.own.value
-        return sum(self.row[j] * got[j] for j in sorted(got))
-
-class Watched:
-    def start(self, x, oracle, net):
-        self.log = LOG[net.rank] = {"sent": [], "received": {}, "before": [], "state": []}
-        super().start(x, oracle, net)
-
-    def consensus(self, x, oracle, net):
-        self.log["before"].append(x.copy())
-        x = super().consensus(x, oracle, Watch(net, self.log) if self.by_hand else net)
-        self.log["state"].append(getattr(self, self.kept).copy())
-        return x
-
-@plugin("algorithm", "watched-choco")
-class Choco(Watched, ChocoSGD):
-    kept, by_hand = "x_hat", True
-
-@plugin("algorithm", "watched-squeeze")
-class Squeeze(Watched, DeepSqueeze):
-    kept, by_hand = "e", True
-
-@plugin("algorithm", "watched-push")
-class Push(Watched, StochasticGradientPush):
-    kept, by_hand = "xu", False
-'''
-
-
-def watched(problem: Problem, folder: Path, algorithm: Table, **options: Any) -> tuple[Run, Any]:
-    """A run of a class of WATCHED, and its log: by peer, then by what happened."""
-    (folder / "watched.py").write_text(WATCHED)
-    ran = run_quadratic(problem, folder, algorithm, **options)
-    return ran, registry.load_file(folder / "watched.py").LOG
 
 
 def of_the_package(kind: str) -> list[str]:
@@ -125,6 +49,7 @@ def squeeze(**parameters: Any) -> Table:
 
 
 CTA: Table = {"name": "d-psgd", "order": "cta"}
+FORMS = [choco(), choco(variant="stale"), squeeze(), choco(**PUSH), squeeze(**PUSH)]
 
 
 def sgd(gradient: Callable[[Matrix], Matrix], x: Matrix, steps: int) -> Matrix:
@@ -180,7 +105,7 @@ def test_i4_choco_fresh_identity_is_atc_with_w_gamma(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compressor", of_the_package("compressor"))
-@pytest.mark.parametrize("method", [choco(), choco(variant="stale"), squeeze()], ids=label)
+@pytest.mark.parametrize("method", FORMS, ids=label)
 def test_i5_gossip_preserves_the_sum(method: Table, compressor: str, tmp_path: Path) -> None:
     assert compressor in COMPRESSORS, f"add compressor {compressor!r} to COMPRESSORS"
     problem = gossip(6)
@@ -289,21 +214,44 @@ def test_i9_push_sum_on_a_doubly_stochastic_w_is_atc(tmp_path: Path) -> None:
 
 
 def test_i9_push_sum_reaches_the_mean_on_a_directed_graph(tmp_path: Path) -> None:
-    problem, graph = gossip(7), {"name": "random-directed", "p": 0.25}
-    ran, log = watched(problem, tmp_path, {"name": "watched.py:Push"}, topology=graph, rounds=250)
+    problem, options = gossip(7), {"topology": UNBALANCED, "rounds": 250}
+    ran, log = watched(problem, tmp_path, {"name": "watched.py:Push"}, **options)
     u = np.array([[state[-1] for state in log[i]["state"]] for i in range(7)])
     assert np.abs(u.sum(axis=0) - 7).max() <= 1e-12
     assert np.abs(u - 1).max() > 0.1  # the graph is not balanced
     assert difference(ran.x, np.tile(problem.x0.mean(axis=0), (7, 1))) <= 1e-12
 
 
-@pytest.mark.parametrize("name", ["choco-sgd", "deep-squeeze"])
-def test_i10_there_is_no_push_sum_form_so_a_directed_graph_is_refused(
-    name: str, tmp_path: Path
-) -> None:
-    graph = {"name": "random-directed"}  # whoever adds the push-sum forms replaces this by I10
-    with pytest.raises(InputError, match="doubly-stochastic"):
-        scenario.load(quadratic_table(gossip(7), tmp_path, name, topology=graph), tmp_path)
+@pytest.mark.parametrize("method", [choco(**PUSH), squeeze(**PUSH)], ids=label)
+def test_i10_push_sum_identity_gamma_1_is_sgp(method: Table, tmp_path: Path) -> None:
+    options: Table = {"topology": UNBALANCED, "rounds": 60, "optimizer": MOMENTUM}
+    problem = quadratics(7)
+    one = run_quadratic(problem, tmp_path, {**method, "gamma": 1.0}, **options)
+    other = run_quadratic(problem, tmp_path, "sgp", **options)
+    assert difference(one.x, other.x) <= 1e-12
+
+
+@pytest.mark.parametrize("variant", ["fresh", "stale"])
+def test_i10_push_sum_choco_reaches_the_exact_mean(variant: str, tmp_path: Path) -> None:
+    problem = gossip(7, d=20)
+    mean = np.tile(problem.x0.mean(axis=0), (7, 1))
+    algorithm = choco(**PUSH, variant=variant, gamma=0.1, compressor=TOP)
+    x = run_quadratic(problem, tmp_path, algorithm, topology=UNBALANCED, rounds=1500).x
+    assert difference(x, mean) <= 1e-12
+
+
+def test_i10_push_sum_deep_squeeze_stops_near_the_mean(tmp_path: Path) -> None:
+    problem = gossip(7, d=20)
+    mean = np.tile(problem.x0.mean(axis=0), (7, 1))
+    start, options = difference(problem.x0, mean), {"topology": UNBALANCED, "rounds": 2000}
+    plateau = []
+    for gamma in (0.1, 0.02):
+        algorithm = squeeze(**PUSH, gamma=gamma, compressor=TOP)
+        x = run_quadratic(problem, tmp_path, algorithm, **options).x
+        plateau.append(difference(x, mean))
+    assert plateau[0] < 0.2 * start
+    assert plateau[1] > 1e-3 * start  # where CHOCO is at the mean itself
+    assert 3 < plateau[0] / plateau[1] < 8  # it shrinks with gamma
 
 
 @pytest.mark.parametrize(("graph", "n"), [("ring", 8), ("path", 5), ("star", 6)])
@@ -329,7 +277,7 @@ def test_i23_one_peer_alone_is_plain_sgd(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compressor", of_the_package("compressor"))
-@pytest.mark.parametrize("method", [choco(), choco(variant="stale"), squeeze()], ids=label)
+@pytest.mark.parametrize("method", FORMS, ids=label)
 def test_i23_one_peer_alone_is_plain_sgd_whatever_is_compressed(
     method: Table, compressor: str, tmp_path: Path
 ) -> None:
@@ -341,7 +289,7 @@ def test_i23_one_peer_alone_is_plain_sgd_whatever_is_compressed(
     assert difference(x[0], wanted) <= 1e-12
 
 
-@pytest.mark.parametrize("method", [choco(), choco(variant="stale"), squeeze()], ids=label)
+@pytest.mark.parametrize("method", FORMS, ids=label)
 def test_i24_gamma_0_is_isolated_training(method: Table, tmp_path: Path) -> None:
     problem, options = quadratics(6), {"rounds": 40, "optimizer": MOMENTUM, "local_steps": 2}
     algorithm = {**method, "gamma": 0.0, "compressor": TOP}
@@ -350,9 +298,7 @@ def test_i24_gamma_0_is_isolated_training(method: Table, tmp_path: Path) -> None
     assert got.x.tobytes() == alone.x.tobytes()
 
 
-@pytest.mark.parametrize(
-    "method", [{"name": "d-psgd"}, CTA, choco(), squeeze(), {"name": "sgp"}], ids=label
-)
+@pytest.mark.parametrize("method", [{"name": "d-psgd"}, CTA, {"name": "sgp"}, *FORMS], ids=label)
 def test_i24_w_that_is_the_identity_is_isolated_training(method: Table, tmp_path: Path) -> None:
     # No edge at all would be refused as not connected; what adds 1e-300 to a number adds nothing.
     n = 6

@@ -28,6 +28,11 @@ CASES: dict[str, tuple[str | Table, Table]] = {
     ),
     "deep-squeeze": ({"name": "deep-squeeze", "compressor": "qsgd"}, UNDIRECTED),
     "sgp": ("sgp", MANY),
+    "choco-sgd-push-sum": (
+        {"name": "choco-sgd", "push_sum": True, "compressor": TOP_K},
+        {"name": "directed-ring"},
+    ),
+    "deep-squeeze-push-sum": ({"name": "deep-squeeze", "push_sum": True}, MANY),
 }
 
 

@@ -67,6 +67,11 @@ VARIANTS: dict[str, Table] = {
         "deep-squeeze", algorithm={"gamma": 0.2, "compressor": {"name": "sign"}}
     ),
     "sgp-one-peer-exponential": variant("sgp", WANDERING),
+    "choco-push-sum": variant(
+        "choco-sgd",
+        {"name": "directed-ring"},
+        algorithm={"gamma": 0.3, "compressor": TOP_K, "push_sum": True},
+    ),
 }
 LAUNCHED = ("d-psgd-atc", "choco-stale-qsgd", "sgp-one-peer-exponential")
 # All variants by --debug, one after the other in a single process: importing torch takes longest.

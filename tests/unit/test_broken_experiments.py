@@ -125,7 +125,7 @@ def graph(n):
 IMPOSSIBLE: dict[str, tuple[Changes, Fragments]] = {
     "choco-on-a-directed-ring": (
         {"topology": "directed-ring"},
-        ("'choco-sgd' needs a symmetric", "'directed-ring'", "choose an undirected topology"),
+        ("'choco-sgd' needs a symmetric", "'directed-ring'", "algorithm.push_sum = true"),
     ),
     "choco-with-out-degree": (
         {"topology": {"name": "star", "weights": "out-degree"}},

@@ -1,0 +1,43 @@
+"""Push-sum: the exact mean on graphs whose W is column-stochastic and nothing more."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from p2psim.base import Algorithm, Neighborhood, Oracle, Vector
+
+
+class PushSum(Algorithm):
+    """Numerator x_i and push-sum weight u_i (1 at first); the model is z_i = x_i / u_i.
+
+    x_i <- x_i - lr dir_i(z_i),  then gossip on x and on u alike,  z_i = x_i / u_i
+
+    Both lie in one vector [x_i, u_i], so whatever mixes x mixes u by the same steps. Weight decay
+    acts on z; the model that is evaluated and recorded is z. With `push_sum` False there is no u,
+    and a method is what it is on x alone. Kempe, Dobra & Gehrke 2003; Assran et al. 2019.
+    """
+
+    push_sum = True
+
+    def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
+        if self.push_sum:
+            self.xu = np.append(x, x.dtype.type(1))
+
+    def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
+        if not self.push_sum:
+            return super().local(x, oracle, net)
+        for _ in range(oracle.local_steps):
+            oracle.descend(self.xu[:-1], at=self.model(self.xu))
+        return self.model(self.xu)
+
+    def gossiped(self, x: Vector) -> Vector:
+        """What a method gossips for the model x: [x_i, u_i], shape (d + 1,), or x itself."""
+        return self.xu if self.push_sum else x
+
+    def model(self, y: Vector) -> Vector:
+        """Keep y, the new value of what was gossiped; the model that it stands for."""
+        if not self.push_sum:
+            return y
+        self.xu = y
+        z: Vector = y[:-1] / y[-1]
+        return z
