@@ -41,7 +41,8 @@ def plan(scenario: Scenario) -> dict[str, str]:
         "rounds": f"{scenario.rounds} ({scenario.epochs:.4g} epochs)",
         "messages": per_round(least.messages_sent, most.messages_sent, graph.period, "messages")
         + f", each with {HEADER.itemsize} bytes of header",
-        "traffic": per_round(least.bytes_sent, most.bytes_sent, graph.period, "bytes"),
+        "traffic": per_round(least.bytes_sent, most.bytes_sent, graph.period, "bytes")
+        + (f", and {most.bytes_at_start:,} once at the start" if most.bytes_at_start else ""),
         "memory": f"about {memory(scenario, most, state) / 2**20:,.0f} MiB per peer",
         "virtual time": virtual_time(scenario, most),
     }

@@ -43,6 +43,7 @@ class Rehearsal:
         self.link, self.clock = scenario.experiment.time.link, Clock()
         self.pool, self.step = Pool(), 0
         self.bytes_sent = self.messages_sent = self.largest = 0
+        self.bytes_at_start = 0
 
     def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Message:
         return pack(self.pool, v, compressor, plain)
@@ -112,7 +113,7 @@ def rehearse(scenario: Scenario, rank: int) -> tuple[Rehearsal, int]:
     dtype = np.dtype(scenario.experiment.model_section.dtype)
     x = oracle.grad(np.zeros(scenario.parameters, dtype))
     algorithm.start(x, oracle, net)
-    net.bytes_sent = net.messages_sent = 0
+    net.bytes_at_start, net.bytes_sent, net.messages_sent = net.bytes_sent, 0, 0
     net.clock = Clock()
     for _ in range(scenario.topology.period):
         x = algorithm.local(x, oracle, net)

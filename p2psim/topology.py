@@ -168,9 +168,11 @@ def _find(name: Any, file: Any, folder: Path) -> Path:
         allowed = f"{suggest(str(name), known)}; or give a file = 'my-graph.edgelist' of your own"
         raise InputError(f"topology.name: unknown topology {name!r}; {allowed}")
     path = known[str(name)] if file is None else folder / str(file)
-    if path.suffix not in READERS or not path.is_file():
-        allowed = f"give one that ends in {', '.join(READERS)}"
-        raise InputError(f"topology.file: there is no such file {str(path)!r}; {allowed}")
+    if path.suffix not in READERS:
+        ends = f"give one whose name ends in {', '.join(READERS)}"
+        raise InputError(f"topology.file: {str(path)!r} is of no known kind; {ends}")
+    if not path.is_file():
+        raise InputError(f"topology.file: there is no file {str(path)!r}; correct the path")
     return path
 
 

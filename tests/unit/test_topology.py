@@ -324,7 +324,7 @@ def test_python_file(tmp_path: Path) -> None:
         ({"name": "torus", "rows": 3}, "rows = 3 does not divide peers = 8: take one of [1, 2, 4"),
         ({"name": "directed-ring", "weights": "metropolis"}, "but 7 sends to 0 and 0 not to 7"),
         ({"name": "ring", "weights": "edges"}, "edge 1 -> 0 is none"),
-        ({"file": "no.edgelist"}, "topology.file: there is no such file"),
+        ({"file": "no.edgelist"}, "topology.file: there is no file"),
         ({"file": "setup.cfg"}, ".edgelist, .graphml, .py"),
     ],
 )
