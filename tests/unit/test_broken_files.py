@@ -41,7 +41,7 @@ PLUG = "from p2psim.base import Algorithm\nfrom p2psim.registry import plugin\n"
 EDGES: Changes = {"topology": {"file": "my.edgelist"}}
 EYE = {"A": np.ones((4, 2, 3)), "b": np.ones((4, 2))}
 FILES: dict[str, tuple[Changes, Callable[[Path], object], Fragments]] = {
-    "no-edge-list": (EDGES, nothing, ("topology.file", "my.edgelist", "give one that ends in")),
+    "no-edge-list": (EDGES, nothing, ("topology.file", "my.edgelist", "there is no file")),
     "bad-edge": (
         EDGES,
         text("my.edgelist", "0 1\n1 x\n"),
