@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,13 @@ class Commands(click.Group):
             if error.speaks or (first and not isinstance(error, AbortedError)):
                 click.echo(f"p2psim: {error}", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:  # while ranks run, the runner takes care of it
+            if ranks.inside() is None:
+                click.echo("p2psim: stopped", err=True)
+            sys.stderr.flush()
+            # At once: MPI would wait for the others, and Python ends by the signal if it hit
+            # an import at a certain moment.
+            os._exit(4)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

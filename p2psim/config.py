@@ -249,7 +249,8 @@ class Builder:
         table = {"name": given} if isinstance(given, str) else given
         if not isinstance(table, dict) or not isinstance(table.get("name"), str):
             allowed = ", ".join(sorted(registry.names(kind)))
-            raise InputError(f"{path} = {given!r}: give a {kind} by name; allowed: {allowed}")
+            need = 'give a name, or a table with name = "..."'
+            raise InputError(f"{path} = {given!r}: {need}; allowed: {allowed}")
         try:
             cls = registry.find(kind, table["name"], self.folder)
         except InputError as error:
@@ -298,12 +299,13 @@ class Builder:
                 raise InputError(f"{path} = {given!r}: give a table with the keys {keys}")
             values, resolved = self.fields(options[0], table, path)
             return options[0](**values), resolved
+        also = "" if all(map(math.isfinite, numbers(given))) else ", finite"
         try:
-            if not all(map(math.isfinite, numbers(given))):
-                raise msgspec.ValidationError("not finite")
+            if also:
+                raise msgspec.ValidationError
             return msgspec.convert(given, hint), given
         except msgspec.ValidationError:
-            raise InputError(f"{path} = {given!r}: give {describe(hint)}") from None
+            raise InputError(f"{path} = {given!r}: give {describe(hint)}{also}") from None
 
 
 def kind_of(interface: Any) -> str:

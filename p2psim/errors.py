@@ -30,6 +30,8 @@ class AbortedError(Exception):
 def suggest(given: str, allowed: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest valid one, and all of them."""
     names = sorted(allowed)
+    if not names:
+        return "there are none to give here; remove it"
     near = difflib.get_close_matches(given, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}allowed: {', '.join(names)}"

@@ -35,9 +35,14 @@ class PushSum(Algorithm):
         return self.xu if self.push_sum else x
 
     def model(self, y: Vector) -> Vector:
-        """Keep y, the new value of what was gossiped; the model that it stands for."""
+        """Keep y, the new value of what was gossiped; the model that it stands for.
+
+        FloatingPointError where u is not above 0: z would be finite and mean nothing.
+        """
         if not self.push_sum:
             return y
+        if not y[-1] > 0:
+            raise FloatingPointError(f"the push-sum weight has become {y[-1]:.3g}: lower gamma")
         self.xu = y
         z: Vector = y[:-1] / y[-1]
         return z

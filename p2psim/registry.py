@@ -86,13 +86,15 @@ def _from_file(kind: str, name: str, folder: Path) -> type:
     file, _, wanted = name.rpartition(":")
     path = folder / file
     if not path.is_file():
-        raise InputError(f"{kind} {name!r}: there is no file {str(path)!r}")
+        raise InputError(f"{name!r}: there is no file {str(path)!r}; correct the path")
     try:
         cls = getattr(load_file(path), wanted)
     except AttributeError:
-        raise InputError(f"{kind} {name!r}: the file defines no class {wanted!r}") from None
+        raise InputError(
+            f"{name!r}: the file defines no class {wanted!r}; correct the name after ':'"
+        ) from None
     if getattr(cls, "kind", None) != kind:
-        raise InputError(f"{kind} {name!r}: decorate the class with @plugin({kind!r}, ...)")
+        raise InputError(f"{name!r}: decorate the class with @plugin({kind!r}, ...)")
     found: type = cls
     return found
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import sys
+import termios
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,10 +97,20 @@ def be_rank(request: Request, rank: int, size: int) -> None:
     except PeerError as error:
         if not launched:
             click.echo(f"p2psim: {error}", err=True)
-            sys.stderr.flush()
+            see_it_taken()
         wire.abort(error.exit_code)
     if rank == 0 and not launched:
         click.echo(report.summary(request.folder))
+
+
+def see_it_taken(limit: float = 2.0) -> None:
+    """Wait until mpiexec has read what this rank wrote: from ranks that abort it reads no more."""
+    sys.stderr.flush()
+    until = time.monotonic() + limit
+    with contextlib.suppress(OSError):  # what is no pipe cannot say, and need not
+        while time.monotonic() < until and any(fcntl.ioctl(2, termios.FIONREAD, bytes(4))):
+            time.sleep(0.01)
+    time.sleep(0.1)  # to pass it on
 
 
 def be_threads(request: Request, peers: int) -> None:
@@ -140,5 +154,7 @@ def start_ranks(request: Request, peers: int, options: list[str]) -> None:
 def stopped(folder: Path) -> None:
     """Say that the user ended the run, and end."""
     recorder.set_status(folder, "stopped")
-    click.echo(f"p2psim: stopped; the rows so far are in {folder}", err=True)
+    rows = f"the rows so far are in {folder}"
+    begun = (folder / "run.h5").exists()
+    click.echo(f"p2psim: stopped{'; ' + rows if begun else ' before it began'}", err=True)
     sys.exit(4)

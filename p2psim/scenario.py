@@ -6,6 +6,7 @@ neither torch nor MPI, so `p2psim plan` and the launcher check everything before
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +22,14 @@ from p2psim.registry import find
 
 Raw = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets as the data set has them
 
+PUSH = 'topology.weights = "out-degree"'
 CURES = {
     "row-stochastic": "choose weights such as metropolis or uniform-neighbor",
-    "column-stochastic": 'set topology.weights = "out-degree"',
+    "column-stochastic": f"set {PUSH}",
     "doubly-stochastic": 'choose an undirected topology with weights = "metropolis"',
     "symmetric": 'choose an undirected topology with weights = "metropolis"',
     "static": "choose a topology that does not change from step to step",
 }
-UNDIRECTED = ("doubly-stochastic", "symmetric")
 
 
 @dataclass
@@ -142,11 +143,18 @@ def split(experiment: Experiment) -> list[Indices]:
 def check_weights(algorithm: Any, graph: topology.Topology) -> None:
     """Refuse a mixing matrix that the algorithm cannot use."""
     for need in algorithm.requires:
+        if need not in CURES:
+            raise InputError(
+                f"algorithm {algorithm.name!r}: requires = {algorithm.requires!r}; "
+                f"give a tuple of some of {', '.join(CURES)}"
+            )
         if need not in graph.properties:
             have = ", ".join(sorted(graph.properties)) or "none of the usual properties"
             cure = CURES[need]
-            if getattr(algorithm, "push_sum", None) is False and need in UNDIRECTED:
-                cure += ', or set algorithm.push_sum = true and topology.weights = "out-degree"'
+            if getattr(algorithm, "push_sum", None) is False:
+                pushed = dataclasses.replace(algorithm, push_sum=True)
+                if {*pushed.requires} <= {*graph.properties, "column-stochastic"}:
+                    cure += f", or set algorithm.push_sum = true and {PUSH}"
             raise InputError(
                 f"algorithm {algorithm.name!r} needs a {need} mixing matrix, but topology "
                 f"{graph.name!r} with weights {graph.rule!r} has: {have}; {cure}"

@@ -52,7 +52,11 @@ class Simulation:
 
     def run(self) -> None:
         """All rounds; the peer's file holds the rows so far at any moment."""
-        x = self.prepare()
+        with np.errstate(over="ignore", invalid="ignore"):  # the rows show what has diverged
+            self.rounds(self.prepare())
+
+    def rounds(self, x: Vector) -> None:
+        """From the first x to the last."""
         self.algorithm.start(x, self.oracle, self.net)
         self.side.gather(np.zeros(1))  # all are ready: real time starts together
         self.began = time.perf_counter()

@@ -34,7 +34,7 @@ class ChocoSGD(PushSum):
     push_sum: the same on numerators x_i and weights u_i, whose difference u_i - u_hat_i is not
     compressed; gradients at z_i = x_i / u_i. W is then column-stochastic and may be directed.
 
-    Wire: one payload of C per neighbor and consensus step, 4 bytes more with push_sum.
+    Wire: one payload of C per neighbor and consensus step, with push_sum and one number more.
     """
 
     gamma: NonNegative = 0.5

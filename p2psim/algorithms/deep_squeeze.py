@@ -17,7 +17,7 @@ class DeepSqueeze(PushSum):
     push_sum: the same on numerators x_i and weights u_i, which are not compressed; gradients at
     z_i = x_i / u_i. W is then column-stochastic and may be directed and time-varying.
 
-    Wire: one payload of C per neighbor and consensus step, 4 bytes more with push_sum.
+    Wire: one payload of C per neighbor and consensus step, with push_sum and one number more.
     """
 
     gamma: NonNegative = 0.5

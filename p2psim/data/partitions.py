@@ -200,8 +200,8 @@ def deal(
         sizes = [share(samples[peer], held[peer], c) for peer in holders] if samples else []
         if sum(sizes) > members.size:
             raise InputError(
-                f"partition: class {c} has {members.size} samples, its {len(holders)} peers need "
-                f"{sum(sizes)}; give fewer samples, or fewer peers to that class"
+                f"data.partition: class {c} has {members.size} samples, its {len(holders)} peers "
+                f"need {sum(sizes)}; give fewer samples, or fewer peers to that class"
             )
         if samples:
             pieces = np.split(members, np.cumsum(sizes))[:-1]
@@ -225,12 +225,12 @@ def runs(indices: Indices, size: int, n: int) -> list[Indices]:
 
 def filled(parts: list[Indices], samples: int) -> list[Indices]:
     """The parts; InputError if one is empty."""
-    empty = [peer for peer, part in enumerate(parts) if part.size == 0]
-    allowed(
-        not empty,
-        f"partition: peer {empty[:1]} of {len(parts)} gets none of the {samples} samples; "
-        f"give fewer peers, more data or less skew",
-    )
+    for peer, part in enumerate(parts):
+        allowed(
+            part.size > 0,
+            f"data.partition: peer {peer} of {len(parts)} gets none of the {samples} samples; "
+            f"give fewer peers, more data or less skew",
+        )
     return parts
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from p2psim import registry
+from p2psim.errors import PeerError
 from tests import oracle
 from tests.oracle import Matrix
 from tests.running import Table, difference, gossip, quadratics, run_quadratic
@@ -252,6 +253,13 @@ def test_i10_push_sum_deep_squeeze_stops_near_the_mean(tmp_path: Path) -> None:
     assert plateau[0] < 0.2 * start
     assert plateau[1] > 1e-3 * start  # where CHOCO is at the mean itself
     assert 3 < plateau[0] / plateau[1] < 8  # it shrinks with gamma
+
+
+@pytest.mark.parametrize("method", [choco(**PUSH), squeeze(**PUSH)], ids=label)
+def test_a_push_sum_weight_that_is_not_positive_ends_the_run(method: Table, tmp_path: Path) -> None:
+    star = {"name": "star", "weights": "out-degree"}
+    with pytest.raises(PeerError, match=r"push-sum weight has become -.* lower gamma"):
+        run_quadratic(gossip(4), tmp_path, {**method, "gamma": 3.0}, topology=star, rounds=9)
 
 
 @pytest.mark.parametrize(("graph", "n"), [("ring", 8), ("path", 5), ("star", 6)])

@@ -283,6 +283,22 @@ def test_ctrl_c(slow: Started, tmp_path: Path) -> None:
     assert gone(ranks)
 
 
+@pytest.mark.parametrize("delay", [0.4, 0.8])
+@pytest.mark.parametrize("way", ["launcher", "debug"])
+def test_ctrl_c_before_the_first_round(way: str, delay: float, tmp_path: Path) -> None:
+    file = experiment(tmp_path, pause=0.1, rounds=LONG)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Started(WAYS[way].command(file), tmp_path) as started:
+        signal.signal(signal.SIGINT, before)
+        time.sleep(delay)
+        started.interrupt()
+        ended = started.end(20)
+    assert ended.code == 4, f"exit code {ended.code}: {ended.stderr}"
+    assert len(ended.said()) == 1
+    assert "Traceback" not in ended.stderr
+    assert "Aborted" not in ended.stderr
+
+
 def test_sigterm_to_the_launcher_leaves_no_ranks(slow: Started, tmp_path: Path) -> None:
     """What `kill`, `timeout` and batch systems send: to the launcher alone."""
     ranks = descendants(slow.process.pid)

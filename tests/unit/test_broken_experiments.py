@@ -135,6 +135,10 @@ IMPOSSIBLE: dict[str, tuple[Changes, Fragments]] = {
         {"topology": {"file": "matchings.py"}},
         ("'choco-sgd' needs a static", "does not change"),
     ),
+    "sgp-has-no-parameters": (
+        {**SGP, "algorithm.push_sum": True},
+        ("'algorithm.push_sum'", "there are none", "remove it"),
+    ),
     "deep-squeeze-on-a-directed-ring": (
         {"algorithm": "deep-squeeze", "topology": "directed-ring"},
         ("'deep-squeeze' needs a symmetric", "choose an undirected topology"),

@@ -27,7 +27,7 @@ USES: dict[str, dict[str, Any]] = {
     "gradient_tracking.py": {"algorithm": "gradient_tracking.py:GradientTracking"},
     "half.py": {"algorithm": {"name": "choco-sgd", "compressor": "half.py:Half"}},
     "wheel.py": {"topology": {"file": "wheel.py"}},
-    "bottleneck.py": {"model": "bottleneck.py:Bottleneck"},
+    "narrow.py": {"model": "narrow.py:Narrow"},
     "one_class_less.py": {"data": {**BASE["data"], "partition": "one_class_less.py:OneClassLess"}},
 }
 
