@@ -18,7 +18,7 @@ from p2psim.clock import Clock, Link
 from p2psim.neighborhood import Neighborhood
 from p2psim.wire import MPIWire
 
-D, ITERATIONS, REPEATS = 1_000_000, 30, 9
+D, ITERATIONS, REPEATS = 1_000_000, 30, 25
 
 
 class Bare:

@@ -52,6 +52,7 @@ class Doorbell:
             for rank, card in enumerate(cards)
             if card.startswith(node)
         }
+        self.met: dict[int, float] = {}  # when this rank last had something for another
         self.crowded = len(self.near) > len(os.sched_getaffinity(0))
 
     @staticmethod
@@ -66,8 +67,10 @@ class Doorbell:
         return hashlib.blake2b(place.encode(), digest_size=16).digest()
 
     def ring(self, rank: int) -> None:
-        """Wake this rank, if it is on this node."""
-        if rank in self.near:
+        """Wake this rank if it is on this node, and may have waited long enough to sleep."""
+        now, last = time.monotonic(), self.met.get(rank, 0.0)
+        self.met[rank] = now
+        if rank in self.near and now - last > SPIN:
             # A full queue is as good as one more bell; a rank that is gone needs none.
             with contextlib.suppress(OSError):
                 self.socket.sendto(b"!", self.near[rank])
