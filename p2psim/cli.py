@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from p2psim import __version__
-from p2psim.errors import AbortedError, InputError, PeerError
+from p2psim.errors import STOPPED, AbortedError, InputError, PeerError
 from p2psim.launcher import ranks
 
 
@@ -34,7 +34,7 @@ class Commands(click.Group):
             sys.stderr.flush()
             # At once: MPI would wait for the others, and Python ends by the signal if it hit
             # an import at a certain moment.
-            os._exit(4)
+            os._exit(STOPPED)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+STOPPED = 4  # exit code of a run that a signal ended
+
 
 class InputError(Exception):
     """The user's input is wrong: one sentence with what was given, what is allowed, what to do."""

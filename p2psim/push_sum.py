@@ -19,6 +19,10 @@ class PushSum(Algorithm):
 
     push_sum = True
 
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return ("column-stochastic",) if self.push_sum else ("doubly-stochastic", "symmetric")
+
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         if self.push_sum:
             self.xu = np.append(x, x.dtype.type(1))

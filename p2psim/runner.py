@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from p2psim import config, recorder, report, results, scenario, simulation
-from p2psim.errors import InputError, PeerError
+from p2psim.errors import STOPPED, InputError, PeerError
 from p2psim.launcher import ranks
 from p2psim.launcher.progress import Progress
 from p2psim.wire import MPIWire, run_threads
@@ -157,4 +157,4 @@ def stopped(folder: Path) -> None:
     rows = f"the rows so far are in {folder}"
     begun = (folder / "run.h5").exists()
     click.echo(f"p2psim: stopped{'; ' + rows if begun else ' before it began'}", err=True)
-    sys.exit(4)
+    sys.exit(STOPPED)

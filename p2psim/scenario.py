@@ -6,9 +6,8 @@ neither torch nor MPI, so `p2psim plan` and the launcher check everything before
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -152,7 +151,7 @@ def check_weights(algorithm: Any, graph: topology.Topology) -> None:
             have = ", ".join(sorted(graph.properties)) or "none of the usual properties"
             cure = CURES[need]
             if getattr(algorithm, "push_sum", None) is False:
-                pushed = dataclasses.replace(algorithm, push_sum=True)
+                pushed = replace(algorithm, push_sum=True)
                 if {*pushed.requires} <= {*graph.properties, "column-stochastic"}:
                     cure += f", or set algorithm.push_sum = true and {PUSH}"
             raise InputError(

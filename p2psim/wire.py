@@ -35,8 +35,8 @@ class Doorbell:
 
     MPI can only be polled. On a node with more ranks than cores a rank that polls takes the core
     from the one it waits for; one that sleeps instead comes late. So a rank sleeps on a datagram
-    socket, and whoever sends it a message rings there. A bell that is lost, or a sender on another
-    node, costs a short sleep: nothing but speed hangs on it.
+    socket, and whoever has something for it after a while rings there. A bell that is lost, or a
+    sender on another node, costs a short sleep: nothing but speed hangs on it.
     """
 
     def __init__(self, comm: Any) -> None:
@@ -68,9 +68,11 @@ class Doorbell:
 
     def ring(self, rank: int) -> None:
         """Wake this rank if it is on this node, and may have waited long enough to sleep."""
+        if rank not in self.near:
+            return
         now, last = time.monotonic(), self.met.get(rank, 0.0)
         self.met[rank] = now
-        if rank in self.near and now - last > SPIN:
+        if now - last > SPIN:
             # A full queue is as good as one more bell; a rank that is gone needs none.
             with contextlib.suppress(OSError):
                 self.socket.sendto(b"!", self.near[rank])

@@ -37,7 +37,7 @@ VARIANTS = {
 
 
 def problems(out: Path) -> dict[str, Any]:
-    """Write both problems beside their experiment files; the second one's arrays."""
+    """Write both problems beside their experiment files; their arrays, and the second's best x."""
     rng = np.random.default_rng(0)
     start = rng.standard_normal((N, D))
     np.savez(out / "gossip.npz", A=np.zeros((N, 1, D)), b=np.zeros((N, 1)), x0=start)
@@ -46,7 +46,8 @@ def problems(out: Path) -> dict[str, Any]:
     np.savez(out / "bias.npz", A=A, b=b)
     for name in VARIANTS:
         shutil.copy(HERE / f"{name}.toml", out)
-    return {"start": start, "A": A, "b": b}
+    best, *_ = np.linalg.lstsq(A.reshape(-1, D), b.ravel(), rcond=None)
+    return {"start": start, "A": A, "b": b, "best": best}
 
 
 def run(out: Path, name: str, number: int, settings: list[str]) -> Any:
@@ -74,6 +75,11 @@ def fixed_point(A: Any, b: Any, W: Any, lr: float) -> Any:
     return np.linalg.solve(np.eye(N * D) - mixing @ blocks, right).reshape(N, D)
 
 
+def distance(X: Any, x: Any) -> Any:
+    """sqrt(mean_i ||x_i - x||^2)."""
+    return np.sqrt(((X - x) ** 2).sum(axis=1).mean())
+
+
 def main(out: Path) -> int:
     """Run, check, draw."""
     out.mkdir(parents=True, exist_ok=True)
@@ -93,14 +99,11 @@ def main(out: Path) -> int:
 def gossip_claims(runs: Any, start: Any) -> list[tuple[str, bool]]:
     """Linear convergence to the exact mean against a plateau."""
     mean = start.mean(axis=0)
-    first = np.sqrt(((start - mean) ** 2).sum(axis=1).mean())
-    error = {
-        label: np.sqrt(((found[3] - mean) ** 2).sum(axis=1).mean()) / first
-        for label, found in runs.items()
-    }
+    first = distance(start, mean)
+    error = {label: distance(found[3], mean) / first for label, found in runs.items()}
     choco, squeeze, _ = error
     logs = np.log10(runs[choco][1] / first)
-    per_hundred = 10 ** (logs[10:71:10][1:] - logs[10:71:10][:-1])
+    per_hundred = 10 ** np.diff(logs[10:71:10])
     plateau = runs[squeeze][1] / first
     return [
         (
@@ -122,14 +125,13 @@ def gossip_claims(runs: Any, start: Any) -> list[tuple[str, bool]]:
 
 def bias_claims(runs: Any, given: Any) -> list[tuple[str, bool]]:
     """Where D-PSGD stops, and where centralized SGD does."""
-    A, b = given["A"], given["b"]
-    best, *_ = np.linalg.lstsq(A.reshape(-1, D), b.ravel(), rcond=None)
+    A, b, best = given["A"], given["b"], given["best"]
     claims = []
     for label, lr in (("D-PSGD, lr 0.1", LR), ("D-PSGD, lr 0.05", LR / 2)):
         x, W = runs[label][3:]
         wanted = fixed_point(A, b, W, lr)
         off = np.linalg.norm(x - wanted) / np.linalg.norm(wanted)
-        bias = np.sqrt(((x - best) ** 2).sum(axis=1).mean())
+        bias = distance(x, best)
         text = (
             f"{label} stops at distance {bias:.4f} from the best x, {off:.1e} from the prediction"
         )
@@ -144,9 +146,7 @@ def draw(done: Any, given: Any, target: Path) -> None:
     for label, found in done["gossip"].items():
         left.semilogy(found[0], np.maximum(found[1], 1e-17), label=label)
     left.set(xlabel="round", ylabel="consensus distance", title="Gossip alone, ring of 8")
-    A, b = given["A"].reshape(-1, D), given["b"].ravel()
-    best, *_ = np.linalg.lstsq(A, b, rcond=None)
-    lowest = ((A @ best - b) ** 2).mean() / 2
+    lowest = ((given["A"] @ given["best"] - given["b"]) ** 2).mean() / 2
     for label, found in done["bias"].items():
         right.semilogy(found[0], np.maximum(found[2].mean(axis=0) - lowest, 1e-17), label=label)
     right.set(

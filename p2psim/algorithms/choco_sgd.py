@@ -45,8 +45,7 @@ class ChocoSGD(PushSum):
     @property
     def requires(self) -> tuple[str, ...]:
         """s_i is a sum with weights that stay, so W is static in either form."""
-        form = ("column-stochastic",) if self.push_sum else ("doubly-stochastic", "symmetric")
-        return *form, "static"
+        return *super().requires, "static"
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         super().start(x, oracle, net)

@@ -24,10 +24,6 @@ class DeepSqueeze(PushSum):
     compressor: Compressor = "identity"  # type: ignore[assignment]
     push_sum: bool = False
 
-    @property
-    def requires(self) -> tuple[str, ...]:
-        return ("column-stochastic",) if self.push_sum else ("doubly-stochastic", "symmetric")
-
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         super().start(x, oracle, net)
         self.e = np.zeros_like(self.gossiped(x))

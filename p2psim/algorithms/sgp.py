@@ -15,7 +15,5 @@ class StochasticGradientPush(PushSum):
     on z. The model that is evaluated and recorded is z. Wire: 4d + 4 bytes per out-neighbor.
     """
 
-    requires = ("column-stochastic",)
-
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         return self.model(net.mix(self.gossiped(x)))

@@ -226,11 +226,11 @@ def runs(indices: Indices, size: int, n: int) -> list[Indices]:
 def filled(parts: list[Indices], samples: int) -> list[Indices]:
     """The parts; InputError if one is empty."""
     for peer, part in enumerate(parts):
-        allowed(
-            part.size > 0,
-            f"data.partition: peer {peer} of {len(parts)} gets none of the {samples} samples; "
-            f"give fewer peers, more data or less skew",
-        )
+        if part.size == 0:
+            raise InputError(
+                f"data.partition: peer {peer} of {len(parts)} gets none of the {samples} samples; "
+                f"give fewer peers, more data or less skew"
+            )
     return parts
 
 
