@@ -59,6 +59,7 @@ SET = click.option(
 @SET
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
 @click.option("--force", is_flag=True, help="Replace the run in the folder.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 @click.option("--debug", is_flag=True, help="All peers as threads of this process.")
 @click.option("--only", type=int, help="Only this combination of the [sweep], from 0.")
 def run(
@@ -66,6 +67,7 @@ def run(
     settings: tuple[str, ...],
     out: Path | None,
     force: bool,
+    resume: bool,
     debug: bool,
     only: int | None,
 ) -> None:
@@ -73,7 +75,7 @@ def run(
     ranks.one_thread()  # before NumPy starts its own
     from p2psim import runner
 
-    runner.run(experiment, settings, out, force, debug, only)
+    runner.run(runner.requests(experiment, settings, out, force, resume), debug, only)
 
 
 @main.command()
@@ -83,7 +85,7 @@ def plan(experiment: Path, settings: tuple[str, ...]) -> None:
     """Check an experiment and say what it would be, without running it."""
     from p2psim import planning, runner
 
-    requests = runner.requests(experiment, settings, None, force=False)
+    requests = runner.requests(experiment, settings, None)
     plans = [(request.label, planning.plan(request.scenario())) for request in requests]
     for label, found in plans:
         click.echo(f"\n{label}" if label else "", nl=bool(label))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import shutil
 import signal
@@ -16,7 +18,8 @@ RANK_VARIABLES = (
     ("PMI_RANK", "PMI_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
 )
-INTERRUPTED = 130
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
+PR_SET_PDEATHSIG = 1
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -60,10 +63,10 @@ def find_mpiexec() -> tuple[str, str]:
     )
 
 
-def start(peers: int, arguments: Sequence[str], watch: Callable[[], None]) -> int:
-    """Run `p2psim ARGUMENTS` on `peers` ranks; `watch` is called again and again meanwhile.
+def start(peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start `p2psim ARGUMENTS` on `peers` ranks; they end when this process does.
 
-    Returns the exit code of mpiexec, INTERRUPTED where the user stopped it.
+    They have a session of their own: Ctrl-C is for this process, which knows what to do about it.
     """
     mpiexec, name = find_mpiexec()
     one_thread()
@@ -74,16 +77,16 @@ def start(peers: int, arguments: Sequence[str], watch: Callable[[], None]) -> in
         "P2PSIM_LAUNCHED": "1",
     }
     command = [str(launch_folder() / f"{name}.sh"), sys.executable, "-m", "p2psim", *arguments]
-    # A handler that only takes note: an exception raised inside `watch` might get lost there.
-    asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: asked.append(received))
-    process = subprocess.Popen(["/bin/sh", *command], env=environment, stdin=subprocess.DEVNULL)
-    while process.poll() is None and not asked:
-        watch()
-    if not asked:
-        return process.returncode
-    # A terminal sends the signal to mpiexec as well; either way it ends the ranks.
-    process.terminate()
-    process.wait(timeout=30)
-    return INTERRUPTED
+    return subprocess.Popen(
+        ["/bin/sh", *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=end_with_parent(),
+    )
+
+
+def end_with_parent() -> Callable[[], object] | None:
+    """What a child must do so that it gets SIGTERM when this process dies; Linux alone can."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    return prctl and functools.partial(prctl, PR_SET_PDEATHSIG, signal.SIGTERM)
