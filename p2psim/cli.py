@@ -11,7 +11,7 @@ import click
 
 from p2psim import __version__
 from p2psim.errors import STOPPED, AbortedError, InputError, PeerError
-from p2psim.launcher import ranks
+from p2psim.launcher import place, ranks
 
 
 class Commands(click.Group):
@@ -24,12 +24,12 @@ class Commands(click.Group):
             if ctx.params.get("traceback"):
                 raise
             # Every rank finds the same mistake: one of them says it.
-            first = (ranks.inside() or (0, 1))[0] == 0
+            first = (place.inside() or (0, 1))[0] == 0
             if error.speaks or (first and not isinstance(error, AbortedError)):
                 click.echo(f"p2psim: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:  # while ranks run, the runner takes care of it
-            if ranks.inside() is None:
+            if place.inside() is None:
                 click.echo("p2psim: stopped", err=True)
             sys.stderr.flush()
             # At once: MPI would wait for the others, and Python ends by the signal if it hit

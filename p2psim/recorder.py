@@ -333,3 +333,14 @@ def set_failure(folder: Path, rank: int, text: str) -> None:
     with edit(path) as file:
         file.attrs["failure"] = text
     set_status(folder, "failed")
+
+
+def obituary(path: Path, cause: str) -> None:
+    """Write for a peer that is dead how it died and where it was, unless the run is over."""
+    folder = path.parent.parent
+    if status(folder) != "running":
+        return
+    with h5py.File(path, "r", locking=False) as file:
+        rank, host, now = int(file.attrs["rank"]), file.attrs["host"], file["now"]
+        where = f"in phase {now['phase'][()].decode()!r} of round {now['round'][()]}"
+    set_failure(folder, rank, f"peer {rank} on {host} {cause} {where}")

@@ -17,7 +17,7 @@ import click
 
 from p2psim import checkpoint, config, recorder, report, results, scenario, session
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
-from p2psim.launcher import ranks
+from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
 from p2psim.wire import MPIWire, run_threads
 
@@ -90,11 +90,11 @@ def run(wanted: list[Request], debug: bool, only: int | None) -> None:
         if not 0 <= only < len(wanted):
             raise InputError(f"--only {only}: the combinations are numbered 0 to {len(wanted) - 1}")
         chosen = chosen[only : only + 1]
-    place = ranks.inside()
-    if place and len(chosen) > 1:
+    here = place.inside()
+    if here and len(chosen) > 1:
         raise InputError("inside mpiexec a [sweep] needs --only K; or run it without mpiexec")
-    if place:
-        be_rank(chosen[0][1], *place)
+    if here:
+        be_rank(chosen[0][1], *here)
         return
     peers = [check(request) for _, request in chosen]  # all, before the first starts
     for (number, request), n in zip(chosen, peers, strict=True):

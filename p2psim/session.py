@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from p2psim import checkpoint, recorder
+from p2psim import checkpoint, recorder, will
 from p2psim.base import Wire
 from p2psim.checkpoint import Book, DamagedError
 from p2psim.clock import Clock, Link
@@ -51,6 +51,7 @@ def run_peer(
         side.maximum(np.zeros(1))  # from here on a failure can be written down
         book.run = recorder.identity(folder)
         log = recorder.Recorder(folder, scenario, wire.rank, resume=book.round > 0)
+        will.leave(log.path)
         simulation = Simulation(scenario, wire, side, log)
         simulation.run(Pulse(side, scenario.experiment.run, asked), book)
     except (AbortedError, KeyboardInterrupt):

@@ -20,16 +20,18 @@ FLOORS = [
     ["peer", "rehearsal", "snapshot", "pulse"],
     ["evaluation", "checkpoint"],
     ["recorder"],
+    ["will"],
     ["simulation", "results", "launcher", "planning", "listing"],
     ["session"],
     ["report"],
     ["runner", "plots"],
     ["cli"],
+    ["forkserver"],
     ["__main__"],
 ]
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 DOORS = {
-    "mpi4py": {"wire"},
+    "mpi4py": {"wire", "forkserver"},
     "h5py": {"recorder", "results"},
     "click": {"cli", "runner"},
     "networkx": {"topology"},

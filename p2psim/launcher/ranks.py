@@ -9,26 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from p2psim.errors import InputError
 
-RANK_VARIABLES = (
-    ("PMI_RANK", "PMI_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-)
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
 PR_SET_PDEATHSIG = 1
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-def inside() -> tuple[int, int] | None:
-    """(rank, size) where this process was started by mpiexec, else None."""
-    for rank, size in RANK_VARIABLES:
-        if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
-    return None
 
 
 def one_thread() -> None:
@@ -74,9 +63,10 @@ def start(peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         **os.environ,
         "P2PSIM_MPIEXEC": mpiexec,
         "P2PSIM_PEERS": str(peers),
-        "P2PSIM_LAUNCHED": "1",
+        "P2PSIM_LAUNCHED": f"{os.getpid()}-{time.time_ns()}",  # no other launch is called that
     }
-    command = [str(launch_folder() / f"{name}.sh"), sys.executable, "-m", "p2psim", *arguments]
+    stub = [sys.executable, "-I", "-S", str(Path(__file__).with_name("stub.py"))]
+    command = [str(launch_folder() / f"{name}.sh"), *stub, *arguments]
     return subprocess.Popen(
         ["/bin/sh", *command],
         env=environment,
