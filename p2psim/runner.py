@@ -218,11 +218,11 @@ def start_ranks(request: Request, peers: int, number: int) -> None:
     with contextlib.suppress(OSError):  # a full disk
         recorder.set_status(request.folder, "failed")
     code = process.returncode
-    told = results.failures(request.folder)
+    why = results.failures(request.folder)
     if code < 0:
-        told = [f"mpiexec was killed by signal {-code}"]
-    told = told or [f"a peer ended without a word (mpiexec: exit code {code})"]
-    raise PeerError(f"{'; '.join(told)}; the rows so far are in {request.folder}")
+        why = [f"mpiexec was killed by signal {-code}"]
+    why = why or [f"a peer ended without a word (mpiexec: exit code {code})"]
+    raise PeerError(f"{'; '.join(why)}; the rows so far are in {request.folder}")
 
 
 def stopped(folder: Path) -> None:
