@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class Commands(click.Group):
             first = (ranks.inside() or (0, 1))[0] == 0
             if error.speaks or (first and not isinstance(error, AbortedError)):
                 click.echo(f"p2psim: {error}", err=True)
+            elif not first and not isinstance(error, AbortedError):
+                time.sleep(1)  # mpiexec ends all once one leaves: not before the first has spoken
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:  # while ranks run, the runner takes care of it
             if ranks.inside() is None:

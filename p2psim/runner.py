@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from p2psim import config, recorder, report, results, scenario, simulation
+from p2psim import config, joining, recorder, report, results, scenario, simulation
 from p2psim.errors import STOPPED, InputError, PeerError
 from p2psim.launcher import ranks
 from p2psim.launcher.progress import Progress
@@ -70,6 +70,8 @@ def run(
         be_rank(wanted[0][1], *place)
         return
     peers = [check(request) for _, request in wanted]  # all, before the first starts
+    if not debug:
+        ranks.check_library()
     for (number, request), n in zip(wanted, peers, strict=True):
         if debug:
             be_threads(request, n)
@@ -90,6 +92,7 @@ def be_rank(request: Request, rank: int, size: int) -> None:
     """Be the peer that mpiexec started here."""
     ready = request.scenario()
     simulation.check_size(ready, size)
+    joining.join(size)
     wire = MPIWire()
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher speaks
     try:

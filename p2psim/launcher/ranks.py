@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from p2psim.errors import InputError
+from p2psim.launcher import libraries
 
 RANK_VARIABLES = (
     ("PMI_RANK", "PMI_SIZE"),
@@ -44,20 +45,21 @@ def find_mpiexec() -> tuple[str, str]:
     """(path of mpiexec, name of the launch file for it). This environment's own comes first."""
     path = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
     if path is None:
-        raise InputError(
-            "no mpiexec found: install an MPI library, for instance with "
-            "pip install 'p2psim[mpich]', or run with --debug"
-        )
-    answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
-    text = answer.stdout + answer.stderr
-    if "HYDRA" in text or "MPICH" in text:
-        return path, "mpich"
-    if "Open MPI" in text or "OpenRTE" in text or "prte" in text:
-        return path, "openmpi"
+        raise InputError(f"no mpiexec found: {libraries.INSTALL}, or run with --debug")
+    kind = libraries.of_mpiexec(path).kind
+    if kind:
+        return path, kind
     raise InputError(
         f"{path} belongs to an MPI library that no launch file of {launch_folder()} fits: "
         "start the ranks yourself with mpiexec -n N p2psim run ..."
     )
+
+
+def check_library() -> None:
+    """InputError where mpiexec belongs to another MPI library than the one that mpi4py loads."""
+    mpiexec, _ = find_mpiexec()
+    starter = libraries.of_mpiexec(mpiexec)
+    libraries.check(f"{mpiexec} is", starter, libraries.of_mpi4py())
 
 
 def start(peers: int, arguments: Sequence[str], watch: Callable[[], None]) -> int:
