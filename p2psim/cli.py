@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -119,6 +120,25 @@ def show(run: Path) -> None:
     from p2psim import report
 
     click.echo(report.summary(run))
+
+
+@main.command()
+@click.argument("run", type=RUN)
+@click.option("--once", is_flag=True, help="Show how it stands, and end.")
+@click.option(
+    "--wait",
+    "patience",
+    default=30.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="For a run that has not begun.",
+)
+def watch(run: Path, once: bool, patience: float) -> None:
+    """Follow a run, or the runs of a sweep, until they end; Ctrl-C leaves, and they go on."""
+    with contextlib.suppress(KeyboardInterrupt):  # also while the libraries are imported
+        from p2psim import watching
+
+        watching.watch(run, once, patience)
 
 
 @main.command()

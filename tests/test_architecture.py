@@ -20,14 +20,15 @@ FLOORS = [
     ["peer", "recorder", "rehearsal"],
     ["evaluation"],
     ["simulation", "results", "launcher", "planning", "listing"],
-    ["report"],
-    ["runner", "plots"],
+    ["report", "following", "joining"],
+    ["screen"],
+    ["runner", "plots", "watching"],
     ["cli"],
     ["__main__"],
 ]
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 DOORS = {
-    "mpi4py": {"wire"},
+    "mpi4py": {"wire", "joining"},
     "h5py": {"recorder", "results", "checkpoint"},
     "click": {"cli", "runner"},
     "networkx": {"topology"},

@@ -17,7 +17,12 @@ from p2psim.errors import InputError
 
 # Launch file -> how its libraries and their mpiexec call themselves, the most telling first.
 SIGNS = {
-    "mpich": {"Intel(R) MPI": "Intel MPI", "MVAPICH": "MVAPICH", "MPICH": "MPICH", "HYDRA": "MPICH"},
+    "mpich": {
+        "Intel(R) MPI": "Intel MPI",
+        "MVAPICH": "MVAPICH",
+        "MPICH": "MPICH",
+        "HYDRA": "MPICH",
+    },
     "openmpi": {
         **{"Spectrum MPI": "Spectrum MPI", "Open MPI": "Open MPI"},
         **{"OpenRTE": "Open MPI", "prte": "Open MPI"},
