@@ -95,6 +95,20 @@ def plan(experiment: Path, settings: tuple[str, ...]) -> None:
             click.echo(f"{name:>14}  {text}")
 
 
+@main.command()
+@click.argument("experiment", type=click.Path(path_type=Path), required=False)
+@SET
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
+@click.pass_context
+def doctor(
+    ctx: click.Context, experiment: Path | None, settings: tuple[str, ...], out: Path | None
+) -> None:
+    """Look for what goes wrong on this machine, perhaps for an experiment, and say what to do."""
+    from p2psim.doctor import examine
+
+    ctx.exit(examine.examine(experiment, settings, out))
+
+
 @main.group()
 def data() -> None:
     """Data sets."""

@@ -62,25 +62,27 @@ def check_library() -> None:
     libraries.check(f"{mpiexec} is", starter, libraries.of_mpi4py())
 
 
+def prepare(peers: int) -> tuple[list[str], dict[str, str]]:
+    """What stands before the command of each rank, and what that needs in its environment."""
+    mpiexec, name = find_mpiexec()
+    command = ["/bin/sh", str(launch_folder() / f"{name}.sh")]
+    return command, {"P2PSIM_MPIEXEC": mpiexec, "P2PSIM_PEERS": str(peers)}
+
+
 def start(peers: int, arguments: Sequence[str], watch: Callable[[], None]) -> int:
     """Run `p2psim ARGUMENTS` on `peers` ranks; `watch` is called again and again meanwhile.
 
     Returns the exit code of mpiexec, INTERRUPTED where the user stopped it.
     """
-    mpiexec, name = find_mpiexec()
+    command, added = prepare(peers)
     one_thread()
-    environment = {
-        **os.environ,
-        "P2PSIM_MPIEXEC": mpiexec,
-        "P2PSIM_PEERS": str(peers),
-        "P2PSIM_LAUNCHED": "1",
-    }
-    command = [str(launch_folder() / f"{name}.sh"), sys.executable, "-m", "p2psim", *arguments]
+    environment = {**os.environ, **added, "P2PSIM_LAUNCHED": "1"}
+    command += [sys.executable, "-m", "p2psim", *arguments]
     # A handler that only takes note: an exception raised inside `watch` might get lost there.
     asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: asked.append(received))
-    process = subprocess.Popen(["/bin/sh", *command], env=environment, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     while process.poll() is None and not asked:
         watch()
     if not asked:
