@@ -56,7 +56,7 @@ def other() -> str:
 def mpiexec(folder: Path, kind: str, variables: str = "") -> Path:
     """An mpiexec of this kind; its ranks find these variables."""
     path = folder / "mpiexec"
-    made = VARIABLES[kind] if not variables else variables
+    made = variables or VARIABLES[kind]
     path.write_text(MPIEXEC.format(version=VERSIONS[kind], variables=made))
     path.chmod(0o755)
     return path
