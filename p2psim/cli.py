@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ class Commands(click.Group):
             if error.speaks or (first and not isinstance(error, AbortedError)):
                 click.echo(f"p2psim: {error}", err=True)
             elif not first and not isinstance(error, AbortedError):
-                time.sleep(1)  # mpiexec ends all once one leaves: not before the first has spoken
+                ranks.hold_back()
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:  # while ranks run, the runner takes care of it
             if ranks.inside() is None:

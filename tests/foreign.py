@@ -24,11 +24,13 @@ while :; do
         *) break ;;
     esac
 done
-rank=0
-while [ $rank -lt $n ]; do
-    env {variables} "$@" &
+trap 'exit 2' TERM
+rank=$((n - 1))
+while [ $rank -ge 0 ]; do
+    [ $rank -gt 0 ] || sleep 0.5  # the first comes last
+    {{ env {variables} "$@" || {failed}; }} &
     pids="$pids $!"
-    rank=$((rank + 1))
+    rank=$((rank - 1))
 done
 code=0
 for pid in $pids; do
@@ -47,6 +49,9 @@ VARIABLES = {
     "openmpi": "OMPI_COMM_WORLD_RANK=$rank OMPI_COMM_WORLD_SIZE=$n",
 }
 
+# What is done when a rank fails: the one leaves the others alone, the other ends them all.
+FAILED = {"mpich": "exit $?", "openmpi": "kill 0"}
+
 
 def other() -> str:
     """The kind of MPI library that is not the one here."""
@@ -57,7 +62,8 @@ def mpiexec(folder: Path, kind: str, variables: str = "") -> Path:
     """An mpiexec of this kind; its ranks find these variables."""
     path = folder / "mpiexec"
     made = variables or VARIABLES[kind]
-    path.write_text(MPIEXEC.format(version=VERSIONS[kind], variables=made))
+    text = MPIEXEC.format(version=VERSIONS[kind], variables=made, failed=FAILED[kind])
+    path.write_text(text)
     path.chmod(0o755)
     return path
 

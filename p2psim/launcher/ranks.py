@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +28,15 @@ def inside() -> tuple[int, int] | None:
         if rank in os.environ and size in os.environ:
             return int(os.environ[rank]), int(os.environ[size])
     return None
+
+
+def hold_back(limit: float = 5.0) -> None:
+    """Let the first rank speak: Open MPI and Slurm end all ranks once one has left with an error.
+
+    Hydra does not, and waits for each.
+    """
+    if libraries.STARTERS["MPICH"] not in os.environ:
+        time.sleep(limit)
 
 
 def one_thread() -> None:
