@@ -74,6 +74,10 @@ def run(
 ) -> None:
     """Run an experiment: starts the ranks, or is one of them inside mpiexec."""
     ranks.one_thread()  # before NumPy starts its own
+    if ranks.inside():
+        from p2psim import joining
+
+        joining.check()  # before the heavy libraries: nothing else is of use where it fails
     from p2psim import runner
 
     runner.run(experiment, settings, out, force, debug, only)

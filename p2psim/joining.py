@@ -33,11 +33,10 @@ def path_of_libmpi() -> str:
     return ""
 
 
-def join(size: int) -> None:
-    """Initialize MPI in this rank, one of `size`.
+def check() -> libraries.Library:
+    """The library at hand; InputError where another library's mpiexec has started this rank.
 
-    InputError where the ranks are not together: mpi4py may load another library than that of the
-    mpiexec that started them. MPI_Init might end the process there, so it is asked only after.
+    MPI_Init might end the process there, without a word that helps.
     """
     try:
         loaded = library()
@@ -45,6 +44,12 @@ def join(size: int) -> None:
         cause = str(error).partition("\n")[0]
         raise InputError(f"mpi4py cannot be used ({cause}): {libraries.INSTALL}") from None
     libraries.check("the ranks were started by", libraries.of_starter(), loaded)
+    return loaded
+
+
+def join(size: int) -> None:
+    """Initialize MPI in this rank, one of `size`. InputError where it is alone all the same."""
+    loaded = check()
     from mpi4py import MPI
 
     if not MPI.Is_initialized():
