@@ -9,6 +9,7 @@ import pytest
 
 from p2psim.report import quantity
 from tests.launching import Started, p2psim, write
+from tests.mpi.test_failures import wait_for
 
 PEERS, ROUNDS, LIMIT = 3, 150, 120.0
 PLUGIN = """
@@ -47,14 +48,12 @@ def test_a_run_is_followed_to_its_end(end: int, tmp_path: Path) -> None:
             "topology": "ring",
         },
     )
-    with (
-        Started(p2psim("watch", "out", "--wait", LIMIT), tmp_path) as watching,
-        Started(p2psim("run", file, "--out", "out"), tmp_path) as running,
-    ):
-        ran, watched = running.end(LIMIT), watching.end(LIMIT)
+    with Started(p2psim("watch", "out", "--wait", LIMIT), tmp_path) as watching:
+        wait_for(lambda: "waiting" in watching.text(watching.out), watching)
+        with Started(p2psim("run", file, "--out", "out"), tmp_path) as running:
+            ran, watched = running.end(LIMIT), watching.end(LIMIT)
     assert (ran.code, watched.code) == (3 if end else 0, 0), ran.stderr + watched.stderr
     lines = watched.stdout.splitlines()
-    assert lines[0].startswith("waiting")
     assert any("state running" in line for line in lines), watched.stdout
     if end:
         assert "out: state failed (rounds 9" in watched.stdout
