@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from p2psim import checkpoint, config, recorder, report, results, scenario, session
+from p2psim import checkpoint, config, joining, recorder, report, results, scenario, session
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
 from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
@@ -97,6 +97,8 @@ def run(wanted: list[Request], debug: bool, only: int | None) -> None:
         be_rank(chosen[0][1], *here)
         return
     peers = [check(request) for _, request in chosen]  # all, before the first starts
+    if not debug:
+        ranks.check_library()
     for (number, request), n in zip(chosen, peers, strict=True):
         if request.finished:
             pass
@@ -143,6 +145,7 @@ def be_rank(request: Request, rank: int, size: int) -> None:
     asked = Asked(request.folder).listen(signal.SIGTERM, signal.SIGUSR1)
     ready = request.scenario()
     session.check_size(ready, size)
+    joining.join(size)
     wire = MPIWire()
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher speaks
     try:
@@ -218,11 +221,10 @@ def start_ranks(request: Request, peers: int, number: int) -> None:
     with contextlib.suppress(OSError):  # a full disk
         recorder.set_status(request.folder, "failed")
     code = process.returncode
-    why = results.failures(request.folder)
-    if code < 0:
-        why = [f"mpiexec was killed by signal {-code}"]
-    why = why or [f"a peer ended without a word (mpiexec: exit code {code})"]
-    raise PeerError(f"{'; '.join(why)}; the rows so far are in {request.folder}")
+    if code > 0 and (reasons := results.failures(request.folder)):
+        raise PeerError("; ".join(reasons))
+    died = "mpiexec was killed by signal" if code < 0 else "a peer ended without a word, exit code"
+    raise PeerError(f"{died} {abs(code)}; the rows so far are in {request.folder}")
 
 
 def stopped(folder: Path) -> None:

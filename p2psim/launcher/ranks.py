@@ -14,10 +14,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from p2psim.errors import InputError
+from p2psim.launcher import libraries
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
 PR_SET_PDEATHSIG = 1
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def hold_back(limit: float = 5.0) -> None:
+    """Let the first rank speak: Open MPI and Slurm end all ranks once one has left with an error.
+
+    Hydra does not, and waits for each.
+    """
+    if libraries.STARTERS["MPICH"] not in os.environ:
+        time.sleep(limit)
 
 
 def one_thread() -> None:
@@ -36,20 +46,28 @@ def find_mpiexec() -> tuple[str, str]:
     """(path of mpiexec, name of the launch file for it). This environment's own comes first."""
     path = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
     if path is None:
-        raise InputError(
-            "no mpiexec found: install an MPI library, for instance with "
-            "pip install 'p2psim[mpich]', or run with --debug"
-        )
-    answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
-    text = answer.stdout + answer.stderr
-    if "HYDRA" in text or "MPICH" in text:
-        return path, "mpich"
-    if "Open MPI" in text or "OpenRTE" in text or "prte" in text:
-        return path, "openmpi"
+        raise InputError(f"no mpiexec found: {libraries.INSTALL}, or run with --debug")
+    kind = libraries.of_mpiexec(path).kind
+    if kind:
+        return path, kind
     raise InputError(
         f"{path} belongs to an MPI library that no launch file of {launch_folder()} fits: "
         "start the ranks yourself with mpiexec -n N p2psim run ..."
     )
+
+
+def check_library() -> None:
+    """InputError where mpiexec belongs to another MPI library than the one that mpi4py loads."""
+    mpiexec, _ = find_mpiexec()
+    starter = libraries.of_mpiexec(mpiexec)
+    libraries.check(f"{mpiexec} is", starter, libraries.of_mpi4py())
+
+
+def prepare(peers: int) -> tuple[list[str], dict[str, str]]:
+    """What stands before the command of each rank, and what that needs in its environment."""
+    mpiexec, name = find_mpiexec()
+    command = ["/bin/sh", str(launch_folder() / f"{name}.sh")]
+    return command, {"P2PSIM_MPIEXEC": mpiexec, "P2PSIM_PEERS": str(peers)}
 
 
 def start(peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -57,18 +75,16 @@ def start(peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 
     They have a session of their own: Ctrl-C is for this process, which knows what to do about it.
     """
-    mpiexec, name = find_mpiexec()
+    command, added = prepare(peers)
     one_thread()
     environment = {
         **os.environ,
-        "P2PSIM_MPIEXEC": mpiexec,
-        "P2PSIM_PEERS": str(peers),
+        **added,
         "P2PSIM_LAUNCHED": f"{os.getpid()}-{time.time_ns()}",  # no other launch is called that
     }
     stub = [sys.executable, "-I", "-S", str(Path(__file__).with_name("stub.py"))]
-    command = [str(launch_folder() / f"{name}.sh"), *stub, *arguments]
     return subprocess.Popen(
-        ["/bin/sh", *command],
+        [*command, *stub, *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
