@@ -79,6 +79,26 @@ def run(
 @main.command()
 @EXPERIMENT
 @SET
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
+@click.option("--nodes", type=int, help="Spread the peers over so many nodes.")
+@click.option("--peers-per-node", type=int, help="Put so many peers on a node.")
+@click.option("--time", metavar="HH:MM:SS", help="Time limit (default: the partition's).")
+@click.option("--signal-before", type=int, default=120, help="Checkpoint so many seconds before.")
+@click.option("--print", "printed", is_flag=True, help="Show the batch script, submit nothing.")
+def submit(
+    experiment: Path, settings: tuple[str, ...], out: Path | None, printed: bool, **wish: Any
+) -> None:
+    """Run an experiment as a Slurm job, a [sweep] as a job array; prints the job's number."""
+    from p2psim import runner, submission
+
+    requests = runner.requests(experiment, settings, out, force=False)
+    make = submission.script if printed else submission.submit
+    click.echo(make(requests, settings, submission.Wish(**wish)))
+
+
+@main.command()
+@EXPERIMENT
+@SET
 def plan(experiment: Path, settings: tuple[str, ...]) -> None:
     """Check an experiment and say what it would be, without running it."""
     from p2psim import planning, runner

@@ -17,7 +17,7 @@ import click
 
 from p2psim import config, recorder, report, results, scenario, simulation
 from p2psim.errors import STOPPED, InputError, PeerError
-from p2psim.launcher import ranks
+from p2psim.launcher import ranks, slurm
 from p2psim.launcher.progress import Progress
 from p2psim.wire import MPIWire, run_threads
 
@@ -91,6 +91,7 @@ def be_rank(request: Request, rank: int, size: int) -> None:
     ready = request.scenario()
     simulation.check_size(ready, size)
     wire = MPIWire()
+    slurm.check_joined(size, wire.size)
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher speaks
     try:
         simulation.run_peer(ready, wire, request.folder, request.force)

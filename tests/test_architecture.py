@@ -22,6 +22,7 @@ FLOORS = [
     ["simulation", "results", "launcher", "planning", "listing"],
     ["report"],
     ["runner", "plots"],
+    ["submission"],
     ["cli"],
     ["__main__"],
 ]

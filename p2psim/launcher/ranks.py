@@ -11,17 +11,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from p2psim.errors import InputError
+from p2psim.launcher import slurm
 
 RANK_VARIABLES = (
     ("PMI_RANK", "PMI_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # not SLURM_NTASKS: a batch script has that as well
 )
 INTERRUPTED = 130
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def inside() -> tuple[int, int] | None:
-    """(rank, size) where this process was started by mpiexec, else None."""
+    """(rank, size) where this process was started by mpiexec or srun, else None."""
+    if slurm.shell():
+        return None
     for rank, size in RANK_VARIABLES:
         if rank in os.environ and size in os.environ:
             return int(os.environ[rank]), int(os.environ[size])
@@ -60,16 +64,24 @@ def find_mpiexec() -> tuple[str, str]:
     )
 
 
+def find_launch() -> tuple[str, dict[str, str]]:
+    """(name of the launch file that fits this place, what else it finds in its environment)."""
+    if slurm.at_hand():
+        return "slurm", {"P2PSIM_PMI": slurm.flavor(launch_folder() / "slurm.sh")}
+    mpiexec, name = find_mpiexec()
+    return name, {"P2PSIM_MPIEXEC": mpiexec}
+
+
 def start(peers: int, arguments: Sequence[str], watch: Callable[[], None]) -> int:
     """Run `p2psim ARGUMENTS` on `peers` ranks; `watch` is called again and again meanwhile.
 
-    Returns the exit code of mpiexec, INTERRUPTED where the user stopped it.
+    Returns the exit code of mpiexec or srun, INTERRUPTED where the user stopped it.
     """
-    mpiexec, name = find_mpiexec()
+    name, found = find_launch()
     one_thread()
     environment = {
         **os.environ,
-        "P2PSIM_MPIEXEC": mpiexec,
+        **found,
         "P2PSIM_PEERS": str(peers),
         "P2PSIM_LAUNCHED": "1",
     }
