@@ -55,9 +55,9 @@ def flavor(launch_file: Path) -> str:
         if joins(name, launch_file):
             return name
     raise InputError(
-        f"none of srun's --mpi={', '.join(listed)} joins ranks of the MPI library that mpi4py loads: "
-        "take the one that the site's Slurm was built for (MPICH for pmi2, Open MPI for pmix), or "
-        "set P2PSIM_PMI to what the site's handbook says"
+        f"srun joins no ranks here, whichever --mpi it is given ({', '.join(listed)}): install an "
+        "MPI library that fits (MPICH needs pmi2, Open MPI needs pmix), or set P2PSIM_PMI to what "
+        "the site's handbook says"
     )
 
 
@@ -66,7 +66,7 @@ def flavors() -> list[str]:
     answer = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True)
     found = re.findall(r"^(?:srun: )?\s*(\w+)$", answer.stdout + answer.stderr, re.MULTILINE)
     if answer.returncode or not found:
-        raise InputError(f"srun --mpi=list fails: {last_line(answer.stderr)}; ask the site for help")
+        raise InputError(f"srun --mpi=list says nothing of use: {last_line(answer.stderr)}")
     usual = ["pmi2", "pmix"]
     return sorted(
         set(found) - {"none"},
