@@ -44,6 +44,14 @@ def launch_folder() -> Path:
     return beside if beside.is_dir() else Path(sys.prefix) / "share" / "p2psim" / "launch"
 
 
+def find_launch() -> tuple[str, dict[str, str]]:
+    """(name of the launch file that fits this place, what else it finds in its environment)."""
+    if slurm.at_hand():
+        return "slurm", {"P2PSIM_PMI": slurm.flavor(launch_folder() / "slurm.sh")}
+    mpiexec, name = find_mpiexec()
+    return name, {"P2PSIM_MPIEXEC": mpiexec}
+
+
 def find_mpiexec() -> tuple[str, str]:
     """(path of mpiexec, name of the launch file for it). This environment's own comes first."""
     path = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
@@ -62,14 +70,6 @@ def find_mpiexec() -> tuple[str, str]:
         f"{path} belongs to an MPI library that no launch file of {launch_folder()} fits: "
         "start the ranks yourself with mpiexec -n N p2psim run ..."
     )
-
-
-def find_launch() -> tuple[str, dict[str, str]]:
-    """(name of the launch file that fits this place, what else it finds in its environment)."""
-    if slurm.at_hand():
-        return "slurm", {"P2PSIM_PMI": slurm.flavor(launch_folder() / "slurm.sh")}
-    mpiexec, name = find_mpiexec()
-    return name, {"P2PSIM_MPIEXEC": mpiexec}
 
 
 def start(peers: int, arguments: Sequence[str], watch: Callable[[], None]) -> int:
