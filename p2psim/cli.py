@@ -11,7 +11,7 @@ import click
 
 from p2psim import __version__
 from p2psim.errors import STOPPED, AbortedError, InputError, PeerError
-from p2psim.launcher import ranks
+from p2psim.launcher import ranks, slurm
 
 
 class Commands(click.Group):
@@ -71,6 +71,7 @@ def run(
 ) -> None:
     """Run an experiment: starts the ranks, or is one of them inside mpiexec."""
     ranks.one_thread()  # before NumPy starts its own
+    slurm.short_addresses()
     from p2psim import runner
 
     runner.run(experiment, settings, out, force, debug, only)

@@ -30,6 +30,16 @@ def shell() -> bool:
     return os.environ.get("SLURM_STEP_NUM_TASKS") == "1" and "P2PSIM_LAUNCHED" not in os.environ
 
 
+def short_addresses() -> None:
+    """Make MPICH take a network whose addresses fit through Slurm's PMI, where none was chosen.
+
+    Slurm reads a request of at most 1024 characters; what UCX sends from node to node is longer,
+    and the ranks would hang in MPI_Init. An MPICH that has one network only ignores the choice.
+    """
+    if "SLURM_JOB_ID" in os.environ:
+        os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+
+
 def check_joined(started: int, joined: int) -> None:
     """InputError where srun started ranks of which MPI knows only this one."""
     if "SLURM_STEP_NUM_TASKS" in os.environ and joined < started:

@@ -8,6 +8,7 @@ makes all Slurm commands use it. Needs root.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -49,6 +50,8 @@ JobRequeue=1
 KillWait=2
 InactiveLimit=0
 MinJobAge=300
+# MPICH names its shared memory after the job: a file that a killed one left must not be met again.
+FirstJobId={first}
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=16
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=16
 PartitionName=short Nodes=n1,n2 Default=YES State=UP OverSubscribe=FORCE:4
@@ -117,7 +120,8 @@ class Cluster:
         self.daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Cluster:
-        conf = CONF.format(host=socket.gethostname(), folder=self.folder, ports=free_ports(3))
+        names = {"host": socket.gethostname(), "folder": self.folder, "ports": free_ports(3)}
+        conf = CONF.format(**names, first=random.randrange(10**6, 10**7))
         (self.folder / "slurm.conf").write_text(conf)
         (self.folder / "state").mkdir()
         key = self.folder / "munge.key"
