@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from p2psim import config, recorder, scenario, simulation
+from p2psim import config, recorder, scenario, session
 from p2psim.launcher import ranks
 from p2psim.wire import MPIWire
 
@@ -40,7 +40,7 @@ def main() -> None:
     recorder.Recorder = Timed  # type: ignore[misc]
     began = time.perf_counter()
     ready = scenario.load(config.read(EXPERIMENT), EXPERIMENT.parent)
-    simulation.run_peer(ready, wire, folder)
+    session.run_peer(ready, wire, folder)
     if wire.rank == 0:
         wall = time.perf_counter() - began
         print(json.dumps({"share": Timed.spent / wall, "spent": Timed.spent, "wall": wall}))

@@ -1,5 +1,20 @@
-"""python -m p2psim."""
+"""python -m p2psim, and the command p2psim."""
 
-from p2psim.cli import main
+import os
+import sys
 
-main()
+from p2psim.launcher import place
+
+
+def main() -> None:
+    """Run the command line. What mpiexec has started as a rank becomes the stub of a rank."""
+    if sys.argv[1:2] == ["run"] and "P2PSIM_STUB" not in os.environ and place.inside():
+        stub = os.path.join(os.path.dirname(place.__file__), "stub.py")
+        os.execv(sys.executable, [sys.executable, "-I", "-S", stub, *sys.argv[1:]])
+    from p2psim import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

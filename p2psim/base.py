@@ -8,7 +8,7 @@ parameter vector of length d, W the mixing matrix with W[i, j] != 0 iff j sends 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -257,6 +257,9 @@ class StragglerModel(Protocol):
     def seconds(self, rank: int, step: int) -> float: ...
 
 
+Alarm: TypeAlias = Callable[[float, list[int]], None]  # seconds waited, requests not yet done
+
+
 class Wire(Protocol):
     """Bytes between ranks. Messages between two ranks arrive in the order of sending."""
 
@@ -270,8 +273,8 @@ class Wire(Protocol):
     def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
         """Start receiving at most `payload.size` bytes; the header says how many came."""
 
-    def wait(self, requests: list[Any]) -> None:
-        """Return when all are done."""
+    def wait(self, requests: list[Any], alarm: Alarm) -> None:
+        """Return when all are done; meanwhile `alarm` may be called now and then."""
 
     def twin(self) -> Wire:
         """A second, independent wire between the same ranks."""

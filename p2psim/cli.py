@@ -11,7 +11,7 @@ import click
 
 from p2psim import __version__
 from p2psim.errors import STOPPED, AbortedError, InputError, PeerError
-from p2psim.launcher import ranks, slurm
+from p2psim.launcher import place, ranks, slurm
 
 
 class Commands(click.Group):
@@ -24,12 +24,12 @@ class Commands(click.Group):
             if ctx.params.get("traceback"):
                 raise
             # Every rank finds the same mistake: one of them says it.
-            first = (ranks.inside() or (0, 1))[0] == 0
+            first = (place.inside() or (0, 1))[0] == 0
             if error.speaks or (first and not isinstance(error, AbortedError)):
                 click.echo(f"p2psim: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:  # while ranks run, the runner takes care of it
-            if ranks.inside() is None:
+            if place.inside() is None:
                 click.echo("p2psim: stopped", err=True)
             sys.stderr.flush()
             # At once: MPI would wait for the others, and Python ends by the signal if it hit
@@ -59,6 +59,7 @@ SET = click.option(
 @SET
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
 @click.option("--force", is_flag=True, help="Replace the run in the folder.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 @click.option("--debug", is_flag=True, help="All peers as threads of this process.")
 @click.option("--only", type=int, help="Only this combination of the [sweep], from 0.")
 def run(
@@ -66,6 +67,7 @@ def run(
     settings: tuple[str, ...],
     out: Path | None,
     force: bool,
+    resume: bool,
     debug: bool,
     only: int | None,
 ) -> None:
@@ -74,27 +76,33 @@ def run(
     slurm.short_addresses()
     from p2psim import runner
 
-    runner.run(experiment, settings, out, force, debug, only)
+    runner.run(runner.requests(experiment, settings, out, force, resume), debug, only)
 
 
 @main.command()
 @EXPERIMENT
 @SET
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 @click.option("--nodes", type=int, help="Spread the peers over so many nodes.")
 @click.option("--peers-per-node", type=int, help="Put so many peers on a node.")
 @click.option("--time", metavar="HH:MM:SS", help="Time limit (default: the partition's).")
 @click.option("--signal-before", type=int, default=120, help="Checkpoint so many seconds before.")
 @click.option("--print", "printed", is_flag=True, help="Show the batch script, submit nothing.")
 def submit(
-    experiment: Path, settings: tuple[str, ...], out: Path | None, printed: bool, **wish: Any
+    experiment: Path,
+    settings: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    printed: bool,
+    **wish: Any,
 ) -> None:
     """Run an experiment as a Slurm job, a [sweep] as a job array; prints the job's number."""
     from p2psim import runner, submission
 
-    requests = runner.requests(experiment, settings, out, force=False)
+    requests = runner.requests(experiment, settings, out, resume=resume)
     make = submission.script if printed else submission.submit
-    click.echo(make(requests, settings, submission.Wish(**wish)))
+    click.echo(make(requests, submission.Wish(**wish)))
 
 
 @main.command()
@@ -104,7 +112,7 @@ def plan(experiment: Path, settings: tuple[str, ...]) -> None:
     """Check an experiment and say what it would be, without running it."""
     from p2psim import planning, runner
 
-    requests = runner.requests(experiment, settings, None, force=False)
+    requests = runner.requests(experiment, settings, None)
     plans = [(request.label, planning.plan(request.scenario())) for request in requests]
     for label, found in plans:
         click.echo(f"\n{label}" if label else "", nl=bool(label))

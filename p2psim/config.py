@@ -88,6 +88,15 @@ class Eval:
 
 
 @dataclass(kw_only=True)
+class Execution:
+    """[run]: how a run is carried out; none of it changes what comes out."""
+
+    checkpoint_minutes: Positive = 10.0
+    checkpoint_rounds: Count | None = None
+    patience: Positive = 600.0  # seconds in one phase after which a peer is taken to hang
+
+
+@dataclass(kw_only=True)
 class Head:
     """The keys above the first section."""
 
@@ -112,11 +121,12 @@ class Experiment:
     topology: Table
     time: Time
     eval: Eval
+    run: Execution
     table: Table
     folder: Path
 
 
-SECTIONS = ("data", "model", "learning", "algorithm", "topology", "time", "eval", "sweep")
+SECTIONS = ("data", "model", "learning", "algorithm", "topology", "time", "eval", "run", "sweep")
 
 
 def read(path: Path) -> Table:
@@ -210,7 +220,8 @@ def check(table: Table, folder: Path) -> Experiment:
     parts: Table = {}
     for name, section in (("data", DataSection), ("model", ModelSection), ("algorithm", None)):
         parts[name], parts[f"{name}_section"], resolved[name] = build.mixed(name, section, table)
-    for name, cls in (("learning", Learning), ("time", Time), ("eval", Eval)):
+    sections = {"learning": Learning, "time": Time, "eval": Eval, "run": Execution}
+    for name, cls in sections.items():
         values, resolved[name] = build.fields(cls, table.get(name, {}), name)
         parts[name] = cls(**values)
     if not parts["eval"].phases:

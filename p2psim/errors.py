@@ -16,10 +16,20 @@ class InputError(Exception):
 
 
 class PeerError(Exception):
-    """A peer failed: which one, where and why."""
+    """A peer failed: which one, where and why; `recorded` where its file says so as well."""
 
     exit_code = 3
     speaks = True
+
+    def __init__(self, text: str, recorded: bool = True) -> None:
+        super().__init__(text)
+        self.recorded = recorded
+
+
+class StoppedError(Exception):
+    """The run was told to stop; a checkpoint from which --resume goes on has been written."""
+
+    exit_code = STOPPED
 
 
 class AbortedError(Exception):

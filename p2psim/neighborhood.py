@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -133,24 +133,42 @@ class Transfer:
             for j, size, end in zip(entries, room, ends.tolist(), strict=True)
         }
         self.requests: list[Any] = []
+        self.others: list[int] = []  # whom each request is with
         net.under_way.add(self)
         for j, (header, payload) in self.arriving.items():
-            self.requests += net.wire.receive(header, payload, j)
+            self._add(j, net.wire.receive(header, payload, j))
         for j, packet in own.items():
             self._send(j, packet, heads.pop())
 
     def _send(self, j: int, packet: Packet, header: Payload) -> None:
         net = self.net
         header.view(HEADER)[0] = (packet.payload.size, net.clock.now, self.step, packet.entries)
-        self.requests += net.wire.send(header, packet.payload, j)
+        self._add(j, net.wire.send(header, packet.payload, j))
         net.bytes_sent += packet.payload.size
         net.header_bytes += HEADER.itemsize
         net.messages_sent += 1
 
+    def _add(self, j: int, requests: list[Any]) -> None:
+        self.requests += requests
+        self.others += [j] * len(requests)
+
+    def complete(self) -> None:
+        """Wait until both directions are done; the clock does not see it yet."""
+        alarms: list[float] = []
+
+        def alarm(seconds: float, undone: list[int]) -> None:
+            alarms.append(seconds)
+            self.net.alarm(seconds, sorted({self.others[index] for index in undone}))
+
+        self.net.wire.wait(self.requests, alarm)
+        self.requests, self.others = [], []
+        if alarms:
+            self.net.alarm(0.0, [])  # it is over
+
     def wait(self) -> dict[int, Message]:
         """The messages by sender in rank order; the clock moves to the last arrival."""
         net, like = self.net, self.like
-        net.wire.wait(self.requests)
+        self.complete()
         net.under_way.discard(self)
         messages: dict[int, Message] = {}
         for j, (header, buffer) in sorted(self.arriving.items()):
@@ -188,6 +206,8 @@ class Neighborhood:
         self.pool = Pool()
         self.step = 0
         self.under_way: set[Transfer] = set()
+        # Called about once a second of waiting, with the seconds so far and the peers to wait for.
+        self.alarm: Callable[[float, list[int]], None] = lambda seconds, peers: None
         self.bytes_sent = self.bytes_received = self.header_bytes = self.messages_sent = 0
 
     def row(self, dtype: Any) -> Vector:
@@ -257,10 +277,25 @@ class Neighborhood:
         got = Transfer(self, dict.fromkeys(others, own), own, dict.fromkeys(others, v.size)).wait()
         return np.stack([packet.value for _, packet in sorted({**got, self.rank: own}.items())])
 
+    def maximum(self, v: Vector) -> Vector:
+        """The largest entries over all peers, shape (len(v),), in log2(n) steps of one message."""
+        best = v.copy()
+        for step in (2**k for k in range((self.peers - 1).bit_length())):
+            own = self.message(best)
+            to, source = (self.rank + step) % self.peers, (self.rank - step) % self.peers
+            got = Transfer(self, {to: own}, own, {source: v.size}).wait()
+            np.maximum(best, got[source].value, out=best)
+        return best
+
     def settle(self) -> None:
         """Wait for whatever is still under way: nothing may be when a peer leaves."""
         for transfer in list(self.under_way):
             transfer.wait()
+
+    def complete(self) -> None:
+        """Let whatever is under way arrive; whoever asks for it later finds it."""
+        for transfer in self.under_way:
+            transfer.complete()
 
     def _start(self, packet: Packet) -> Transfer:
         senders = self.topology.senders(self.rank, self.step)

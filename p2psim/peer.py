@@ -180,6 +180,10 @@ class LocalOracle:
         model = self.model
         model.load(x)
         inputs, targets = self.batches.take(self.step_count)
+        # What a layer draws (dropout) must not depend on what was drawn before it.
+        torch.default_generator.manual_seed(
+            rng.key(self.batches.seed, "layers", self.rank, self.step_count)
+        )
         loss, _ = self.rule.gradient(model, inputs, targets)
         g: Vector = model.g.numpy()
         if self.l2:

@@ -7,11 +7,15 @@ other processes at once, and survives the sudden death of the peer.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
+import shutil
 import socket
 import time
-from collections.abc import Mapping
+import tomllib
+import uuid
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ import h5py
 import numpy as np
 import tomli_w
 
-from p2psim import __version__
+from p2psim import __version__, checkpoint
 from p2psim.errors import InputError
 from p2psim.scenario import Scenario
 
@@ -47,8 +51,17 @@ EVAL = {
     "mean_model_accuracy": ("f8", "", "accuracy of the mean of all models"),
     "class_accuracy": ("f8", "", "accuracy by class; NaN for a class without test samples"),
 }
+# In a peer's own file alone: where it is, or where it was when it died. One number, or a list.
+NOW = {
+    "phase": ((), "S32", "", "what the peer does"),
+    "round": ((), "i8", "", "the round that it is in, from 1; 0: before the first"),
+    "since": ((), "f8", "s", "Unix time since when"),
+    "waits": ((), "f8", "s", "Unix time since when it waits for other peers; 0: it does not"),
+    "waits_for": ((16,), "i8", "", "peers that it waits for, the first 16; -1: none"),
+}
 PHASES = ("local", "consensus")
 FLUSH_SECONDS = 5.0
+STOP = ".stop"  # a file of this name in the run folder asks all peers to stop
 
 
 def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str]]:
@@ -65,7 +78,7 @@ def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str
 
 def fill_value(kind: str) -> Any:
     """What stands where nothing was recorded."""
-    return -1 if kind.startswith("i") else np.nan
+    return {"i": -1, "f": np.nan, "S": b""}[kind[0]]
 
 
 def peer_file(rank: int) -> str:
@@ -74,37 +87,55 @@ def peer_file(rank: int) -> str:
 
 
 class Recorder:
-    """One peer's file; `train` and `evaluation` are columns to assign rows to."""
+    """One peer's file; `train` and `evaluation` are columns to assign rows to.
 
-    def __init__(self, folder: Path, scenario: Scenario, rank: int) -> None:
+    With `resume` the file of the run that was interrupted is taken up again.
+    """
+
+    def __init__(self, folder: Path, scenario: Scenario, rank: int, resume: bool = False) -> None:
         self.path = folder / peer_file(rank)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        offsets = self._create(layout(scenario), rank, len(scenario.parts[rank]))
-        with open(self.path, "r+b") as file:
-            self.map = mmap.mmap(file.fileno(), 0)
+        paths = layout(scenario) | {f"now/{name}": spec for name, spec in NOW.items()}
+        who = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
+        if resume:
+            with edit(self.path) as file:
+                file.attrs.update(who)
+                file.attrs.pop("failure", None)
+        else:
+            self._create(paths, who | {"samples": len(scenario.parts[rank])})
+        with h5py.File(self.path, "r", locking=False) as file:
+            offsets = {path: file[path].id.get_offset() for path in paths}
+        with open(self.path, "r+b") as opened:
+            self.map = mmap.mmap(opened.fileno(), 0)
         self.columns: dict[str, Any] = {
             path: np.ndarray(shape, kind, self.map, offsets[path])
-            for path, (shape, kind, _, _) in layout(scenario).items()
+            for path, (shape, kind, _, _) in paths.items()
         }
         self.rows, self.flushed = 0, time.monotonic()
 
-    def _create(self, paths: Mapping[str, Any], rank: int, samples: int) -> dict[str, int]:
-        """Write the file with every byte of it allocated; returns each dataset's place."""
-        offsets = {}
+    def _create(self, paths: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+        """Write the file with every byte of it allocated."""
         partial = self.path.with_suffix(".partial")  # readers never see half a file
         with h5py.File(partial, "w", locking=False) as file:
-            file.attrs.update(
-                rank=rank, host=socket.gethostname(), pid=os.getpid(), samples=samples
-            )
+            file.attrs.update(attributes)
             for path, (shape, kind, unit, meaning) in paths.items():
-                filled = np.full(shape, fill_value(kind), kind)
-                dataset = file.create_dataset(path, data=filled)
+                dataset = file.create_dataset(path, data=np.full(shape, fill_value(kind), kind))
                 dataset.attrs.update(unit=unit, meaning=meaning)
-            file.flush()
-            for path in paths:
-                offsets[path] = file[path].id.get_offset()
         partial.replace(self.path)
-        return offsets
+
+    def rewind(self, rounds: int, rows: int) -> None:
+        """Forget what was recorded after so many rounds and rows of /eval."""
+        self.rows = rows
+        kept = {"train": rounds, "eval": rows, "final": 0}
+        for path, column in self.columns.items():
+            group = path.partition("/")[0]
+            if group in kept:
+                column[kept[group] :] = fill_value(column.dtype.kind)
+
+    def now(self, **values: Any) -> None:
+        """Change what the file says about this moment."""
+        for name, value in values.items():
+            self.columns[f"now/{name}"][...] = value
 
     def train(self, round_: int, **values: Any) -> None:
         """The row of a round (from 1)."""
@@ -120,16 +151,32 @@ class Recorder:
         self.rows += 1
         # The rows outlive this process anyway; other nodes and a crash of this one need the disk.
         if time.monotonic() - self.flushed > FLUSH_SECONDS:
-            self.map.flush()
-            self.flushed = time.monotonic()
+            self.flush()
 
-    def close(self, x: Any = None) -> None:
-        """Write the final vector, where there is one, and let go of the file."""
-        if x is not None:
-            self.columns["final/x"][:] = x
+    def flush(self) -> None:
+        """Bring all rows to the disk."""
+        self.map.flush()
+        self.flushed = time.monotonic()
+
+    def close(self, x: Any) -> None:
+        """Write the final vector and let go of the file."""
+        self.columns["final/x"][:] = x
         self.columns.clear()
         self.map.flush()
         self.map.close()
+
+
+@contextlib.contextmanager
+def edit(path: Path) -> Iterator[h5py.File]:
+    """Change a file as a whole or not at all, whatever happens meanwhile; OSError as it comes."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(path, partial)
+        with h5py.File(partial, "r+", locking=False) as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def check_folder(folder: Path, force: bool) -> None:
@@ -141,10 +188,46 @@ def check_folder(folder: Path, force: bool) -> None:
             "give another with --out DIR"
         )
     if folder.exists() and any(folder.iterdir()) and not force:
+        go_on = "--resume to go on with the run in it, " * (folder / "run.h5").exists()
         raise InputError(
             f"the run folder {str(folder)!r} exists and is not empty: give another with --out "
-            "DIR, or --force to replace the run in it"
+            f"DIR, {go_on}or --force to replace what is in it"
         )
+
+
+def check_same(folder: Path, scenario: Scenario) -> None:
+    """InputError where the run in this folder is not the run of this scenario."""
+    try:
+        with h5py.File(folder / "run.h5", "r", locking=False) as file:
+            was = tomllib.loads(file.attrs["experiment"])
+            version, weights = file.attrs["p2psim_version"], file["topology/weights"][...]
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        raise InputError(
+            f"the run in {str(folder)!r} cannot be read ({error}): start it again with --force"
+        ) from None
+    now = tomllib.loads(tomli_w.dumps(scenario.experiment.table))
+    found = [] if version == __version__ else [f"p2psim was {version} and is {__version__}"]
+    found += differences({**was, "run": {}}, {**now, "run": {}})
+    if not found and not np.array_equal(weights, scenario.topology.weights):
+        found = ["the graph's file has changed"]
+    if found:
+        more = f"; and {len(found) - 4} more" * (len(found) > 4)
+        raise InputError(
+            f"cannot resume the run in {str(folder)!r}, since the experiment has changed: "
+            f"{'; '.join(found[:4])}{more}: undo that, or start anew with --out DIR or --force"
+        )
+
+
+def differences(was: Any, now: Any, key: str = "") -> list[str]:
+    """What differs between two experiments, by dotted key."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        return [
+            text
+            for name in {**was, **now}
+            for text in differences(was.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+        ]
+    said = ["not there" if value is None else repr(value) for value in (was, now)]
+    return [] if was == now else [f"{key} was {said[0]} and is {said[1]}"]
 
 
 def claim(folder: Path) -> bool:
@@ -156,11 +239,17 @@ def claim(folder: Path) -> bool:
     return True
 
 
-def clear(folder: Path) -> None:
-    """Remove what an earlier run left in this folder, and nothing else."""
-    made = [folder / name for name in (".claim", "run.h5", "joined.h5")]
-    for path in [*made, *folder.glob("peers/peer-*.h5")]:
-        path.unlink(missing_ok=True)
+def clear(folder: Path, everything: bool) -> None:
+    """Remove what an earlier run left in this folder, and nothing else.
+
+    Without `everything`, only what would be in the way of going on with it.
+    """
+    for name in (".claim", STOP):
+        (folder / name).unlink(missing_ok=True)
+    if everything:
+        checkpoint.clear(folder)
+        for path in [folder / "run.h5", folder / "joined.h5", *folder.glob("peers/peer-*.h5")]:
+            path.unlink(missing_ok=True)
 
 
 def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
@@ -174,6 +263,7 @@ def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
             peers=n,
             parameters=scenario.parameters,
             mpi=library,
+            id=uuid.uuid4().hex,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             status="running",
         )
@@ -206,11 +296,31 @@ def name_dimensions(file: Any) -> None:
                 dataset.dims[axis].attach_scale(file[group][name])
 
 
+def go_on(folder: Path, round_: int) -> None:
+    """Note in `run.h5` that the run goes on after this round."""
+    with edit(folder / "run.h5") as file:
+        file.attrs["resumed"] = [*file.attrs.get("resumed", []), round_]
+        file.attrs["status"] = "running"
+
+
+def identity(folder: Path) -> str:
+    """What tells this run from all others."""
+    with h5py.File(folder / "run.h5", "r", locking=False) as file:
+        return str(file.attrs["id"])
+
+
+def status(folder: Path) -> str:
+    """The attribute `status` of `run.h5`."""
+    with h5py.File(folder / "run.h5", "r", locking=False) as file:
+        return str(file.attrs["status"])
+
+
 def set_status(folder: Path, status: str) -> None:
-    """Write the attribute `status` of `run.h5`, if that file is there: the run is over."""
-    (folder / ".claim").unlink(missing_ok=True)
+    """Write the attribute `status` of `run.h5`, if that file is there."""
+    for name in (".claim", STOP):
+        (folder / name).unlink(missing_ok=True)
     if (folder / "run.h5").exists():
-        with h5py.File(folder / "run.h5", "r+", locking=False) as file:
+        with edit(folder / "run.h5") as file:
             file.attrs["status"] = status
 
 
@@ -218,6 +328,19 @@ def set_failure(folder: Path, rank: int, text: str) -> None:
     """Leave the reason of a failure in the peer's own file and the status in `run.h5`."""
     path = folder / peer_file(rank)
     path.parent.mkdir(exist_ok=True)
-    with h5py.File(path, "a", locking=False) as file:
+    if not path.exists():
+        h5py.File(path, "w", locking=False).close()
+    with edit(path) as file:
         file.attrs["failure"] = text
     set_status(folder, "failed")
+
+
+def obituary(path: Path, cause: str) -> None:
+    """Write for a peer that is dead how it died and where it was, unless the run is over."""
+    folder = path.parent.parent
+    if status(folder) != "running":
+        return
+    with h5py.File(path, "r", locking=False) as file:
+        rank, host, now = int(file.attrs["rank"]), file.attrs["host"], file["now"]
+        where = f"in phase {now['phase'][()].decode()!r} of round {now['round'][()]}"
+    set_failure(folder, rank, f"peer {rank} on {host} {cause} {where}")

@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 
-from p2psim import config, recorder, report, results, scenario, simulation
-from p2psim.errors import STOPPED, InputError, PeerError
-from p2psim.launcher import ranks, slurm
+from p2psim import checkpoint, config, recorder, report, results, scenario, session
+from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
+from p2psim.launcher import place, ranks, slurm
 from p2psim.launcher.progress import Progress
 from p2psim.wire import MPIWire, run_threads
 
@@ -27,79 +27,137 @@ class Request:
     """One combination of an experiment, to be run in one folder."""
 
     file: Path
+    settings: tuple[str, ...]
     table: dict[str, Any]
     base: Path  # the folder of the experiment
     label: str  # of the combination of a sweep, else empty
     force: bool
+    resume: bool
 
     @property
     def folder(self) -> Path:
         """The run folder."""
         return self.base / self.label
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run in the folder."""
+        return (self.folder / "run.h5").exists()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run in the folder is to be continued."""
+        return self.resume and self.begun
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.goes_on and recorder.status(self.folder) == "done"
+
+    def arguments(self, number: int | None = None) -> list[str]:
+        """The command line of a rank; `number` is the combination's, None leaves it open."""
+        made = ["run", str(self.file), "--out", str(self.base)]
+        made += [] if number is None else ["--only", str(number)]
+        made += [part for setting in self.settings for part in ("--set", setting)]
+        return made + ["--force"] * self.force + ["--resume"] * self.resume
+
     def scenario(self) -> scenario.Scenario:
         """A fresh Scenario: every peer has plug-ins of its own."""
         return scenario.load(self.table, self.file.resolve().parent)
 
 
-def requests(file: Path, settings: tuple[str, ...], out: Path | None, force: bool) -> list[Request]:
-    """Every combination of the experiment."""
-    table = config.assign(config.read(file), settings)
-    base = out or Path("runs") / str(table["name"])
-    return [Request(file, one, base, label, force) for label, one in config.combinations(table)]
-
-
-def run(
+def requests(
     file: Path,
     settings: tuple[str, ...],
     out: Path | None,
-    force: bool,
-    debug: bool,
-    only: int | None,
-) -> None:
-    """Run an experiment, each combination of its sweep in turn (or the one numbered `only`)."""
-    wanted = list(enumerate(requests(file, settings, out, force)))
+    force: bool = False,
+    resume: bool = False,
+) -> list[Request]:
+    """Every combination of the experiment."""
+    if force and resume:
+        raise InputError("--force starts anew and --resume goes on: give one of them")
+    table = config.assign(config.read(file), settings)
+    base = out or Path("runs") / str(table["name"])
+    return [
+        Request(file, settings, one, base, label, force, resume)
+        for label, one in config.combinations(table)
+    ]
+
+
+def run(wanted: list[Request], debug: bool, only: int | None) -> None:
+    """Run each combination of an experiment in turn, or the one numbered `only`."""
+    chosen = list(enumerate(wanted))
     if only is not None:
         if not 0 <= only < len(wanted):
             raise InputError(f"--only {only}: the combinations are numbered 0 to {len(wanted) - 1}")
-        wanted = wanted[only : only + 1]
-    place = ranks.inside()
-    if place and len(wanted) > 1:
+        chosen = chosen[only : only + 1]
+    here = place.inside()
+    if here and len(chosen) > 1:
         raise InputError("inside mpiexec a [sweep] needs --only K; or run it without mpiexec")
-    if place:
-        be_rank(wanted[0][1], *place)
+    if here:
+        be_rank(chosen[0][1], *here)
         return
-    peers = [check(request) for _, request in wanted]  # all, before the first starts
-    for (number, request), n in zip(wanted, peers, strict=True):
-        if debug:
+    peers = [check(request) for _, request in chosen]  # all, before the first starts
+    for (number, request), n in zip(chosen, peers, strict=True):
+        if request.finished:
+            pass
+        elif debug:
             be_threads(request, n)
         else:
-            start_ranks(request, n, [*pass_on(settings), "--only", str(number)])
+            start_ranks(request, n, number)
         click.echo(report.summary(request.folder))
 
 
 def check(request: Request) -> int:
     """Everything that can be known before a rank starts; returns the number of peers."""
     ready = request.scenario()
-    recorder.check_folder(request.folder, request.force)
+    if request.goes_on:
+        recorder.check_same(request.folder, ready)
+    else:
+        recorder.check_folder(request.folder, request.force)
     ready.hold(0)
     return ready.peers
 
 
+class Asked:
+    """Whether the run is to stop: by signals to this process, or by a file in the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.signals = folder / recorder.STOP, 0
+
+    def listen(self, *numbers: int) -> Asked:
+        """Count these signals, whatever this process was told to do about them."""
+        for number in numbers:
+            signal.signal(number, self.note)
+        return self
+
+    def note(self, number: int, frame: object) -> None:
+        """A signal has come. An exception raised here might get lost, or hit any line."""
+        self.signals += 1
+
+    def __call__(self) -> bool:
+        return self.signals > 0 or self.file.exists()
+
+
 def be_rank(request: Request, rank: int, size: int) -> None:
     """Be the peer that mpiexec started here."""
+    asked = Asked(request.folder).listen(signal.SIGTERM, signal.SIGUSR1)
     ready = request.scenario()
-    simulation.check_size(ready, size)
+    session.check_size(ready, size)
     wire = MPIWire()
     slurm.check_joined(size, wire.size)
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher speaks
     try:
-        simulation.run_peer(ready, wire, request.folder, request.force)
+        session.run_peer(ready, wire, request.folder, request.force, request.resume, asked)
     except PeerError as error:
-        if not launched:
+        if not launched or not error.recorded:
             click.echo(f"p2psim: {error}", err=True)
             see_it_taken()
         wire.abort(error.exit_code)
+    except StoppedError:
+        if not launched and rank == 0:
+            click.echo(f"p2psim: {how_it_stopped(request.folder)}", err=True)
+        sys.exit(0 if launched else STOPPED)  # mpiexec would have its own words about a 4
     if rank == 0 and not launched:
         click.echo(report.summary(request.folder))
 
@@ -115,47 +173,68 @@ def see_it_taken(limit: float = 2.0) -> None:
 
 
 def be_threads(request: Request, peers: int) -> None:
-    """Be all peers (--debug)."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    """Be all peers (--debug). A first signal asks them to stop, a second ends them."""
+    asked = Asked(request.folder)
+
+    def note(number: int, frame: object) -> None:
+        asked.note(number, frame)
+        if asked.signals > 1 or not request.begun:
+            raise KeyboardInterrupt
+
+    for number in ranks.STOPPING:
+        signal.signal(number, note)
     try:
         run_threads(
             peers,
-            lambda wire: simulation.run_peer(
-                request.scenario(), wire, request.folder, request.force
+            lambda wire: session.run_peer(
+                request.scenario(), wire, request.folder, request.force, request.resume, asked
             ),
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoppedError):
         stopped(request.folder)
 
 
-def pass_on(settings: tuple[str, ...]) -> list[str]:
-    """The settings again, as arguments."""
-    return [part for setting in settings for part in ("--set", setting)]
-
-
-def start_ranks(request: Request, peers: int, options: list[str]) -> None:
+def start_ranks(request: Request, peers: int, number: int) -> None:
     """Start the ranks, show how far they are, and say how it ended."""
-    arguments = ["run", str(request.file), *options, "--out", str(request.base)]
-    arguments += ["--force"] if request.force else []
+    asked = Asked(request.folder).listen(*ranks.STOPPING)
+    process = ranks.start(peers, request.arguments(number))
     with Progress(request.folder.name, lambda: results.progress(request.folder)) as progress:
-        code = ranks.start(peers, arguments, progress.update)
-    if code == ranks.INTERRUPTED:
+        told = 0
+        while process.poll() is None:
+            progress.update()
+            if asked.signals > told:
+                told = asked.signals
+                if told > 1 or not request.begun:
+                    process.terminate()
+                elif told == 1:
+                    progress.say("p2psim: stopping with a checkpoint; once more: at once")
+            if told == 1 and request.begun:
+                asked.file.touch()  # again and again: peers that only now begin remove it
+    how = recorder.status(request.folder) if request.begun else ""
+    if how == "done" and not process.returncode:
+        return
+    if how == "stopped" or asked.signals:
         stopped(request.folder)
-    if code == InputError.exit_code:
-        sys.exit(code)  # the ranks have said it
-    if code:
-        recorder.set_status(request.folder, "failed")
-        killed = (
-            f"a peer ended without a word (mpiexec: exit code {code}); "
-            f"the rows so far are in {request.folder}"
-        )
-        raise PeerError("; ".join(results.failures(request.folder)) or killed)
+    if process.returncode == InputError.exit_code:
+        sys.exit(process.returncode)  # the ranks have said it
+    recorder.set_status(request.folder, "failed")
+    killed = (
+        f"a peer ended without a word (mpiexec: exit code {process.returncode}); "
+        f"the rows so far are in {request.folder}"
+    )
+    raise PeerError("; ".join(results.failures(request.folder)) or killed)
 
 
 def stopped(folder: Path) -> None:
-    """Say that the user ended the run, and end."""
+    """Say that the run was stopped, and end."""
     recorder.set_status(folder, "stopped")
-    rows = f"the rows so far are in {folder}"
-    begun = (folder / "run.h5").exists()
-    click.echo(f"p2psim: stopped{'; ' + rows if begun else ' before it began'}", err=True)
+    click.echo(f"p2psim: {how_it_stopped(folder)}", err=True)
     sys.exit(STOPPED)
+
+
+def how_it_stopped(folder: Path) -> str:
+    """What is left of a run that was stopped."""
+    if not (folder / "run.h5").exists():
+        return "stopped before it began"
+    go_on = "; go on with --resume" if checkpoint.rounds(folder) else ""
+    return f"stopped; the rows so far are in {folder}{go_on}"

@@ -6,6 +6,7 @@ neither torch nor MPI, so `p2psim plan` and the launcher check everything before
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,6 +49,14 @@ class Scenario:
             data = self.experiment.data
             self.held = data.train(self.parts[rank]), data.test()
         return self.held
+
+    def fingerprint(self, rank: int) -> str:
+        """A digest of this peer's training samples and of the test labels."""
+        (inputs, targets), (_, labels) = self.hold(rank)
+        digest = hashlib.blake2b(digest_size=16)
+        for array in (inputs, targets, labels):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     @property
     def peers(self) -> int:

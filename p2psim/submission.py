@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2psim import runner
@@ -27,7 +27,7 @@ class Wish:
     signal_before: int = 120  # seconds before the time limit
 
 
-def script(requests: Sequence[Request], settings: tuple[str, ...], wish: Wish) -> str:
+def script(requests: Sequence[Request], wish: Wish) -> str:
     """The batch script, once everything is checked as `p2psim run` does; InputError likewise."""
     peers = max([runner.check(request) for request in requests])
     first, last = requests[0], len(requests) - 1
@@ -40,8 +40,8 @@ def script(requests: Sequence[Request], settings: tuple[str, ...], wish: Wish) -
         **limit(wish),
         **({"array": f"0-{last}"} if last else {}),
     }
-    run = [sys.executable, "-m", "p2psim", "run", str(first.file), "--out", str(first.base)]
-    run += ["--resume", *runner.pass_on(settings)]
+    # Whatever ends the job, its next start goes on from there.
+    run = [sys.executable, "-m", "p2psim", *replace(first, resume=True).arguments()]
     template = (ranks.launch_folder() / "slurm.batch").read_text(encoding="utf-8")
     return slurm.script(template, options, run)
 
@@ -84,9 +84,9 @@ def limit(wish: Wish) -> dict[str, str]:
     return {"time": wish.time, **options}
 
 
-def submit(requests: Sequence[Request], settings: tuple[str, ...], wish: Wish) -> str:
+def submit(requests: Sequence[Request], wish: Wish) -> str:
     """Submit the job; returns its number."""
-    text = script(requests, settings, wish)
+    text = script(requests, wish)
     # Without a folder for its log the job would die, and nobody would hear why.
     requests[0].base.parent.mkdir(parents=True, exist_ok=True)
     return slurm.submit(text)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from p2psim.base import Payload, Wire
+from p2psim.base import Alarm, Payload, Wire
 from p2psim.errors import AbortedError
 
 HEADER_TAG, PAYLOAD_TAG = 1, 2
@@ -28,6 +28,7 @@ EAGER = 4096  # bytes; the sender of a larger payload waits until its receiver h
 SPIN = 2e-2  # seconds of polling, the core given away each time, before the first sleep
 SHORTEST, LONGEST = 2e-4, 5e-3  # seconds of sleep between polls while no bell rings
 PATIENCE = 0.1  # of the time waited so far: what such a sleep may add to it
+ALARM = 1.0  # seconds of waiting between two alarms
 
 
 class Doorbell:
@@ -94,6 +95,8 @@ class MPIWire:
         mpi4py.rc.thread_level = "single"  # no locks inside the library
         from mpi4py import MPI
 
+        if not MPI.Is_initialized():  # importing it does that, but for forked ranks
+            MPI.Init_thread(MPI.THREAD_SINGLE)
         self.mpi = MPI
         self.comm = (comm or MPI.COMM_WORLD).Dup()
         self.bell = bell or Doorbell(self.comm)
@@ -121,10 +124,14 @@ class MPIWire:
             self.comm.Irecv([payload, byte], source, PAYLOAD_TAG),
         ]
 
-    def wait(self, requests: list[Any]) -> None:
+    def wait(self, requests: list[Any], alarm: Alarm) -> None:
         test_all, began = self.mpi.Request.Testall, time.perf_counter()
+        next_alarm = ALARM
         while not test_all(requests):
             waited = time.perf_counter() - began
+            if waited > next_alarm:
+                next_alarm = waited + ALARM
+                alarm(waited, [i for i, request in enumerate(requests) if not request.Test()])
             if waited < SPIN or not self.bell.crowded:
                 os.sched_yield()
             else:
@@ -198,7 +205,7 @@ class ThreadWire:
             self.hub.slots[edge].append(slot)
         return [slot]
 
-    def wait(self, requests: list[Any]) -> None:
+    def wait(self, requests: list[Any], alarm: Alarm) -> None:
         self.hub.bells[self.rank].wait_for(lambda: self.hub.broken or all(r.done for r in requests))
         if self.hub.broken:
             raise AbortedError

@@ -14,7 +14,8 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from p2psim import config, scenario, simulation
+from p2psim import config, scenario, session
+from p2psim.base import Wire
 from p2psim.launcher import ranks
 from p2psim.wire import run_threads
 
@@ -141,18 +142,29 @@ def new_folder(folder: Path) -> Path:
     return folder / f"run-{len(list(folder.glob('run-*')))}"
 
 
-def run_here(table: Table, folder: Path) -> Run:
-    """Run all peers as threads of this process (what --debug does); files are in `folder`."""
-    ranks.one_thread()
-    place = new_folder(folder)
-    # A deep copy each: a table is shared by all peers, and resolving it may fill in defaults.
-    run_threads(
-        table["peers"],
-        lambda wire: simulation.run_peer(
-            scenario.load(config.assign(table, ()), folder), wire, place
-        ),
-    )
+def run_here(table: Table, folder: Path, resume: Path | None = None) -> Run:
+    """Run all peers as threads of this process (what --debug does); files are in `folder`.
+
+    With `resume` the run in that folder goes on.
+    """
+    place = resume or new_folder(folder)
+    be_threads(table, folder, place, resume=resume is not None)
     return read(place)
+
+
+def be_threads(
+    table: Table, folder: Path, place: Path, resume: bool = False, asks: int = 0
+) -> None:
+    """Run or resume in `place`; StoppedError when the peers have asked `asks` times to stop."""
+    ranks.one_thread()
+
+    def body(wire: Wire) -> None:
+        left = iter(range(asks - 1, -1, -1))
+        # A deep copy each: a table is shared by all peers, and resolving it may fill in defaults.
+        ready = scenario.load(config.assign(table, ()), folder)
+        session.run_peer(ready, wire, place, resume=resume, asked=lambda: next(left, 1) == 0)
+
+    run_threads(table["peers"], body)
 
 
 def run_quadratic(problem: Problem, folder: Path, algorithm: str | Table, **options: Any) -> Run:

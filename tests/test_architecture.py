@@ -17,22 +17,26 @@ FLOORS = [
         *("topology", "stragglers", "wire"),
     ],
     ["scenario", "neighborhood"],
-    ["peer", "recorder", "rehearsal"],
-    ["evaluation"],
+    ["peer", "rehearsal", "snapshot", "pulse"],
+    ["evaluation", "checkpoint"],
+    ["recorder"],
+    ["will"],
     ["simulation", "results", "launcher", "planning", "listing"],
+    ["session"],
     ["report"],
     ["runner", "plots"],
     ["submission"],
     ["cli"],
+    ["forkserver"],
     ["__main__"],
 ]
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 DOORS = {
-    "mpi4py": {"wire"},
-    "h5py": {"recorder", "results", "checkpoint"},
+    "mpi4py": {"wire", "forkserver"},
+    "h5py": {"recorder", "results"},
     "click": {"cli", "runner"},
     "networkx": {"topology"},
-    "torch": {"peer", "evaluation", "learning", "models", "data", "base", "vectors"},
+    "torch": {"snapshot", "peer", "evaluation", "learning", "models", "data", "base", "vectors"},
     "matplotlib": {"plots"},
 }
 LIGHT = ("torch", "mpi4py", "sklearn", "scipy", "matplotlib", "pooch")  # never at import

@@ -44,6 +44,10 @@ class Progress:
         self.update()
         self.bar.stop()
 
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.bar.console.print(text, highlight=False)
+
     def update(self) -> None:
         """Look, if it is time to; then sleep a little."""
         time.sleep(0.05)

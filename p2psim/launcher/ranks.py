@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from p2psim.errors import InputError
 from p2psim.launcher import slurm
 
-RANK_VARIABLES = (
-    ("PMI_RANK", "PMI_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # not SLURM_NTASKS: a batch script has that as well
-)
-INTERRUPTED = 130
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
+PR_SET_PDEATHSIG = 1
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-def inside() -> tuple[int, int] | None:
-    """(rank, size) where this process was started by mpiexec or srun, else None."""
-    if slurm.shell():
-        return None
-    for rank, size in RANK_VARIABLES:
-        if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
-    return None
 
 
 def one_thread() -> None:
@@ -72,10 +61,10 @@ def find_mpiexec() -> tuple[str, str]:
     )
 
 
-def start(peers: int, arguments: Sequence[str], watch: Callable[[], None]) -> int:
-    """Run `p2psim ARGUMENTS` on `peers` ranks; `watch` is called again and again meanwhile.
+def start(peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start `p2psim ARGUMENTS` on `peers` ranks; they end when this process does.
 
-    Returns the exit code of mpiexec or srun, INTERRUPTED where the user stopped it.
+    They have a session of their own: Ctrl-C is for this process, which knows what to do about it.
     """
     name, found = find_launch()
     one_thread()
@@ -83,19 +72,20 @@ def start(peers: int, arguments: Sequence[str], watch: Callable[[], None]) -> in
         **os.environ,
         **found,
         "P2PSIM_PEERS": str(peers),
-        "P2PSIM_LAUNCHED": "1",
+        "P2PSIM_LAUNCHED": f"{os.getpid()}-{time.time_ns()}",  # no other launch is called that
     }
-    command = [str(launch_folder() / f"{name}.sh"), sys.executable, "-m", "p2psim", *arguments]
-    # A handler that only takes note: an exception raised inside `watch` might get lost there.
-    asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: asked.append(received))
-    process = subprocess.Popen(["/bin/sh", *command], env=environment, stdin=subprocess.DEVNULL)
-    while process.poll() is None and not asked:
-        watch()
-    if not asked:
-        return process.returncode
-    # A terminal sends the signal to mpiexec as well; either way it ends the ranks.
-    process.terminate()
-    process.wait(timeout=30)
-    return INTERRUPTED
+    stub = [sys.executable, "-I", "-S", str(Path(__file__).with_name("stub.py"))]
+    command = [str(launch_folder() / f"{name}.sh"), *stub, *arguments]
+    return subprocess.Popen(
+        ["/bin/sh", *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=end_with_parent(),
+    )
+
+
+def end_with_parent() -> Callable[[], object] | None:
+    """What a child must do so that it gets SIGTERM when this process dies; Linux alone can."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    return prctl and functools.partial(prctl, PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -22,14 +22,6 @@ def at_hand() -> bool:
     return "SLURM_JOB_ID" in os.environ and shutil.which("srun") is not None
 
 
-def shell() -> bool:
-    """Whether this is a step of one task that p2psim has not started: mostly a shell of srun --pty.
-
-    Its PMI_RANK and SLURM_PROCID say 0 of 1; what runs in it is no rank, but may start ranks.
-    """
-    return os.environ.get("SLURM_STEP_NUM_TASKS") == "1" and "P2PSIM_LAUNCHED" not in os.environ
-
-
 def short_addresses() -> None:
     """Make MPICH take a network whose addresses fit through Slurm's PMI, where none was chosen.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from p2psim.base import NonNegative, Schedule, Vector
 from p2psim.registry import plugin
-from p2psim.vectors import add_scaled
+from p2psim.vectors import Scratch, add_scaled
 
 
 @plugin("optimizer", "sgd", "Sutskever, Martens, Dahl & Hinton 2013")
@@ -31,16 +31,17 @@ class SGD:
             raise ValueError("nesterov = true needs momentum > 0; set momentum, such as 0.9")
 
     def start(self, x: Vector) -> None:
-        self.v = np.zeros_like(x)
-        self.scratch = np.empty_like(x)
+        self.v = np.zeros_like(x) if self.momentum else None
+        self.scratch = Scratch()
 
     def direction(self, g: Vector, x: Vector) -> Vector:
+        room = self.scratch("direction", x.size, x.dtype)
         if self.weight_decay:
-            g = add_scaled(g, self.weight_decay, x, out=self.scratch)
-        if not self.momentum:
+            g = add_scaled(g, self.weight_decay, x, out=room)
+        if self.v is None:
             return g
         add_scaled(g, self.momentum, self.v, out=self.v)
-        return add_scaled(g, self.momentum, self.v, out=self.scratch) if self.nesterov else self.v
+        return add_scaled(g, self.momentum, self.v, out=room) if self.nesterov else self.v
 
     def rate(self, epoch: float, epochs: float) -> float:
         ramp = min(1.0, 0.1 + 0.9 * epoch / self.warmup) if self.warmup else 1.0

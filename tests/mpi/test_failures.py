@@ -277,8 +277,26 @@ def test_ctrl_c(slow: Started, tmp_path: Path) -> None:
     slow.interrupt()
     ended = slow.end(20)
     assert ended.code == 4, ended.stderr
-    assert ended.said() == ["p2psim: stopped; the rows so far are in out"]
+    assert ended.said() == [
+        "p2psim: stopping with a checkpoint; once more: at once",
+        "p2psim: stopped; the rows so far are in out; go on with --resume",
+    ]
     assert "Traceback" not in ended.stderr
+    assert_stopped_halfway(tmp_path / "out", "stopped")
+    assert gone(ranks)
+
+
+def test_ctrl_c_twice(slow: Started, tmp_path: Path) -> None:
+    """Where the peers do not come to a checkpoint, a second one ends them."""
+    ranks = descendants(slow.process.pid)
+    stuck = pids(tmp_path / "out")[0]
+    os.kill(stuck, signal.SIGSTOP)
+    slow.interrupt()
+    wait_for(lambda: "once more" in slow.text(slow.err), slow)
+    slow.interrupt()
+    ended = slow.end(20)
+    assert ended.code == 4, ended.stderr
+    assert ended.said()[1:] == ["p2psim: stopped; the rows so far are in out"]
     assert_stopped_halfway(tmp_path / "out", "stopped")
     assert gone(ranks)
 

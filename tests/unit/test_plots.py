@@ -39,7 +39,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(1)
     np.savez(folder / "problem.npz", A=rng.normal(size=(4, 5, 3)), b=rng.normal(size=(4, 5)))
     for name, settings in SETTINGS.items():
-        runner.run(folder / "small.toml", tuple(settings), folder / name, False, True, None)
+        runner.run(
+            runner.requests(folder / "small.toml", tuple(settings), folder / name), True, None
+        )
     return folder
 
 

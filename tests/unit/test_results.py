@@ -54,7 +54,7 @@ def make(place: Path) -> Make:
     def made(name: str, *settings: str) -> Path:
         folder = place / name
         if not folder.exists():
-            runner.run(place / "small.toml", settings, folder, False, True, None)
+            runner.run(runner.requests(place / "small.toml", settings, folder), True, None)
         return folder
 
     return made

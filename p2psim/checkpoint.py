@@ -1,0 +1,144 @@
+"""Checkpoints: RUN/checkpoints/0000120/peer-00007, one file per peer and round; the last two stay.
+
+A file is the state as msgpack, then the memory of its arrays, then a digest over all of it, so that
+a torn file is told from a whole one. A checkpoint is one whose files are all whole; no other mark
+is needed. Every peer writes, checks and removes its own files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from p2psim.errors import InputError
+from p2psim.snapshot import Block, Freezer, Thawer
+
+MAGIC = b"p2psim checkpoint 1\n"
+DIGEST = 16  # bytes
+
+
+class DamagedError(Exception):
+    """A checkpoint file that cannot be used, and why."""
+
+
+class Book:
+    """One peer's checkpoints of one run. `round`: the last one that is whole, 0: there is none."""
+
+    def __init__(self, folder: Path, rank: int, data: str) -> None:
+        self.folder, self.rank, self.data = folder, rank, data
+        self.run = ""  # which run this is, once that is known
+        self.round = 0
+
+    def path(self, round_: int) -> Path:
+        """This peer's file of a round."""
+        return self.folder / "checkpoints" / f"{round_:09d}" / f"peer-{self.rank:05d}"
+
+    def write(self, round_: int, state: dict[str, Any], known: dict[str, object]) -> None:
+        """Write a state, whole or not at all; see snapshot for what it may hold.
+
+        OSError where there is no room, TypeError for what cannot be written.
+        """
+        freezer = Freezer(known)
+        tree = {name: freezer.node(value, name) for name, value in state.items()}
+        sizes = [block.size for block in freezer.blocks]
+        label = {"run": self.run, "data": self.data, "round": round_, "rank": self.rank}
+        head = msgspec.msgpack.encode({"label": label, "state": tree, "sizes": sizes})
+        write(
+            self.path(round_),
+            [MAGIC, len(head).to_bytes(8, "little"), head, *(b.data for b in freezer.blocks)],
+        )
+
+    def check(self, round_: int) -> None:
+        """DamagedError if this file cannot be used, InputError if the data have changed since."""
+        content, _ = read(self.path(round_))
+        label = content["label"]
+        if (label["run"], label["round"], label["rank"]) != (self.run, round_, self.rank):
+            raise DamagedError("it belongs elsewhere")
+        if label["data"] != self.data:
+            raise InputError(
+                f"cannot resume the run in {str(self.folder)!r}: the samples of peer {self.rank} "
+                "have changed since; bring the old data back, or start anew with --force"
+            )
+
+    def read(self, state: dict[str, Any], known: dict[str, object]) -> dict[str, Any]:
+        """The state after `round`; what `state` has is filled in where it cannot be made anew."""
+        content, blocks = read(self.path(self.round))
+        thawer = Thawer(known, blocks)
+        nodes = content["state"].items()
+        return {name: thawer.value(node, state.get(name), name) for name, node in nodes}
+
+    def turn(self, newest: int) -> None:
+        """Keep the newest checkpoint and the one before."""
+        self.forget(but={self.round, newest})
+        self.round = newest
+
+    def forget(self, but: Collection[int] = ()) -> None:
+        """Remove this peer's files of all rounds but these."""
+        for round_ in set(rounds(self.folder)) - set(but):
+            self.path(round_).unlink(missing_ok=True)
+            for place in (self.path(round_).parent, self.folder / "checkpoints"):
+                with contextlib.suppress(OSError):  # others may still have theirs in it
+                    place.rmdir()
+
+
+def rounds(folder: Path) -> list[int]:
+    """Rounds of which there is a checkpoint, whole or not, the newest first."""
+    found = (folder / "checkpoints").glob("[0-9]*")
+    return sorted((int(path.name) for path in found if path.name.isdigit()), reverse=True)
+
+
+def write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
+    """Parts and their digest into a file that is there whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, digest = path.with_name(f".{path.name}"), hashlib.blake2b(digest_size=DIGEST)
+    try:
+        with open(partial, "wb", buffering=0) as file:
+            for part in parts:
+                digest.update(part)
+                write_all(file, part)
+            write_all(file, digest.digest())
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_all(file: Any, part: bytes | memoryview) -> None:
+    """Every byte of it: one call may write less."""
+    view = memoryview(part)
+    while view:
+        view = view[file.write(view) :]
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[Block]]:
+    """A file's content and its memory; DamagedError unless every byte is as it was written."""
+    try:
+        raw = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DamagedError(f"it cannot be read ({error.strerror})") from None
+    body = raw[: max(0, raw.size - DIGEST)]
+    if hashlib.blake2b(body.data, digest_size=DIGEST).digest() != raw[body.size :].tobytes():
+        raise DamagedError("it is incomplete or changed")
+    start = len(MAGIC) + 8
+    if raw[: len(MAGIC)].tobytes() != MAGIC:
+        raise DamagedError("another version of p2psim wrote it")
+    end = start + int.from_bytes(raw[len(MAGIC) : start].tobytes(), "little")
+    content: dict[str, Any] = msgspec.msgpack.decode(raw[start:end].data)
+    blocks = []
+    for size in content["sizes"]:
+        blocks.append(raw[end : end + size].copy())  # a copy is aligned
+        end += size
+    return content, blocks
+
+
+def clear(folder: Path) -> None:
+    """Remove all checkpoints."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -1,0 +1,357 @@
+"""The fork server of one node: imports torch once, then forks every rank that a stub asks for.
+
+A rank forked here costs a tenth of the memory and time of one that imports torch itself, since it
+shares what was there before the fork. See launcher/stub.py for the other side. A connection is one
+rank: the stub says what the process is to be made of, hears the pid (F) or why not (R), later the
+wait status (X), and sends signals to pass on. Either side that vanishes takes the other with it.
+"""
+
+from __future__ import annotations
+
+import array
+import ast
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+LISTENING = 3  # the descriptor that the first stub left
+START, LINGER = 60.0, 1.0  # seconds without any rank before the first and after the last
+GATE = 30.0  # seconds after the last fork until ranks go on though some are missing
+# What every rank needs in the end. Plug-ins come along with their kinds.
+MODULES = ("torch", "numpy.random", "networkx", "h5py", "p2psim.evaluation", "p2psim.runner")
+LIBC = ctypes.CDLL(None, use_errno=True)
+PR_SET_PDEATHSIG = 1
+WILL = 3  # which of a rank's descriptors, after the standard streams, holds its will
+SPOKEN = range(5)  # exit codes of which the rank itself has said what they mean
+
+
+def load() -> str:
+    """Import everything; why no rank can be forked afterwards, if so."""
+    from p2psim import registry
+
+    for name in MODULES:
+        importlib.import_module(name)
+    for kind in registry.FOLDERS:
+        registry.names(kind)
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    importlib.import_module("mpi4py.MPI")
+    threads = len(os.listdir("/proc/self/task"))
+    gc.collect()
+    gc.freeze()  # a collection in a rank does not touch, and so copy, what it shares
+    return f"it has {threads} threads" if threads > 1 else ""
+
+
+class Rank:
+    """A connection, and the rank that was forked for it."""
+
+    def __init__(self, stub: socket.socket) -> None:
+        self.stub = stub
+        self.heard = b""
+        self.descriptors: list[int] = []
+        self.hello: dict[str, Any] | None = None
+        self.pid = 0
+        self.told = False  # to end, by a signal
+
+    def hear(self) -> bool:
+        """Read what the stub has to say; False where it has gone."""
+        ancillary = array.array("i")
+        try:
+            data, rights, _, _ = self.stub.recvmsg(
+                1 << 18, socket.CMSG_SPACE(16 * ancillary.itemsize), socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            return False
+        for _, _, content in rights:
+            ancillary.frombytes(content[: len(content) // ancillary.itemsize * ancillary.itemsize])
+        self.descriptors += ancillary
+        self.heard += data
+        return bool(data)
+
+    def complete(self) -> bool:
+        """Whether all that is needed to fork has come."""
+        size = int.from_bytes(self.heard[:8], "little")
+        if len(self.heard) < 8 or len(self.heard) < 8 + size:
+            return False
+        self.hello = ast.literal_eval(self.heard[8 : 8 + size].decode())
+        self.heard = self.heard[8 + size :]
+        return True
+
+    def keep_will(self) -> None:
+        """The rank has its descriptors; a copy here would keep pipes open after its end."""
+        for descriptor in self.descriptors[:WILL] + self.descriptors[WILL + 1 :]:
+            os.close(descriptor)
+        self.descriptors = self.descriptors[WILL : WILL + 1]
+
+    def signals(self) -> None:
+        """Pass on what has come."""
+        for number in self.heard:
+            self.told = True
+            os.kill(self.pid, number)
+        self.heard = b""
+
+    def tell(self, kind: bytes, number: int, text: bytes = b"") -> None:
+        """Answer the stub, which may have gone."""
+        with contextlib.suppress(OSError):
+            self.stub.sendall(kind + number.to_bytes(4, "little") + text)
+
+    def mourn(self, cause: str) -> None:
+        """Write down how the rank died; by a process of its own, for it may hang on a file."""
+        coroner = os.fork()
+        if coroner:
+            os.waitpid(coroner, 0)
+            return
+        signal.alarm(3)
+        with contextlib.suppress(BaseException):
+            from p2psim import will
+
+            will.execute(self.descriptors[0], cause)
+        os._exit(0)
+
+    def close(self) -> None:
+        """Let go of the stub."""
+        self.stub.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+
+class Server:
+    """Accepts stubs, forks ranks, reports their ends."""
+
+    def __init__(self, listening: socket.socket, refusal: str) -> None:
+        self.listening, self.refusal = listening, refusal
+        self.ranks: set[Rank] = set()
+        self.gate: tuple[int, int] | None = os.pipe()
+        self.forked, self.last = 0, 0.0
+        self.wanted = 0
+        self.selector = selectors.DefaultSelector()
+        self.wake, wakes = socket.socketpair()
+        self.wakes = wakes  # the signal module only borrows it
+        for end in (listening, self.wake, wakes):
+            end.setblocking(False)
+        signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        self.selector.register(listening, selectors.EVENT_READ)
+        self.selector.register(self.wake, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        """Until there is nobody left to serve."""
+        idle, limit = time.monotonic(), START
+        while self.ranks or time.monotonic() < idle + limit:
+            if not self.ranks and self.forked >= self.wanted > 0:
+                return
+            for key, _ in self.selector.select(0.05 if self.gate and self.forked else 0.5):
+                if key.fileobj is self.listening:
+                    self.accept()
+                elif key.fileobj is self.wake:
+                    self.wake.recv(4096)
+                else:
+                    self.attend(key.data)
+            self.reap()
+            self.open_gate()
+            if self.ranks:
+                idle, limit = time.monotonic(), LINGER
+
+    def accept(self) -> None:
+        """Take in stubs of the same user."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                stub, _ = self.listening.accept()
+                who = stub.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                if struct.unpack("3i", who)[1] != os.geteuid():
+                    stub.close()
+                    continue
+                rank = Rank(stub)
+                self.ranks.add(rank)
+                self.selector.register(stub, selectors.EVENT_READ, rank)
+
+    def attend(self, rank: Rank) -> None:
+        """A stub has said something, or has gone."""
+        if not rank.hear():
+            if rank.pid:
+                self.vanished(rank)
+            self.drop(rank)
+        elif rank.pid:
+            rank.signals()
+        elif rank.complete():
+            self.fork(rank)
+
+    def vanished(self, rank: Rank) -> None:
+        """Nobody watches this rank any more: it ends."""
+        kill(rank.pid)
+        if not rank.told:
+            rank.mourn("was ended, since the process that stood for it under mpiexec was killed")
+
+    def fork(self, rank: Rank) -> None:
+        """Make the rank, or say why not."""
+        assert rank.hello
+        refusal = self.refusal
+        if rank.hello["executable"] != sys.executable or rank.hello["environment"].get(
+            "PYTHONPATH"
+        ) != os.environ.get("PYTHONPATH"):
+            refusal = "it runs another Python"
+        if refusal:
+            rank.tell(b"R", len(refusal.encode()), refusal.encode())
+            return
+        server = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self.leave(rank)
+                be(rank, server, self.gate)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(70)
+        rank.pid = pid
+        rank.keep_will()
+        self.forked, self.last = self.forked + 1, time.monotonic()
+        self.wanted = rank.hello["ranks"] or self.wanted
+        rank.tell(b"F", pid)
+
+    def leave(self, rank: Rank) -> None:
+        """What a forked rank must not keep of the server."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.selector.close()
+        for end in (self.listening, self.wake, self.wakes):
+            end.close()
+        for other in self.ranks - {rank}:
+            other.close()
+        rank.stub.close()
+
+    def open_gate(self) -> None:
+        """Let the ranks go once all are forked: one that waits in MPI_Init slows the server."""
+        if not self.gate or not self.forked:
+            return
+        waited = time.monotonic() - self.last
+        if self.forked >= self.wanted > 0 or waited > (GATE if self.wanted else 0.3):
+            for end in self.gate:
+                os.close(end)
+            self.gate = None
+
+    def reap(self) -> None:
+        """Tell the stubs whose ranks have ended; the status first, then the end of the line."""
+        by_pid = {rank.pid: rank for rank in self.ranks}
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            kill(pid)  # what the rank itself may have started
+            rank = by_pid.get(pid)
+            if rank in self.ranks:
+                code = os.waitstatus_to_exitcode(status)
+                if code not in SPOKEN and not rank.told:
+                    from p2psim.will import cause_of
+
+                    rank.mourn(cause_of(status))
+                rank.tell(b"X", status)
+                self.drop(rank)
+
+    def drop(self, rank: Rank) -> None:
+        """Forget a rank."""
+        self.selector.unregister(rank.stub)
+        self.ranks.discard(rank)
+        rank.close()
+
+
+def kill(pid: int) -> None:
+    """End a rank and all that it started."""
+    for end in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            end(pid, signal.SIGKILL)
+
+
+def be(rank: Rank, server: int, gate: tuple[int, int] | None) -> NoReturn:
+    """Turn this fork of the server into the process that mpiexec meant to start."""
+    if LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != server:
+        os._exit(1)
+    assert rank.hello
+    hello, given = rank.hello, rank.descriptors[WILL:]
+    os.setsid()  # a group of its own, so that its children can be ended with it
+    for number in range(3):
+        os.dup2(rank.descriptors[number], number)
+        os.close(rank.descriptors[number])
+    os.environ.clear()
+    os.environ.update(hello["environment"])
+    os.environ["P2PSIM_STUB"] = "1"
+    # Under the numbers that they have here: the old ones may be in use.
+    os.environ.update(zip(hello["descriptors"], map(str, given), strict=True))
+    for descriptor in given:
+        os.set_inheritable(descriptor, True)
+    os.chdir(hello["folder"])
+    os.umask(hello["umask"])
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, hello["cpus"])
+    sys.argv = ["p2psim", *hello["arguments"]]
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    # First registered, last run: it skips the destructors of torch, which take long.
+    LIBC.on_exit(LIBC._exit, None)
+    if gate:
+        os.close(gate[1])
+        os.read(gate[0], 1)
+        os.close(gate[0])
+    code = run(sys.argv[1:])
+    LIBC.exit(code)  # not os._exit: MPICH tells the process manager in an exit handler of C
+    raise AssertionError("exit has returned")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and leave Python and MPI in order; the exit code."""
+    from mpi4py import MPI
+
+    from p2psim import cli
+
+    code = 0
+    try:
+        cli.main(arguments)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):  # type: ignore[attr-defined]
+        with contextlib.suppress(BaseException):
+            step()
+    if MPI.Is_initialized() and not MPI.Is_finalized():
+        MPI.Finalize()
+    return code
+
+
+def main(home: Path) -> None:
+    """Be the server whose folder this is."""
+    os.chdir("/")
+    listening = socket.socket(fileno=LISTENING)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # what concerns the ranks reaches their stubs
+    try:
+        Server(listening, load()).serve()
+    finally:
+        for path in (*home.iterdir(), home):
+            with contextlib.suppress(OSError):
+                path.rmdir() if path == home else path.unlink()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,318 @@
+"""What mpiexec starts in place of a rank: it has the rank made, waits, and ends as the rank ends.
+
+    python -I -S stub.py ARGUMENTS      like p2psim ARGUMENTS, within a few milliseconds
+
+The rank is forked by the node's fork server (server.py), which has imported torch once for all; the
+first stub of a node starts the server. Where that cannot be, the stub starts an interpreter of the
+rank's own. Either way the stub is what the process manager sees: it keeps its own copies of all
+descriptors until it ends, passes signals on, kills the rank when the process manager dies, and
+dies by the signal that the rank died by.
+
+Standard library only, and of it what is cheap: enum and selectors would double the start.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import select
+import sys
+import time
+from _signal import (  # type: ignore[import-not-found]
+    SIG_DFL,
+    SIGHUP,
+    SIGINT,
+    SIGKILL,
+    SIGTERM,
+    SIGUSR1,
+    SIGUSR2,
+    signal,
+)
+from _socket import AF_UNIX, SCM_RIGHTS, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, socket
+
+sys.path.append(os.path.abspath(f"{__file__}/../../.."))
+from p2psim.launcher import place
+
+PARENT = os.getppid()
+PASSED = (SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2)
+# What belongs to one rank and must not reach the server.
+OWN = ("PMI", "OMPI_COMM", "PRTE", "PMIX", "MPI_LOCAL", "HYD")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class RefusedError(Exception):
+    """There is no fork server to be had, and why."""
+
+
+def temporary(name: str) -> str:
+    """A path for what lasts no longer than the run."""
+    return f"{os.environ.get('TMPDIR') or '/tmp'}/p2psim-{os.geteuid()}-{name}"
+
+
+def folder() -> str:
+    """A folder of this user's own for this run on this node."""
+    path = temporary("".join(c if c.isalnum() or c in ".-" else "_" for c in place.job())[-60:])
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found = os.lstat(path)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o170777 != 0o040700:
+        raise RefusedError(f"{path} is not a folder of this user alone")
+    return path
+
+
+def attempt(path: str) -> socket | None:
+    """A socket connected to the server, or None."""
+    connected = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    try:
+        connected.connect(path)
+        return connected
+    except OSError:
+        connected.close()
+        return None
+
+
+def connect() -> socket:
+    """A socket connected to this node's server, which the first stub starts."""
+    home = folder()
+    path = home + "/socket"
+    connected = attempt(path)
+    if connected is None:
+        lock = os.open(home + "/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        connected = attempt(path)
+        if connected is None:
+            start_server(home, path)
+            connected = attempt(path)
+        os.close(lock)
+    if connected is None:
+        raise RefusedError("it could not be started")
+    owner = connected.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+    if int.from_bytes(owner[4:8], sys.byteorder) != os.geteuid():
+        raise RefusedError("it is another user's")
+    return connected
+
+
+def start_server(home: str, path: str) -> None:
+    """Listen, and have a process that is nobody's child accept: no race, nothing to wait for."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listening = socket(AF_UNIX, SOCK_STREAM)
+    listening.bind(path)
+    listening.listen(4096)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(OWN)}
+    environment.update(dict.fromkeys(THREADS, "1"))
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        null = os.open("/dev/null", os.O_RDWR)
+        log = os.open(home + "/log", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        for new, old in enumerate((null, log, log, listening.fileno())):
+            os.dup2(old, new)
+        os.closerange(4, 4096)
+        command = [sys.executable, "-m", "p2psim.forkserver", home]
+        os.execve(sys.executable, command, environment)
+    os.wait()
+    listening.close()
+
+
+class Rank:
+    """The process that is the rank, whoever made it."""
+
+    pid = 0
+    told = False  # to end, by a signal
+    news = -1  # a descriptor to poll for its end; without one, look from time to time
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on."""
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, number)
+
+    def look(self) -> int | None:
+        """Its wait status, None while it runs."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End it and its children."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, SIGKILL)
+
+
+class Forked(Rank):
+    """A rank forked by the server, in which this stub's environment and descriptors live on."""
+
+    def __init__(self, arguments: list[str], will: int) -> None:
+        self.server = connect()
+        self.news = self.server.fileno()
+        given = {"P2PSIM_WILL": will}
+        if "PMI_FD" in os.environ:
+            given["PMI_FD"] = int(os.environ["PMI_FD"])
+        hello = self.hello(arguments, list(given))
+        packet = len(hello).to_bytes(8, "little") + hello
+        rights = array.array("i", [0, 1, 2, *given.values()])
+        sent = self.server.sendmsg([packet], [(SOL_SOCKET, SCM_RIGHTS, rights)])
+        self.server.sendall(packet[sent:])
+        answer = self.read(5)
+        if answer[:1] != b"F":
+            raise RefusedError(self.reason(answer))
+        self.pid = int.from_bytes(answer[1:], "little")
+
+    @staticmethod
+    def hello(arguments: list[str], descriptors: list[str]) -> bytes:
+        """All that a process is made of, as a Python literal."""
+        mask = os.umask(0o22)
+        os.umask(mask)
+        return ascii(
+            {
+                "executable": sys.executable,
+                "arguments": arguments,
+                "environment": dict(os.environ),
+                "folder": os.getcwd(),
+                "umask": mask,
+                "cpus": sorted(os.sched_getaffinity(0)),
+                "descriptors": descriptors,
+                "ranks": place.neighbors_here()[1],
+            }
+        ).encode()
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, fewer where the server has gone."""
+        got = b""
+        with contextlib.suppress(OSError):
+            while len(got) < size and (more := self.server.recv(size - len(got))):
+                got += more
+        return got
+
+    def reason(self, answer: bytes) -> str:
+        """Why the server refused."""
+        if answer[:1] == b"R":
+            return self.read(int.from_bytes(answer[1:], "little")).decode()
+        return "it ended at its start; is torch installed?"
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            self.server.send(bytes([number]))
+
+    def look(self) -> int | None:
+        answer = self.read(5)
+        if answer[:1] == b"X":
+            return int.from_bytes(answer[1:], "little")
+        self.kill()  # the server has gone and the rank with it, but perhaps not its children
+        os.write(2, b"p2psim: the fork server of this node has ended\n")
+        return 1 << 8
+
+
+class Plain(Rank):
+    """A rank with an interpreter of its own."""
+
+    def __init__(self, arguments: list[str], will: int) -> None:
+        self.will = will
+        os.set_inheritable(will, True)
+        stub = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            import ctypes
+
+            os.setsid()
+            ctypes.CDLL(None).prctl(1, SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+            if os.getppid() != stub:
+                os._exit(1)
+            environment = {**os.environ, "P2PSIM_STUB": "1", "P2PSIM_WILL": str(will)}
+            command = [sys.executable, "-m", "p2psim", *arguments]
+            os.execve(sys.executable, command, environment)
+        self.news = descriptor_of(self.pid)
+
+    def look(self) -> int | None:
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if not pid:
+            return None
+        self.kill()
+        if os.WIFSIGNALED(status) and not self.told and os.pread(self.will, 1, 0):
+            command = [sys.executable, "-m", "p2psim.will", str(self.will), str(status)]
+            os.spawnv(os.P_WAIT, sys.executable, command)
+        return status
+
+
+def descriptor_of(pid: int) -> int:
+    """What becomes readable when this process ends; -1 on systems that have no such thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1
+
+
+def rank(arguments: list[str], will: int) -> Rank:
+    """The rank, by the fork server where there is one to be had."""
+    start, (local, count) = os.environ.get("P2PSIM_START", ""), place.neighbors_here()
+    if start == "plain" or (start != "forkserver" and count == 1):
+        return Plain(arguments, will)
+    try:
+        return Forked(arguments, will)
+    except (RefusedError, OSError) as error:
+        if start == "forkserver":
+            os.write(2, f"p2psim: no fork server: {error}\n".encode())
+            os._exit(3)
+        if local == 0:
+            os.write(2, f"p2psim: no fork server ({error}): ranks start one by one\n".encode())
+        return Plain(arguments, will)
+
+
+def report(number: int, begun: bool) -> None:
+    """Say which rank was killed, unless a launcher finds it in the rank's file."""
+    if begun and "P2PSIM_LAUNCHED" in os.environ:
+        return
+    who, where = (place.inside() or ("?",))[0], os.uname().nodename
+    os.write(2, f"p2psim: peer {who} on {where} was killed by signal {number}\n".encode())
+
+
+def end_like(status: int) -> None:
+    """Leave as the rank has left."""
+    if os.WIFSIGNALED(status):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        number = os.WTERMSIG(status)
+        if number != SIGKILL:
+            signal(number, SIG_DFL)
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+    os._exit(os.WEXITSTATUS(status))
+
+
+def main() -> None:
+    """Be the stub of one rank."""
+    if not sys.platform.startswith("linux"):  # elsewhere a process cannot be handed on like this
+        os.environ["P2PSIM_STUB"] = "1"
+        os.execv(sys.executable, [sys.executable, "-m", "p2psim", *sys.argv[1:]])
+    path = temporary(f"will-{os.getpid()}")
+    will = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.unlink(path)
+    made = rank(sys.argv[1:], will)
+
+    def forward(number: int, frame: object) -> None:
+        made.told = True
+        made.signal(number)
+
+    for number in PASSED:
+        signal(number, forward)
+    watched = [made.news, descriptor_of(PARENT)]
+    poll = select.poll()
+    for descriptor in watched:
+        if descriptor >= 0:
+            poll.register(descriptor, select.POLLIN)
+    status = None
+    while status is None:
+        ready = poll.poll(None if min(watched) >= 0 else 200)
+        if os.getppid() != PARENT:  # the process manager was killed
+            made.kill()
+            os._exit(1)
+        if made.news < 0 or any(descriptor == made.news for descriptor, _ in ready):
+            status = made.look()
+    if os.WIFSIGNALED(status) and not made.told:
+        report(os.WTERMSIG(status), begun=bool(os.pread(will, 1, 0)))
+    end_like(status)
+
+
+main()

@@ -1,0 +1,59 @@
+"""What all peers agree on between two rounds: to write a checkpoint, to stop.
+
+A signal reaches one peer before another, and clocks differ, but a checkpoint must show all peers
+after the same round. So they meet about once a second, at rounds that all derive from what they
+agreed on before, and take the maximum of what each has to say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from p2psim.config import Execution
+from p2psim.neighborhood import Neighborhood
+
+OFTEN, SELDOM = 0.5, 1.0  # seconds between two meetings, about
+
+
+class Order(NamedTuple):
+    """What to do after a round."""
+
+    save: bool = False
+    stop: bool = False
+
+
+class Pulse:
+    """Asks all peers after a round; `asked` tells whether this one was told to stop."""
+
+    def __init__(self, side: Neighborhood, settings: Execution, asked: Callable[[], bool]) -> None:
+        self.side, self.asked = side, asked
+        self.every = settings.checkpoint_rounds
+        self.seconds = 60 * settings.checkpoint_minutes
+        self.met = self.saved = time.monotonic()
+        self.gap = 1
+        self.next = 0
+
+    def __call__(self, number: int) -> Order:
+        """The same answer on every peer."""
+        due = self.every is not None and number % self.every == 0
+        if number < self.next:
+            return self.answer(Order(save=due))
+        now = time.monotonic()
+        mine = [now - self.met, now - self.saved >= self.seconds, self.asked()]
+        took, late, stop = self.side.maximum(np.array(mine, float)).tolist()
+        if took < OFTEN:
+            self.gap *= 2
+        elif took > SELDOM:
+            self.gap = max(1, self.gap // 2)
+        self.met, self.next = now, number + self.gap
+        return self.answer(Order(save=due or bool(late) or bool(stop), stop=bool(stop)))
+
+    def answer(self, order: Order) -> Order:
+        """The order; one that is to save starts the time to the next."""
+        if order.save:
+            self.saved = time.monotonic()
+        return order

@@ -1,0 +1,156 @@
+"""A rank's part in a run: agreeing with the others to begin or to go on, and how it ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from p2psim import checkpoint, recorder, will
+from p2psim.base import Wire
+from p2psim.checkpoint import Book, DamagedError
+from p2psim.clock import Clock, Link
+from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
+from p2psim.neighborhood import Neighborhood
+from p2psim.pulse import Pulse
+from p2psim.scenario import Scenario
+from p2psim.simulation import Simulation
+
+CANDIDATES = 4  # rounds that a peer offers to go on from: two are kept, a death may leave a third
+
+
+def run_peer(
+    scenario: Scenario,
+    wire: Wire,
+    folder: Path,
+    force: bool = False,
+    resume: bool = False,
+    asked: Callable[[], bool] = bool,
+) -> None:
+    """Be one peer of a run in `folder`; `asked` says whether to stop soon, with a checkpoint.
+
+    InputError, PeerError and StoppedError as the exit codes say.
+    """
+    check_size(scenario, wire.size)
+    side = Neighborhood(wire.twin(), scenario.topology, Clock(), Link())
+    resume = resume and (folder / "run.h5").exists()
+    agree(scenario, folder, side, force, resume)
+    if resume and recorder.status(folder) == "done":
+        return
+    book = Book(folder, wire.rank, scenario.fingerprint(wire.rank))
+    book.round = choose(book, side) if resume else 0
+    scribe = enter(folder, side, anew=not book.round)
+    simulation = None
+    try:
+        if scribe and book.round:
+            recorder.go_on(folder, book.round)
+        elif scribe:
+            recorder.create_run_file(folder, scenario, wire.library)
+        side.maximum(np.zeros(1))  # from here on a failure can be written down
+        book.run = recorder.identity(folder)
+        log = recorder.Recorder(folder, scenario, wire.rank, resume=book.round > 0)
+        will.leave(log.path)
+        simulation = Simulation(scenario, wire, side, log)
+        simulation.run(Pulse(side, scenario.experiment.run, asked), book)
+    except (AbortedError, KeyboardInterrupt):
+        raise
+    except StoppedError:
+        finish(folder, "stopped", scribe, side)
+        raise
+    except BaseException as error:  # also sys.exit: the others must not wait for this peer
+        text = simulation.failure(error) if simulation else f"peer {wire.rank}: {error!r}"
+        raise PeerError(text, record(folder, wire.rank, text)) from error
+    finish(folder, "done", scribe, side)
+    book.forget()
+
+
+def record(folder: Path, rank: int, text: str) -> bool:
+    """Write down why a peer failed; False where a full disk, say, has no room for it."""
+    try:
+        recorder.set_failure(folder, rank, text)
+    except OSError:
+        return False
+    return True
+
+
+def finish(folder: Path, status: str, scribe: bool, side: Neighborhood) -> None:
+    """Write how the run ended; whoever returns from here can rely on it."""
+    if scribe:
+        recorder.set_status(folder, status)
+    side.maximum(np.zeros(1))
+
+
+def check_size(scenario: Scenario, size: int) -> None:
+    """One rank per peer."""
+    if size != scenario.peers:
+        raise InputError(
+            f"peers = {scenario.peers}, but this run has {size} ranks: "
+            f"start it with -n {scenario.peers}, or give --set peers={size}"
+        )
+
+
+def agree(scenario: Scenario, folder: Path, side: Neighborhood, force: bool, resume: bool) -> None:
+    """All peers go on, or none: the first that cannot says why, the others end silently."""
+    problem: InputError | None = None
+    try:
+        if resume:
+            recorder.check_same(folder, scenario)
+        else:
+            recorder.check_folder(folder, force)
+        scenario.hold(side.rank)
+    except InputError as error:
+        problem = error
+    unite(problem, side)
+
+
+def unite(problem: InputError | None, side: Neighborhood) -> None:
+    """Raise on all peers if there is a problem on one: it says it, the others are silent."""
+    failed = side.gather(np.array([float(problem is not None)]))[:, 0]
+    if not failed.any():
+        return
+    if problem and side.rank == failed.argmax():
+        problem.speaks = True
+        raise problem
+    raise AbortedError
+
+
+def choose(book: Book, side: Neighborhood) -> int:
+    """The newest round after which every peer has a whole checkpoint; 0 where there is none."""
+    book.run = recorder.identity(book.folder)
+    whole, problem = [], None
+    try:
+        for round_ in checkpoint.rounds(book.folder)[:CANDIDATES]:
+            try:
+                book.check(round_)
+                whole.append(round_)
+            except DamagedError as error:
+                notice(f"checkpoint of round {round_}, peer {book.rank}: {error}; not used")
+    except InputError as error:
+        problem = error
+    unite(problem, side)
+    mine = np.zeros(CANDIDATES)
+    mine[: len(whole)] = whole
+    everyone = side.gather(mine)
+    common = set(whole).intersection(*(set(row.astype(int).tolist()) for row in everyone))
+    chosen = max(common, default=0)
+    if side.rank == 0:
+        notice(f"going on after round {chosen}" if chosen else "no checkpoint: from the beginning")
+    return chosen
+
+
+def notice(text: str) -> None:
+    """Tell the user something that is no error."""
+    print(f"p2psim: {text}", file=sys.stderr, flush=True)
+
+
+def enter(folder: Path, side: Neighborhood, anew: bool) -> bool:
+    """Make the run folder; True for the one peer, the first to come, that writes run.h5."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        recorder.clear(folder, anew)
+    except OSError as error:
+        raise InputError(f"cannot write to the run folder {str(folder)!r}: {error}") from None
+    side.maximum(np.zeros(1))
+    return recorder.claim(folder)

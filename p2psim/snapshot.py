@@ -1,0 +1,205 @@
+"""A peer's state as plain values and memory, and back again: no pickle, no code in a checkpoint.
+
+What an object keeps in its attributes is its state (base.Algorithm). Numbers, text, containers and
+arrays are written out, two names for the same memory stay two names for it. An object is not made
+from a checkpoint: the resumed run makes it as the first run did, and its attributes are filled in.
+Only messages and transfers under way are made anew, since they come and go with the rounds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2psim.neighborhood import Packet, Tailed, Transfer
+from p2psim.vectors import Scratch
+
+Node: TypeAlias = Any  # None, bool, int, float, str, bytes, or a list whose first entry is a tag
+Block: TypeAlias = NDArray[np.uint8]  # memory of arrays
+MADE = {cls.__name__: cls for cls in (Packet, Tailed, Transfer)}
+SEQUENCES = {cls.__name__: cls for cls in (list, tuple, set, frozenset, deque)}
+# What the fresh object has already, as it must be.
+CONSTANT = (type, ModuleType, FunctionType, MethodType, BuiltinFunctionType, Path, Scratch)
+FITS = range(-(2**63), 2**63)
+
+
+class Freezer:
+    """Values to nodes; the memory of arrays is gathered in `blocks`, not copied.
+
+    `known` are objects that both runs have, by name: they are referred to, not written.
+    """
+
+    def __init__(self, known: dict[str, object]) -> None:
+        self.known = {id(thing): name for name, thing in known.items()}
+        self.objects: dict[int, int] = {}
+        self.blocks: list[Block] = []
+        self.places: dict[int, int] = {}  # address of memory -> block
+        self.alive: list[object] = []  # an id is only good while its owner lives
+
+    def node(self, value: Any, where: str) -> Node:
+        """The node of a value; TypeError names what cannot be written and `where` it is."""
+        plain = value is None or type(value) in (bool, float, str, bytes)
+        if plain or (type(value) is int and value in FITS):
+            return value
+        if type(value) is int:
+            return ["int", str(value)]
+        if id(value) in self.known:
+            return ["known", self.known[id(value)]]
+        if id(value) in self.objects:
+            return ["same", self.objects[id(value)]]
+        if type(value) in SEQUENCES.values():
+            items = [self.node(v, f"{where}[{i}]") for i, v in enumerate(value)]
+            return [type(value).__name__, *items]
+        if isinstance(value, dict):
+            pairs = [
+                [self.node(key, where), self.node(inner, f"{where}[{key!r}]")]
+                for key, inner in value.items()
+            ]
+            return ["dict", type(value) is dict, *pairs]
+        return self.thing(value, where)
+
+    def thing(self, value: Any, where: str) -> Node:
+        """The node of what is neither a plain value nor a container."""
+        self.alive.append(value)
+        if isinstance(value, np.ndarray | np.generic):
+            return self.array(np.asarray(value), isinstance(value, np.generic), where)
+        if isinstance(value, np.dtype):
+            return ["dtype", value.str]
+        if isinstance(value, np.random.Generator):
+            state = value.bit_generator.state
+            return ["generator", state["bit_generator"], self.node(state, where)]
+        if is_tensor(value):
+            return ["tensor", self.array(value.detach().numpy(), False, where)]
+        if isinstance(value, CONSTANT):
+            return ["constant"]
+        if not hasattr(value, "__dict__"):
+            raise TypeError(
+                f"{where} holds a {type(value).__name__}, which no checkpoint can hold: keep "
+                "numbers, text, arrays, and lists, tuples, dicts and sets of them"
+            )
+        self.objects[id(value)] = len(self.objects)
+        attributes = {k: self.node(v, f"{where}.{k}") for k, v in vars(value).items()}
+        return ["object", type(value).__name__, attributes]
+
+    def array(self, array: Any, scalar: bool, where: str) -> Node:
+        """An array as a view of the memory that it shares with others."""
+        if array.dtype.hasobject:
+            raise TypeError(f"{where} is an array of Python objects: keep numbers in arrays")
+        owner = array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        if not (owner.flags.c_contiguous or owner.flags.f_contiguous):
+            owner = array = np.ascontiguousarray(array)
+        self.alive.append(owner)
+        address = owner.__array_interface__["data"][0]
+        # Memory of nothing has an address that others may have as well.
+        if address not in self.places or not owner.nbytes:
+            self.places[address] = len(self.blocks)
+            self.blocks.append(owner.ravel(order="K").view(np.uint8))
+        offset = array.__array_interface__["data"][0] - address
+        place = [self.places[address], offset, list(array.shape), list(array.strides)]
+        return ["array", array.dtype.str, scalar, *place]
+
+
+class Thawer:
+    """Nodes back to values, into what the resumed run has made so far."""
+
+    def __init__(self, known: dict[str, object], blocks: list[Block]) -> None:
+        self.known, self.blocks = known, blocks
+        self.objects: list[Any] = []
+
+    def value(self, node: Node, fresh: Any, where: str) -> Any:
+        """The value of a node; `fresh` is what stands in its place now."""
+        if not isinstance(node, list):
+            return node
+        tag, *rest = node
+        if tag in SEQUENCES:
+            old = list(fresh) if type(fresh).__name__ == tag else []
+            old += [None] * (len(rest) - len(old))
+            items = [self.value(n, o, where) for n, o in zip(rest, old, strict=False)]
+            limit = getattr(fresh, "maxlen", None)
+            return deque(items, limit) if tag == "deque" else SEQUENCES[tag](items)
+        return getattr(self, f"_{tag}")(fresh, where, *rest)
+
+    def _int(self, fresh: Any, where: str, text: str) -> int:
+        return int(text)
+
+    def _known(self, fresh: Any, where: str, name: str) -> Any:
+        return self.known[name]
+
+    def _same(self, fresh: Any, where: str, number: int) -> Any:
+        return self.objects[number]
+
+    def _dict(self, fresh: Any, where: str, plain: bool, *pairs: Node) -> Any:
+        old = fresh if isinstance(fresh, dict) else {}
+        keys = [self.value(k, None, where) for k, _ in pairs]
+        values = [
+            self.value(v, old.get(k), f"{where}[{k!r}]")
+            for k, (_, v) in zip(keys, pairs, strict=True)
+        ]
+        made = dict(zip(keys, values, strict=True))
+        if plain:
+            return made
+        old.clear()  # a defaultdict, say: only its content is state
+        old.update(made)
+        return old
+
+    def _array(
+        self,
+        fresh: Any,
+        where: str,
+        dtype: str,
+        scalar: bool,
+        block: int,
+        offset: int,
+        shape: list[int],
+        strides: list[int],
+    ) -> Any:
+        made: Any = np.ndarray(tuple(shape), dtype, self.blocks[block], offset, tuple(strides))
+        return made[()] if scalar else made
+
+    def _dtype(self, fresh: Any, where: str, text: str) -> Any:
+        return np.dtype(text)
+
+    def _generator(self, fresh: Any, where: str, name: str, state: Node) -> Any:
+        bits = getattr(np.random, name)()
+        bits.state = self.value(state, None, where)
+        return np.random.Generator(bits)
+
+    def _tensor(self, fresh: Any, where: str, array: Node) -> Any:
+        import torch
+
+        made = torch.from_numpy(self.value(array, None, where))
+        if not is_tensor(fresh) or fresh.shape != made.shape:
+            return made
+        with torch.no_grad():
+            fresh.copy_(made)  # a buffer or parameter of a module stays where it is
+        return fresh
+
+    def _constant(self, fresh: Any, where: str) -> Any:
+        return fresh
+
+    def _object(self, fresh: Any, where: str, kind: str, attributes: dict[str, Node]) -> Any:
+        if kind in MADE:
+            fresh = MADE[kind].__new__(MADE[kind])
+        elif type(fresh).__name__ != kind:
+            raise TypeError(
+                f"{where} held a {kind} when the checkpoint was written: an object that is state "
+                "must be made by `start` or `bind`, so that a resumed run has it too"
+            )
+        self.objects.append(fresh)
+        old = dict(vars(fresh))
+        vars(fresh).clear()
+        for name, node in attributes.items():
+            vars(fresh)[name] = self.value(node, old.get(name), f"{where}.{name}")
+        return fresh
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether this is a torch.Tensor; without torch nothing is."""
+    return any((cls.__module__, cls.__name__) == ("torch", "Tensor") for cls in type(value).__mro__)

@@ -1,0 +1,278 @@
+"""A run that was stopped and went on has the same bits as one that was never disturbed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+
+from p2psim import checkpoint, registry
+from p2psim.errors import InputError, StoppedError
+from tests.laws.test_algorithms import CASES, GRAPHS, fits, named
+from tests.laws.test_compressors import ALL as COMPRESSORS
+from tests.running import Table, be_threads, new_folder, run_here
+
+ROUNDS = 14
+# Everything that draws random numbers: split, start, minibatches, compressor, time.
+TABLE: Table = {
+    "name": "resume",
+    "seed": 3,
+    "peers": 4,
+    "rounds": ROUNDS,
+    "data": {"name": "digits", "partition": {"name": "skew", "s": 0.6}, "batch_size": 8},
+    "model": {"name": "mlp", "hidden": [8]},
+    "learning": {"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True}},
+    "algorithm": {"name": "d-psgd"},
+    "topology": {"name": "ring"},
+    "time": {
+        "compute": {"name": "shifted-exponential", "period": 2},
+        "link": {"latency": 1e-4, "bandwidth": 1e6},
+    },
+    "eval": {"every": 3, "samples": 50},
+}
+FORMS = [(form, number) for form in CASES for number in range(len(CASES[form]))]
+# A model with what torch itself keeps and draws: running statistics and dropout.
+STATEFUL = """
+import math
+from p2psim.registry import plugin
+
+@plugin("model", "stateful")
+class Stateful:
+    def shapes(self, inputs, outputs):
+        return [(8, math.prod(inputs)), (8,), (8,), (8,), (outputs, 8), (outputs,)]
+
+    def build(self, inputs, outputs):
+        from torch import nn
+        first = nn.Linear(math.prod(inputs), 8)
+        inner = [nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, outputs)]
+        return nn.Sequential(nn.Flatten(), first, *inner)
+"""
+# An algorithm of a user's own that keeps all that state may be.
+KEEPER = """
+from collections import defaultdict, deque
+import numpy as np
+from p2psim.base import Algorithm
+from p2psim.registry import plugin
+
+class Memory:
+    def __init__(self, d):
+        self.mean, self.seen = np.zeros(d), 0
+
+    def take(self, x):
+        self.seen += 1
+        self.mean += (x - self.mean) / self.seen
+
+@plugin("algorithm", "keeper")
+class Keeper(Algorithm):
+    requires = ("row-stochastic",)
+
+    def start(self, x, oracle, net):
+        import torch
+        self.net, self.memory = net, Memory(x.size)
+        self.random = np.random.default_rng(net.rank)
+        self.recent, self.table = deque(maxlen=3), defaultdict(int, {"a": 1})
+        self.large, self.kinds = 2**80, {1, 2}
+        self.buffer = np.zeros((2, x.size), x.dtype)
+        self.first, self.second = self.buffer  # two names for the same memory
+        self.weights = torch.ones(3)
+        self.scale = np.float32(0.1)
+
+    def consensus(self, x, oracle, net):
+        self.memory.take(x)
+        self.recent.append(x.copy())
+        self.first += x
+        self.second -= self.buffer[0]
+        self.table[len(self.recent)] += 1
+        self.weights *= 1.01
+        noise = self.random.standard_normal(x.size).astype(x.dtype) * self.scale
+        x = self.net.mix(x + noise * float(self.weights[0]) * 1e-2)
+        x += 1e-3 * (self.buffer[1] + self.recent[0] + self.memory.mean.astype(x.dtype))
+        return x * (1 - 1e-6 * sum(self.table.values())) if self.large == 2**80 else x
+"""
+
+
+def interrupted(table: Table, folder: Path) -> tuple[list[int], Any]:
+    """Rounds after which the run was stopped and went on, three times, and what came out."""
+    place = new_folder(folder)
+    for number, asks in enumerate((1, 2, 2)):
+        with pytest.raises(StoppedError):
+            be_threads(table, folder, place, resume=number > 0, asks=asks)
+        with h5py.File(place / "run.h5", locking=False) as file:
+            assert file.attrs["status"] == "stopped"
+    made = run_here(table, folder, resume=place)
+    with h5py.File(place / "run.h5", locking=False) as file:
+        stops = [int(round_) for round_ in file.attrs["resumed"]]
+    return stops, made
+
+
+def assert_same(table: Table, folder: Path) -> None:
+    whole = run_here(table, folder)
+    stops, made = interrupted(table, folder)
+    assert len(set(stops)) == 3
+    assert max(stops) < table["rounds"]
+    here, there = made.datasets(), whole.datasets()
+    assert [name for name in here if here[name] != there[name]] == []
+
+
+@pytest.mark.parametrize(("form", "number"), FORMS)
+def test_every_algorithm(form: str, number: int, tmp_path: Path) -> None:
+    case = CASES[form][number]
+    graph = next(g for g in ("ring", "unbalanced-push") if fits(form, g))
+    learning = {"local_steps": case.T, "consensus_steps": case.S}
+    table = {
+        **TABLE,
+        "peers": GRAPHS[graph].n,
+        "algorithm": case.algorithm(named(form)),
+        "topology": GRAPHS[graph].table,
+        "learning": {"optimizer": {"name": "sgd", **case.optimizer}, **learning},
+    }
+    assert_same(table, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "case"), COMPRESSORS, ids=str)
+@pytest.mark.parametrize("variant", ["fresh", "stale"])
+def test_every_compressor(variant: str, name: str, case: Table, tmp_path: Path) -> None:
+    choco = {"name": "choco-sgd", "gamma": 0.1, "variant": variant}
+    assert_same({**TABLE, "algorithm": {**choco, "compressor": {"name": name, **case}}}, tmp_path)
+
+
+@pytest.mark.parametrize("name", registry.names("optimizer"))
+def test_every_optimizer(name: str, tmp_path: Path) -> None:
+    assert_same({**TABLE, "learning": {"optimizer": {"name": name}}}, tmp_path)
+
+
+@pytest.mark.parametrize("name", registry.names("rule"))
+def test_every_learning_rule(name: str, tmp_path: Path) -> None:
+    assert_same({**TABLE, "learning": {"rule": name}}, tmp_path)
+
+
+@pytest.mark.parametrize("name", registry.names("algorithm"))
+def test_every_algorithm_is_among_the_forms(name: str) -> None:
+    assert name in map(named, CASES)
+
+
+def test_a_model_that_keeps_statistics_and_draws(tmp_path: Path) -> None:
+    (tmp_path / "stateful.py").write_text(STATEFUL)
+    assert_same({**TABLE, "model": {"name": "stateful.py:Stateful"}}, tmp_path)
+
+
+def test_an_algorithm_with_all_kinds_of_state(tmp_path: Path) -> None:
+    (tmp_path / "keeper.py").write_text(KEEPER)
+    assert_same({**TABLE, "algorithm": {"name": "keeper.py:Keeper"}}, tmp_path)
+
+
+def stopped(folder: Path, **changes: Any) -> tuple[Table, Path]:
+    """A run that was stopped after two checkpoints."""
+    table = {**TABLE, "run": {"checkpoint_rounds": 2}, **changes}
+    place = new_folder(folder)
+    with pytest.raises(StoppedError):
+        be_threads(table, folder, place, asks=3)
+    assert len(checkpoint.rounds(place)) == 2
+    return table, place
+
+
+@pytest.mark.parametrize("part", range(20))
+def test_a_truncated_checkpoint_is_not_used(
+    part: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table, place = stopped(tmp_path)
+    newest, before = checkpoint.rounds(place)
+    torn = place / "checkpoints" / f"{newest:09d}" / f"peer-{part % 4:05d}"
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size * part // 20])
+    made = run_here(table, tmp_path, resume=place)
+    said = f"checkpoint of round {newest}, peer {part % 4}: it is incomplete or changed; not used"
+    assert said in capfd.readouterr().err
+    with h5py.File(place / "run.h5", locking=False) as file:
+        assert file.attrs["resumed"].tolist() == [before]
+    assert made.datasets() == run_here(table, tmp_path).datasets()
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_foreign_checkpoint_is_not_used(
+    rank: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table, place = stopped(tmp_path)
+    _, other = stopped(tmp_path)
+    newest, before = checkpoint.rounds(place)
+    name = Path("checkpoints") / f"{newest:09d}" / f"peer-{rank:05d}"
+    (place / name).write_bytes((other / name).read_bytes())
+    run_here(table, tmp_path, resume=place)
+    assert f"round {newest}, peer {rank}: it belongs elsewhere" in capfd.readouterr().err
+    with h5py.File(place / "run.h5", locking=False) as file:
+        assert file.attrs["resumed"].tolist() == [before]
+
+
+def test_without_a_whole_checkpoint_a_run_begins_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table, place = stopped(tmp_path)
+    for path in (place / "checkpoints").glob("*/peer-00001"):
+        path.write_bytes(b"")
+    made = run_here(table, tmp_path, resume=place)
+    assert "no checkpoint: from the beginning" in capfd.readouterr().err
+    assert made.datasets() == run_here(table, tmp_path).datasets()
+
+
+CHANGES: dict[str, tuple[Table, str]] = {
+    "peers": ({"peers": 3}, "peers was 4 and is 3"),
+    "seed": ({"seed": 4}, "seed was 3 and is 4"),
+    "rounds": ({"rounds": 15}, "rounds was 14 and is 15"),
+    "algorithm": ({"algorithm": {"name": "sgp"}}, "algorithm.name was 'd-psgd' and is 'sgp'"),
+    "model": ({"model": {"name": "mlp", "hidden": [9]}}, "model.hidden was [8] and is [9]"),
+    "rate": (
+        {"learning": {"optimizer": {"name": "sgd", "lr": 0.04}}},
+        "learning.optimizer.lr was 0.05 and is 0.04",
+    ),
+    "time": ({"time": {}}, "time.compute was {'name': 'shifted-exponential'"),
+    "graph": ({"topology": {"name": "path"}}, "topology.name was 'ring' and is 'path'"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_experiment_is_refused(name: str, tmp_path: Path) -> None:
+    _, place = stopped(tmp_path)
+    changes, told = CHANGES[name]
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    with pytest.raises(InputError) as refused:
+        be_threads({**TABLE, **changes}, tmp_path, place, resume=True)
+    assert told in str(refused.value)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_how_often_checkpoints_are_written_may_change(tmp_path: Path) -> None:
+    _, place = stopped(tmp_path)
+    run_here({**TABLE, "run": {"checkpoint_rounds": 5}}, tmp_path, resume=place)
+
+
+def test_a_changed_graph_file_is_refused(tmp_path: Path) -> None:
+    graph = tmp_path / "mine.edgelist"
+    graph.write_text("0 1\n1 2\n2 3\n")
+    table, place = stopped(tmp_path, topology={"file": "mine.edgelist"})
+    graph.write_text("0 1\n1 2\n1 3\n")
+    with pytest.raises(InputError, match="the graph's file has changed"):
+        be_threads(table, tmp_path, place, resume=True)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    place = new_folder(tmp_path)
+    be_threads(TABLE, tmp_path, place)
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert not checkpoint.rounds(place)
+    be_threads(TABLE, tmp_path, place, resume=True)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_state_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "keeper.py").write_text(KEEPER.replace("2**80, {1, 2}", "2**80, [iter(())]"))
+    table = {**TABLE, "algorithm": {"name": "keeper.py:Keeper"}, "run": {"checkpoint_rounds": 1}}
+    with pytest.raises(Exception, match=r"algorithm.kinds\[0\] holds a tuple_iterator"):
+        run_here(table, tmp_path)
+
+
+def test_peers_keep_the_last_two_checkpoints(tmp_path: Path) -> None:
+    table, place = stopped(tmp_path)
+    assert {len(list(path.iterdir())) for path in (place / "checkpoints").iterdir()} == {4}
+    run_here(table, tmp_path, resume=place)
+    assert not (place / "checkpoints").exists()
