@@ -52,14 +52,18 @@ SET = click.option(
     metavar="KEY=VALUE",
     help="Change a key of the experiment file; may be given again.",
 )
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME)."
+)
+RESUME = click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 
 
 @main.command()
 @EXPERIMENT
 @SET
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
+@OUT
 @click.option("--force", is_flag=True, help="Replace the run in the folder.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@RESUME
 @click.option("--debug", is_flag=True, help="All peers as threads of this process.")
 @click.option("--only", type=int, help="Only this combination of the [sweep], from 0.")
 def run(
@@ -82,8 +86,8 @@ def run(
 @main.command()
 @EXPERIMENT
 @SET
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@OUT
+@RESUME
 @click.option("--nodes", type=int, help="Spread the peers over so many nodes.")
 @click.option("--peers-per-node", type=int, help="Put so many peers on a node.")
 @click.option("--time", metavar="HH:MM:SS", help="Time limit (default: the partition's).")
