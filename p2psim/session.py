@@ -107,10 +107,11 @@ def agree(scenario: Scenario, folder: Path, side: Neighborhood, force: bool, res
 
 def unite(problem: InputError | None, side: Neighborhood) -> None:
     """Raise on all peers if there is a problem on one: it says it, the others are silent."""
-    failed = side.gather(np.array([float(problem is not None)]))[:, 0]
-    if not failed.any():
+    order = float(side.peers - side.rank)  # the first rank has the highest
+    highest = side.maximum(np.array([order if problem else 0.0]))[0]
+    if not highest:
         return
-    if problem and side.rank == failed.argmax():
+    if problem and order == highest:
         problem.speaks = True
         raise problem
     raise AbortedError
