@@ -1,4 +1,4 @@
-"""Slurm: whether a process is a rank of it, which PMI joins ranks here, and jobs to submit."""
+"""Slurm: which PMI joins ranks inside an allocation, and jobs to be submitted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from pathlib import Path
 
 from p2psim.errors import InputError
 
-JOINED = "import sys; from mpi4py import MPI; sys.exit(MPI.COMM_WORLD.size != 2)"
-TRIAL_SECONDS = 120  # two ranks that import mpi4py, from a slow shared file system at worst
+# Three: where Slurm's PMIx is older than the MPI library's, two find each other and more do not.
+TRIAL = 3
+JOINED = f"import sys; from mpi4py import MPI; sys.exit(MPI.COMM_WORLD.size != {TRIAL})"
+USUAL = ("pmi2", "pmix")
+TRIAL_SECONDS = 120  # to import mpi4py, from a slow shared file system at worst
 
 
 def at_hand() -> bool:
@@ -45,7 +48,7 @@ def check_joined(started: int, joined: int) -> None:
 def flavor(launch_file: Path) -> str:
     """The PMI that joins ranks here, for srun --mpi; $P2PSIM_PMI where the user has set it.
 
-    Found by starting two ranks with each: srun lists plugins whose library is missing, and with
+    Found by starting a few ranks with each: srun lists plugins whose library is missing, and with
     one that the MPI library does not speak every rank starts and believes it is alone.
     InputError where none does.
     """
@@ -69,17 +72,13 @@ def flavors() -> list[str]:
     found = re.findall(r"^(?:srun: )?\s*(\w+)$", answer.stdout + answer.stderr, re.MULTILINE)
     if answer.returncode or not found:
         raise InputError(f"srun --mpi=list says nothing of use: {last_line(answer.stderr)}")
-    usual = ["pmi2", "pmix"]
-    return sorted(
-        set(found) - {"none"},
-        key=lambda name: (usual.index(name) if name in usual else len(usual), name),
-    )
+    return sorted(set(found) - {"none"}, key=lambda name: (name not in USUAL, name))
 
 
 def joins(name: str, launch_file: Path) -> bool:
-    """Whether two ranks, started as the peers will be, find each other."""
+    """Whether a few ranks, started as the peers will be, find each other."""
     command = ["timeout", str(TRIAL_SECONDS), "/bin/sh", str(launch_file), sys.executable, "-c"]
-    environment = {**os.environ, "P2PSIM_PMI": name, "P2PSIM_PEERS": "2"}
+    environment = {**os.environ, "P2PSIM_PMI": name, "P2PSIM_PEERS": str(TRIAL)}
     tried = subprocess.run([*command, JOINED], env=environment, capture_output=True)
     return tried.returncode == 0
 

@@ -46,6 +46,7 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=2,batch_sched_delay=0
 ReturnToService=2
+EnforcePartLimits=ALL
 JobRequeue=1
 KillWait=2
 InactiveLimit=0
