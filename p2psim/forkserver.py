@@ -33,7 +33,7 @@ GATE = 30.0  # seconds after the last fork until ranks go on though some are mis
 # What every rank needs in the end. Plug-ins come along with their kinds.
 MODULES = ("torch", "numpy.random", "networkx", "h5py", "p2psim.evaluation", "p2psim.runner")
 LIBC = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 WILL = 3  # which of a rank's descriptors, after the standard streams, holds its will
 SPOKEN = range(5)  # exit codes of which the rank itself has said what they mean
 
@@ -192,9 +192,10 @@ class Server:
 
     def vanished(self, rank: Rank) -> None:
         """Nobody watches this rank any more: it ends."""
+        self.sweep()
         kill(rank.pid)
         if not rank.told:
-            rank.mourn("was ended, since the process that stood for it under mpiexec was killed")
+            rank.mourn("lost mpiexec, or the stub that stands for it there, and was ended")
 
     def fork(self, rank: Rank) -> None:
         """Make the rank, or say why not."""
@@ -260,12 +261,21 @@ class Server:
             rank = by_pid.get(pid)
             if rank in self.ranks:
                 code = os.waitstatus_to_exitcode(status)
+                if code:
+                    self.sweep()
                 if code not in SPOKEN and not rank.told:
                     from p2psim.will import cause_of
 
                     rank.mourn(cause_of(status))
                 rank.tell(b"X", status)
                 self.drop(rank)
+
+    def sweep(self) -> None:
+        """All ranks will end; what they share must not outlive them, also while they begin."""
+        from p2psim.wire import forget_names
+
+        for rank in self.ranks:
+            forget_names(rank.pid)
 
     def drop(self, rank: Rank) -> None:
         """Forget a rank."""
@@ -287,6 +297,7 @@ def be(rank: Rank, server: int, gate: tuple[int, int] | None) -> NoReturn:
         os._exit(1)
     assert rank.hello
     hello, given = rank.hello, rank.descriptors[WILL:]
+    LIBC.prctl(PR_SET_NAME, b"p2psim:" + hello["rank"].encode())  # for ps and top
     os.setsid()  # a group of its own, so that its children can be ended with it
     for number in range(3):
         os.dup2(rank.descriptors[number], number)

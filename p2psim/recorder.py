@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import shutil
 import socket
 import time
 import tomllib
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,34 @@ def peer_file(rank: int) -> str:
     return f"peers/peer-{rank:05d}.h5"
 
 
+@dataclass
+class Moment:
+    """What a peer does, or did when it died; see NOW."""
+
+    rank: int
+    host: str
+    phase: str
+    round: int
+    since: float
+    waits: float
+    waits_for: list[int]
+
+
+def moment(folder: Path, rank: int) -> Moment:
+    """What the peer's file says about this moment; OSError if it cannot be read."""
+    with h5py.File(folder / peer_file(rank), "r", locking=False) as file:
+        now = {name: file["now"][name][()] for name in NOW}
+        return Moment(
+            rank,
+            str(file.attrs["host"]),
+            now["phase"].decode(),
+            int(now["round"]),
+            float(now["since"]),
+            float(now["waits"]),
+            [int(other) for other in now["waits_for"] if other >= 0],
+        )
+
+
 class Recorder:
     """One peer's file; `train` and `evaluation` are columns to assign rows to.
 
@@ -98,7 +126,7 @@ class Recorder:
         paths = layout(scenario) | {f"now/{name}": spec for name, spec in NOW.items()}
         who = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
         if resume:
-            with edit(self.path) as file:
+            with whole(self.path) as file:
                 file.attrs.update(who)
                 file.attrs.pop("failure", None)
         else:
@@ -115,13 +143,11 @@ class Recorder:
 
     def _create(self, paths: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Write the file with every byte of it allocated."""
-        partial = self.path.with_suffix(".partial")  # readers never see half a file
-        with h5py.File(partial, "w", locking=False) as file:
+        with whole(self.path) as file:
             file.attrs.update(attributes)
             for path, (shape, kind, unit, meaning) in paths.items():
                 dataset = file.create_dataset(path, data=np.full(shape, fill_value(kind), kind))
                 dataset.attrs.update(unit=unit, meaning=meaning)
-        partial.replace(self.path)
 
     def rewind(self, rounds: int, rows: int) -> None:
         """Forget what was recorded after so many rounds and rows of /eval."""
@@ -132,10 +158,19 @@ class Recorder:
             if group in kept:
                 column[kept[group] :] = fill_value(column.dtype.kind)
 
-    def now(self, **values: Any) -> None:
-        """Change what the file says about this moment."""
-        for name, value in values.items():
-            self.columns[f"now/{name}"][...] = value
+    def at(self, phase: str, round_: int) -> None:
+        """From now on the peer is in this phase, and waits for nobody."""
+        self.columns["now/phase"][...] = phase
+        self.columns["now/round"][...] = round_
+        self.columns["now/since"][...] = time.time()
+        self.columns["now/waits"][...] = 0.0
+
+    def waiting(self, since: float, others: list[int]) -> None:
+        """The peer has waited for these others since then, in Unix time; 0.0: it does not."""
+        column = self.columns["now/waits_for"]
+        column[:] = [*others, *[-1] * column.size][: column.size]
+        self.columns["now/waits"][...] = since
+        self.map.flush()  # others may look from another node
 
     def train(self, round_: int, **values: Any) -> None:
         """The row of a round (from 1)."""
@@ -167,13 +202,24 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def edit(path: Path) -> Iterator[h5py.File]:
-    """Change a file as a whole or not at all, whatever happens meanwhile; OSError as it comes."""
+def whole(path: Path) -> Iterator[h5py.File]:
+    """A new file, or a file to change, that gets there as a whole or not at all.
+
+    It is made in memory: HDF5 must not meet a full disk, nor a reader half a file. OSError as it
+    comes.
+    """
+    if path.exists():
+        image = h5py.h5f.open_file_image(path.read_bytes(), flags=1)  # 1: to write to
+        file = h5py.File(image)
+    else:
+        file = h5py.File(path.name, "w", driver="core", backing_store=False)
+    with file:
+        yield file
+        file.flush()
+        content = file.id.get_file_image()
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        shutil.copyfile(path, partial)
-        with h5py.File(partial, "r+", locking=False) as file:
-            yield file
+        partial.write_bytes(content)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -254,8 +300,8 @@ def clear(folder: Path, everything: bool) -> None:
 
 def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
     """Write `run.h5`: virtual datasets over all peers' files, by relative names."""
-    n, partial = scenario.peers, folder / ".run.h5"
-    with h5py.File(partial, "w", locking=False) as file:
+    n = scenario.peers
+    with whole(folder / "run.h5") as file:
         file.attrs.update(
             experiment=tomli_w.dumps(scenario.experiment.table),
             p2psim_version=__version__,
@@ -276,7 +322,6 @@ def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
             dataset = file.create_virtual_dataset(path, joint, fillvalue=fill_value(kind))
             dataset.attrs.update(unit=unit, meaning=meaning)
         name_dimensions(file)
-    partial.replace(folder / "run.h5")
 
 
 def name_dimensions(file: Any) -> None:
@@ -298,7 +343,7 @@ def name_dimensions(file: Any) -> None:
 
 def go_on(folder: Path, round_: int) -> None:
     """Note in `run.h5` that the run goes on after this round."""
-    with edit(folder / "run.h5") as file:
+    with whole(folder / "run.h5") as file:
         file.attrs["resumed"] = [*file.attrs.get("resumed", []), round_]
         file.attrs["status"] = "running"
 
@@ -320,7 +365,7 @@ def set_status(folder: Path, status: str) -> None:
     for name in (".claim", STOP):
         (folder / name).unlink(missing_ok=True)
     if (folder / "run.h5").exists():
-        with edit(folder / "run.h5") as file:
+        with whole(folder / "run.h5") as file:
             file.attrs["status"] = status
 
 
@@ -328,9 +373,7 @@ def set_failure(folder: Path, rank: int, text: str) -> None:
     """Leave the reason of a failure in the peer's own file and the status in `run.h5`."""
     path = folder / peer_file(rank)
     path.parent.mkdir(exist_ok=True)
-    if not path.exists():
-        h5py.File(path, "w", locking=False).close()
-    with edit(path) as file:
+    with whole(path) as file:
         file.attrs["failure"] = text
     set_status(folder, "failed")
 
@@ -340,7 +383,6 @@ def obituary(path: Path, cause: str) -> None:
     folder = path.parent.parent
     if status(folder) != "running":
         return
-    with h5py.File(path, "r", locking=False) as file:
-        rank, host, now = int(file.attrs["rank"]), file.attrs["host"], file["now"]
-        where = f"in phase {now['phase'][()].decode()!r} of round {now['round'][()]}"
-    set_failure(folder, rank, f"peer {rank} on {host} {cause} {where}")
+    last = moment(folder, int(path.stem.rpartition("-")[2]))
+    where = f"in phase {last.phase!r} of round {last.round}"
+    set_failure(folder, last.rank, f"peer {last.rank} on {last.host} {cause} {where}")

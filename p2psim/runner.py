@@ -217,12 +217,14 @@ def start_ranks(request: Request, peers: int, number: int) -> None:
         stopped(request.folder)
     if process.returncode == InputError.exit_code:
         sys.exit(process.returncode)  # the ranks have said it
-    recorder.set_status(request.folder, "failed")
-    killed = (
-        f"a peer ended without a word (mpiexec: exit code {process.returncode}); "
-        f"the rows so far are in {request.folder}"
-    )
-    raise PeerError("; ".join(results.failures(request.folder)) or killed)
+    with contextlib.suppress(OSError):  # a full disk
+        recorder.set_status(request.folder, "failed")
+    code = process.returncode
+    why = results.failures(request.folder)
+    if code < 0:
+        why = [f"mpiexec was killed by signal {-code}"]
+    why = why or [f"a peer ended without a word (mpiexec: exit code {code})"]
+    raise PeerError(f"{'; '.join(why)}; the rows so far are in {request.folder}")
 
 
 def stopped(folder: Path) -> None:

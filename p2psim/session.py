@@ -17,6 +17,7 @@ from p2psim.neighborhood import Neighborhood
 from p2psim.pulse import Pulse
 from p2psim.scenario import Scenario
 from p2psim.simulation import Simulation
+from p2psim.watchdog import HangError, Watchdog
 
 CANDIDATES = 4  # rounds that a peer offers to go on from: two are kept, a death may leave a third
 
@@ -53,12 +54,16 @@ def run_peer(
         log = recorder.Recorder(folder, scenario, wire.rank, resume=book.round > 0)
         will.leave(log.path)
         simulation = Simulation(scenario, wire, side, log)
+        patience = scenario.experiment.run.patience
+        simulation.net.alarm = side.alarm = Watchdog(folder, wire.size, log, patience)
         simulation.run(Pulse(side, scenario.experiment.run, asked), book)
     except (AbortedError, KeyboardInterrupt):
         raise
     except StoppedError:
         finish(folder, "stopped", scribe, side)
         raise
+    except HangError as error:
+        raise PeerError(str(error), record(folder, error.culprit, str(error))) from None
     except BaseException as error:  # also sys.exit: the others must not wait for this peer
         text = simulation.failure(error) if simulation else f"peer {wire.rank}: {error!r}"
         raise PeerError(text, record(folder, wire.rank, text)) from error

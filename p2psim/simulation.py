@@ -37,7 +37,7 @@ class Simulation:
     def at(self, phase: str) -> None:
         """Say where this peer is."""
         self.phase = phase
-        self.log.now(phase=phase, round=self.round, since=time.time())
+        self.log.at(phase, self.round)
 
     def prepare(self) -> Vector:
         """Bind the plug-ins to this peer and build the model; torch is first needed here."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import select
 import socket
 import threading
@@ -18,6 +19,7 @@ import uuid
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from p2psim.base import Alarm, Payload, Wire
@@ -86,6 +88,19 @@ class Doorbell:
                     self.socket.recv(1)
 
 
+def forget_names(pid: int | str = "self") -> None:
+    """Take the names off the MPI library's shared memory in a rank, once all ranks have it open.
+
+    The memory stays until the last of them ends, however that ends; a name that was left behind by
+    ranks that were killed would keep it for ever.
+    """
+    with contextlib.suppress(OSError):
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        for path in set(re.findall(r"/dev/shm/(?:mpich_shm_|sm_segment\.)\S+", maps)):
+            with contextlib.suppress(FileNotFoundError):  # another rank was quicker
+                os.unlink(path)
+
+
 class MPIWire:
     """Nonblocking point-to-point MPI on a communicator of its own."""
 
@@ -100,6 +115,7 @@ class MPIWire:
         self.mpi = MPI
         self.comm = (comm or MPI.COMM_WORLD).Dup()
         self.bell = bell or Doorbell(self.comm)
+        forget_names()
         self.owed: set[int] = set()  # senders to be told that their payload has been taken
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size

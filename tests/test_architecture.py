@@ -20,7 +20,7 @@ FLOORS = [
     ["peer", "rehearsal", "snapshot", "pulse"],
     ["evaluation", "checkpoint"],
     ["recorder"],
-    ["will"],
+    ["will", "watchdog"],
     ["simulation", "results", "launcher", "planning", "listing"],
     ["session"],
     ["report"],

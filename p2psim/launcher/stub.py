@@ -62,6 +62,13 @@ def folder() -> str:
     return path
 
 
+def remove(home: str) -> None:
+    """What the server would have removed itself."""
+    for name in ("socket", "lock", "log", ""):
+        with contextlib.suppress(OSError):
+            (os.unlink if name else os.rmdir)(f"{home}/{name}")
+
+
 def attempt(path: str) -> socket | None:
     """A socket connected to the server, or None."""
     connected = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
@@ -166,6 +173,7 @@ class Forked(Rank):
         os.umask(mask)
         return ascii(
             {
+                "rank": name_of_rank(),
                 "executable": sys.executable,
                 "arguments": arguments,
                 "environment": dict(os.environ),
@@ -200,6 +208,7 @@ class Forked(Rank):
         if answer[:1] == b"X":
             return int.from_bytes(answer[1:], "little")
         self.kill()  # the server has gone and the rank with it, but perhaps not its children
+        remove(folder())
         os.write(2, b"p2psim: the fork server of this node has ended\n")
         return 1 << 8
 
@@ -263,8 +272,13 @@ def report(number: int, begun: bool) -> None:
     """Say which rank was killed, unless a launcher finds it in the rank's file."""
     if begun and "P2PSIM_LAUNCHED" in os.environ:
         return
-    who, where = (place.inside() or ("?",))[0], os.uname().nodename
-    os.write(2, f"p2psim: peer {who} on {where} was killed by signal {number}\n".encode())
+    who = f"peer {name_of_rank()} on {os.uname().nodename}"
+    os.write(2, f"p2psim: {who} was killed by signal {number}\n".encode())
+
+
+def name_of_rank() -> str:
+    """The rank's number."""
+    return str((place.inside() or ("?",))[0])
 
 
 def end_like(status: int) -> None:

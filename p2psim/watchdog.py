@@ -1,0 +1,74 @@
+"""Turns a hang into a report: who waits for whom, since when, and who does not wait at all.
+
+Every peer's own file says what it does at this moment (recorder.NOW). A peer that has waited for
+[run] patience reads all of them. If one peer is at work and has been in the same phase for as long,
+the run is over: that peer is the culprit. If none is at work, they wait for each other.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from p2psim import recorder
+from p2psim.recorder import Moment, Recorder
+
+
+class HangError(Exception):
+    """The run hangs; `culprit` is the peer that all others wait for."""
+
+    def __init__(self, culprit: int, report: str) -> None:
+        super().__init__(report)
+        self.culprit = culprit
+
+
+class Watchdog:
+    """Hears from a neighborhood that it waits; see Neighborhood.alarm."""
+
+    def __init__(self, folder: Path, peers: int, log: Recorder, patience: float) -> None:
+        self.folder, self.peers, self.log, self.patience = folder, peers, log, patience
+
+    def __call__(self, seconds: float, others: list[int]) -> None:
+        """This peer has waited so long for these others; none: it waits no more.
+
+        HangError where the run hangs.
+        """
+        now = time.time()
+        self.log.waiting(now - seconds if others else 0.0, others)
+        if seconds >= self.patience:
+            self.look(now)
+
+    def look(self, now: float) -> None:
+        """Read what all peers do, and judge."""
+        moments: dict[int, Moment] = {}
+        for rank in range(self.peers):
+            try:
+                moments[rank] = recorder.moment(self.folder, rank)
+            except OSError:
+                raise HangError(rank, f"peer {rank} has not come to its first round") from None
+        waiting = {rank: m for rank, m in moments.items() if m.waits}
+        at_work = {rank: m for rank, m in moments.items() if not m.waits}
+        # The one that has been at it for longest; others may have come to wait just now.
+        culprit = min(at_work or waiting, key=lambda rank: moments[rank].since)
+        if at_work and now - moments[culprit].since < self.patience:
+            return
+        chain = "; ".join(waits(rank, m, now) for rank, m in waiting.items())
+        raise HangError(culprit, f"{blame(culprit, moments[culprit], now)}; {chain}")
+
+
+def blame(rank: int, moment: Moment, now: float) -> str:
+    """What the culprit does."""
+    who = f"peer {rank} on {moment.host}"
+    where = f"phase {moment.phase!r} of round {moment.round}"
+    if moment.waits:
+        return f"all peers wait for each other, {who} since longest, in {where}"
+    return f"{who} hangs: in {where} for {now - moment.since:.0f} s, waiting for nobody"
+
+
+def waits(rank: int, moment: Moment, now: float) -> str:
+    """What a peer that waits does."""
+    others = ", ".join(map(str, moment.waits_for))
+    return (
+        f"peer {rank} waits for {others} for {now - moment.waits:.0f} s "
+        f"({moment.phase}, round {moment.round})"
+    )

@@ -1,0 +1,288 @@
+"""Sudden deaths at random moments: the run ends soon, names the peer, leaves nothing, goes on.
+
+`make test-faults` kills FAULTS = 50 peers; by default a few.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from p2psim import checkpoint, results
+from tests.launching import Started, Table, gone, p2psim, run, write
+from tests.running import Run, read
+
+PEERS, ROUNDS, EVERY = 8, 120, 20  # a checkpoint every so many rounds
+FAULTS = int(os.environ.get("FAULTS", "3"))
+SOON = 5.0  # seconds from a death to the end of the run
+PACED = """
+import time
+from p2psim.algorithms.choco_sgd import ChocoSGD
+from p2psim.registry import plugin
+
+@plugin("algorithm", "paced")
+class Paced(ChocoSGD):
+    def local(self, x, oracle, net):
+        time.sleep(0.01)
+        return super().local(x, oracle, net)
+"""
+EXPERIMENT: Table = {
+    "peers": PEERS,
+    "rounds": ROUNDS,
+    "data": {"name": "digits", "partition": {"name": "skew", "s": 0.8}, "batch_size": 16},
+    "model": {"name": "mlp", "hidden": [16]},
+    "learning": {"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}},
+    "algorithm": {
+        "name": "paced.py:Paced",
+        "gamma": 0.3,
+        "variant": "stale",
+        "compressor": {"name": "random-k", "keep": 0.2},
+    },
+    "topology": "ring",
+    "eval": {"every": 7},
+    "run": {"checkpoint_rounds": EVERY},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the experiment, and a run of it that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "paced.py").write_text(PACED)
+    write(folder, EXPERIMENT)
+    ended = run(command("whole"), folder)
+    assert ended.code == 0, ended.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Run:
+    """What that run left."""
+    return read(place / "whole")
+
+
+def command(out: str | Path, *options: object) -> list[str]:
+    """The experiment by the launcher."""
+    return p2psim("run", "experiment.toml", "--out", out, *options)
+
+
+class Family:
+    """The processes of a run: the launcher, mpiexec and what it starts, fork server and ranks."""
+
+    def __init__(self, started: Started) -> None:
+        self.launcher = started.process.pid
+        self.home = Path(f"/tmp/p2psim-{os.geteuid()}-{self.launcher}-")
+        end = time.monotonic() + 60
+        while len(self.ranks()) < PEERS:
+            assert started.process.poll() is None, started.text(started.err)
+            assert time.monotonic() < end, started.text(started.err)
+            time.sleep(0.02)
+        self.memory: set[Path] = set()
+
+    def note(self) -> None:
+        """Remember what must not be left."""
+        self.everyone = self.members()
+        for pid in self.everyone:
+            with contextlib.suppress(OSError):
+                maps = Path(f"/proc/{pid}/maps").read_text()
+                found = re.findall(r"/dev/shm/(?:mpich_shm|sm_segment)\S+", maps)
+                self.memory.update(map(Path, found))
+
+    def members(self) -> dict[int, str]:
+        """Command lines by pid of all that belongs to the run."""
+        marks = (str(self.home).encode(), b"--out")
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                line = (folder / "cmdline").read_bytes()
+                launched = f"P2PSIM_LAUNCHED={self.launcher}-".encode()
+                if marks[0] in line or launched in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = line.replace(b"\0", b" ").decode()
+        return found
+
+    def ranks(self) -> dict[int, int]:
+        """Pid of every rank that the fork server has made."""
+        made = {}
+        for pid in self.members():
+            with contextlib.suppress(OSError):
+                name = Path(f"/proc/{pid}/comm").read_text().strip()
+                if name.startswith("p2psim:"):
+                    made[int(name.partition(":")[2])] = pid
+        return made
+
+    def one(self, mark: str) -> int:
+        """The first process with such a command line that is no rank."""
+        ranks, members = self.ranks().values(), self.members().items()
+        found = [pid for pid, line in members if re.match(mark, line) and pid not in ranks]
+        return min(found)
+
+    def assert_gone(self) -> None:
+        """Nothing is left: processes, folders, shared memory."""
+        assert gone(list(self.everyone)), self.members()
+        end = time.monotonic() + 10
+        while left := list(self.home.parent.glob(f"{self.home.name}*")):
+            assert time.monotonic() < end, left
+            time.sleep(0.1)
+        assert not [path for path in self.memory if path.exists()]
+
+
+@contextlib.contextmanager
+def running(
+    place: Path, out: str, line: list[str] | None = None
+) -> Iterator[tuple[Started, Family]]:
+    """A run whose ranks are all there; whoever uses it ends it."""
+    with Started(line or command(out), place) as started:
+        family = Family(started)
+        yield started, family
+    family.assert_gone()
+
+
+def begun(place: Path, out: str, started: Started, rounds: int = EVERY + 5) -> None:
+    """Wait until the run has come so far, past its first checkpoint."""
+    end = time.monotonic() + 60
+    while (state := results.progress(place / out)) is None or state[0] < rounds:
+        assert started.process.poll() is None, started.text(started.err)
+        assert time.monotonic() < end, started.text(started.err)
+        time.sleep(0.02)
+
+
+def assert_goes_on(place: Path, out: str, whole: Run) -> None:
+    """The run can be read, and resumed with the same bits."""
+    if (place / out / "run.h5").exists():
+        assert results.read(place / out).attributes["status"] != "done"
+    ended = run(command(out, "--resume"), place)
+    assert ended.code == 0, ended.stderr
+    here, there = read(place / out).datasets(), whole.datasets()
+    assert [name for name in here if here[name] != there[name]] == []
+    assert not (place / out / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("seed", range(FAULTS))
+def test_kill_9_of_a_peer_at_any_moment(seed: int, place: Path, whole: Run) -> None:
+    draw, out = random.Random(seed), f"kill-{seed}"
+    # From the fork of the ranks, over their start, to the last rounds.
+    victim, delay = draw.randrange(PEERS), draw.uniform(0.0, 3.0)
+    with running(place, out) as (started, family):
+        pid = family.ranks()[victim]
+        time.sleep(delay)
+        assert started.process.poll() is None, "the run was too short"
+        family.note()
+        os.kill(pid, signal.SIGKILL)
+        killed = time.time()
+        ended = started.end(30)
+    assert ended.code == 3, ended.stderr
+    assert f"peer {victim} on" in ended.stderr
+    assert "was killed by signal 9" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.at - killed < SOON
+    assert_goes_on(place, out, whole)
+
+
+@pytest.mark.parametrize(
+    ("mark", "told"),
+    [
+        (r"\S+ -I -S", "lost mpiexec, or the stub that stands for it there"),
+        (r"\S+ -m p2psim.forkserver", "the fork server of this node has ended"),
+        (r"\S*mpiexec", "mpiexec was killed by signal 9"),
+    ],
+    ids=["stub", "server", "mpiexec"],
+)
+def test_kill_9_of_what_holds_a_run_together(mark: str, told: str, place: Path, whole: Run) -> None:
+    out = f"without-{mark[-4:]}"
+    with running(place, out) as (started, family):
+        begun(place, out, started)
+        family.note()
+        os.kill(family.one(mark), signal.SIGKILL)
+        killed = time.time()
+        ended = started.end(30)
+    assert ended.code == 3, ended.stderr
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.at - killed < SOON
+    assert_goes_on(place, out, whole)
+
+
+def test_kill_9_of_the_launcher(place: Path, whole: Run) -> None:
+    out = "kill-launcher"
+    with running(place, out) as (started, family):
+        begun(place, out, started)
+        family.note()
+        started.process.kill()
+        started.end(30)
+    assert_goes_on(place, out, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_to_the_launcher_stops_with_a_checkpoint(
+    number: signal.Signals, place: Path, whole: Run
+) -> None:
+    out = f"stop-{number}"
+    with running(place, out) as (started, family):
+        begun(place, out, started, rounds=3)
+        family.note()
+        started.process.send_signal(number)
+        ended = started.end(30)
+    assert ended.code == 4, ended.stderr
+    assert ended.said()[-1].endswith(f"the rows so far are in {out}; go on with --resume")
+    assert len(checkpoint.rounds(place / out)) == 1
+    assert results.read(place / out).attributes["status"] == "stopped"
+    assert_goes_on(place, out, whole)
+
+
+def test_a_peer_that_hangs_is_named(place: Path, whole: Run) -> None:
+    """All peers wait in the end, for it or for peers that wait for it."""
+    out, patience = "hang", 4
+    line = command(out, "--set", f"run.patience={patience}")
+    with running(place, out, line) as (started, family):
+        begun(place, out, started)
+        family.note()
+        os.kill(family.ranks()[3], signal.SIGSTOP)
+        stopped = time.time()
+        ended = started.end(60)
+    assert ended.code == 3, ended.stderr
+    (told,) = ended.said()
+    assert re.match(r"p2psim: peer 3 on \S+ hangs: in phase '[\w ]+' of round \d+ for \d+ s", told)
+    waiting = re.findall(r"peer (\d) waits for ([\d, ]+) for \d+ s \([\w ]+, round \d+\)", told)
+    assert [int(rank) for rank, _ in waiting] == [rank for rank in range(PEERS) if rank != 3]
+    assert any("3" in others for _, others in waiting)
+    assert patience <= ended.at - stopped < 5 * patience + SOON
+    assert_goes_on(place, out, whole)
+
+
+def test_a_signal_to_a_rank_stops_all(place: Path, whole: Run) -> None:
+    """What Slurm sends to the ranks of a step before its time is over."""
+    out = "stop-rank"
+    with running(place, out) as (started, family):
+        begun(place, out, started, rounds=3)
+        family.note()
+        os.kill(family.ranks()[5], signal.SIGUSR1)
+        ended = started.end(30)
+    assert ended.code == 4, ended.stderr
+    assert_goes_on(place, out, whole)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
+@pytest.mark.parametrize(("room", "at"), [("100k", "start"), ("520k", "checkpoint")])
+def test_a_full_disk(room: str, at: str, place: Path, whole: Run) -> None:
+    disk = place / f"disk-{at}"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "none", disk], check=True)
+    try:
+        ended = run(command(disk / "out"), place)
+        assert ended.code == 3, ended.stderr
+        assert "No space left on device" in ended.stderr
+        assert "peer " in ended.said()[-1]
+        assert "Traceback" not in ended.stderr
+        subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
+        assert_goes_on(place, str(disk / "out"), whole)
+    finally:
+        subprocess.run(["umount", disk], check=True)
