@@ -12,7 +12,7 @@ import click
 
 from p2psim import __version__
 from p2psim.errors import STOPPED, AbortedError, InputError, PeerError
-from p2psim.launcher import place, ranks
+from p2psim.launcher import place, ranks, slurm
 
 
 class Commands(click.Group):
@@ -55,16 +55,21 @@ SET = click.option(
     metavar="KEY=VALUE",
     help="Change a key of the experiment file; may be given again.",
 )
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME)."
+)
+RESUME = click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 
 
 @main.command()
 @EXPERIMENT
 @SET
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
+@OUT
 @click.option("--force", is_flag=True, help="Replace the run in the folder.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@RESUME
 @click.option("--debug", is_flag=True, help="All peers as threads of this process.")
 @click.option("--only", type=int, help="Only this combination of the [sweep], from 0.")
+@click.option("--launch", metavar="NAME", help="Start the ranks with launch/NAME.sh.")
 def run(
     experiment: Path,
     settings: tuple[str, ...],
@@ -73,16 +78,44 @@ def run(
     resume: bool,
     debug: bool,
     only: int | None,
+    launch: str | None,
 ) -> None:
     """Run an experiment: starts the ranks, or is one of them inside mpiexec."""
     ranks.one_thread()  # before NumPy starts its own
+    slurm.short_addresses()
     if place.inside():
         from p2psim import joining
 
         joining.check()  # before the heavy libraries: nothing else is of use where it fails
     from p2psim import runner
 
-    runner.run(runner.requests(experiment, settings, out, force, resume), debug, only)
+    runner.run(runner.requests(experiment, settings, out, force, resume), debug, only, launch)
+
+
+@main.command()
+@EXPERIMENT
+@SET
+@OUT
+@RESUME
+@click.option("--nodes", type=int, help="Spread the peers over so many nodes.")
+@click.option("--peers-per-node", type=int, help="Put so many peers on a node.")
+@click.option("--time", metavar="HH:MM:SS", help="Time limit (default: the partition's).")
+@click.option("--signal-before", type=int, default=120, help="Checkpoint so many seconds before.")
+@click.option("--print", "printed", is_flag=True, help="Show the batch script, submit nothing.")
+def submit(
+    experiment: Path,
+    settings: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    printed: bool,
+    **wish: Any,
+) -> None:
+    """Run an experiment as a Slurm job, a [sweep] as a job array; prints the job's number."""
+    from p2psim import runner, submission
+
+    requests = runner.requests(experiment, settings, out, resume=resume)
+    make = submission.script if printed else submission.submit
+    click.echo(make(requests, submission.Wish(**wish)))
 
 
 @main.command()

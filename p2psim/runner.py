@@ -17,7 +17,7 @@ import click
 
 from p2psim import checkpoint, config, joining, recorder, report, results, scenario, session
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
-from p2psim.launcher import place, ranks
+from p2psim.launcher import place, ranks, slurm
 from p2psim.launcher.progress import Progress
 from p2psim.wire import MPIWire, run_threads
 
@@ -54,9 +54,10 @@ class Request:
         """Whether nothing is left to do."""
         return self.goes_on and recorder.status(self.folder) == "done"
 
-    def arguments(self, number: int) -> list[str]:
-        """The command line of a rank; `number` is the combination's."""
-        made = ["run", str(self.file), "--out", str(self.base), "--only", str(number)]
+    def arguments(self, number: int | None = None) -> list[str]:
+        """The command line of a rank; `number` is the combination's, None leaves it open."""
+        made = ["run", str(self.file), "--out", str(self.base)]
+        made += [] if number is None else ["--only", str(number)]
         made += [part for setting in self.settings for part in ("--set", setting)]
         return made + ["--force"] * self.force + ["--resume"] * self.resume
 
@@ -83,7 +84,7 @@ def requests(
     ]
 
 
-def run(wanted: list[Request], debug: bool, only: int | None) -> None:
+def run(wanted: list[Request], debug: bool, only: int | None, launch: str | None = None) -> None:
     """Run each combination of an experiment in turn, or the one numbered `only`."""
     chosen = list(enumerate(wanted))
     if only is not None:
@@ -97,15 +98,14 @@ def run(wanted: list[Request], debug: bool, only: int | None) -> None:
         be_rank(chosen[0][1], *here)
         return
     peers = [check(request) for _, request in chosen]  # all, before the first starts
-    if not debug:
-        ranks.check_library()
+    way = None if debug else ranks.find_way(launch)
     for (number, request), n in zip(chosen, peers, strict=True):
         if request.finished:
             pass
-        elif debug:
-            be_threads(request, n)
+        elif way:
+            start_ranks(request, way, n, number)
         else:
-            start_ranks(request, n, number)
+            be_threads(request, n)
         click.echo(report.summary(request.folder))
 
 
@@ -147,6 +147,7 @@ def be_rank(request: Request, rank: int, size: int) -> None:
     session.check_size(ready, size)
     joining.join(size)
     wire = MPIWire()
+    slurm.check_joined(size, wire.size)
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher speaks
     try:
         session.run_peer(ready, wire, request.folder, request.force, request.resume, asked)
@@ -195,10 +196,10 @@ def be_threads(request: Request, peers: int) -> None:
         stopped(request.folder)
 
 
-def start_ranks(request: Request, peers: int, number: int) -> None:
+def start_ranks(request: Request, way: ranks.Way, peers: int, number: int) -> None:
     """Start the ranks, show how far they are, and say how it ended."""
     asked = Asked(request.folder).listen(*ranks.STOPPING)
-    process = ranks.start(peers, request.arguments(number))
+    process = ranks.start(way, peers, request.arguments(number))
     with Progress(request.folder.name, lambda: results.progress(request.folder)) as progress:
         told = 0
         while process.poll() is None:

@@ -53,7 +53,10 @@ QUADRATIC: Table = {
 }
 GONE = object()  # stands for a key that is taken out
 # What an mpiexec around the tests, or an earlier run inside them, may have left behind.
-FOREIGN = ("PMI", "OMPI_COMM_", "PRTE_", "HYD", "P2PSIM_LAUNCHED", "P2PSIM_PEERS", "P2PSIM_MPIEXEC")
+FOREIGN = (
+    *("PMI", "OMPI_COMM_", "PRTE_", "HYD", "SLURM_JOB", "SLURM_STEP", "SLURM_PROCID"),
+    *("P2PSIM_LAUNCHED", "P2PSIM_PEERS", "P2PSIM_MPIEXEC", "P2PSIM_PMI"),
+)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ FLOORS = [
     ["report", "following", "joining"],
     ["screen"],
     ["runner", "plots", "watching"],
-    ["doctor"],
+    ["doctor", "submission"],
     ["cli"],
     ["forkserver"],
     ["__main__"],

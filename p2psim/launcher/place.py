@@ -7,15 +7,26 @@ import os
 RANK_VARIABLES = (
     ("PMI_RANK", "PMI_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # a batch script has SLURM_NTASKS, but this not
 )
 
 
 def inside() -> tuple[int, int] | None:
     """(rank, size) where this process was started by mpiexec or srun, else None."""
+    if shell():
+        return None
     for rank, size in RANK_VARIABLES:
         if rank in os.environ and size in os.environ:
             return int(os.environ[rank]), int(os.environ[size])
     return None
+
+
+def shell() -> bool:
+    """Whether this is a step of one task that p2psim has not started: a shell of srun --pty, say.
+
+    Its PMI_RANK and SLURM_PROCID say 0 of 1; what runs in it is no rank, but may start ranks.
+    """
+    return os.environ.get("SLURM_STEP_NUM_TASKS") == "1" and "P2PSIM_LAUNCHED" not in os.environ
 
 
 def neighbors_here() -> tuple[int, int]:

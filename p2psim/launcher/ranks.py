@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from p2psim.errors import InputError
-from p2psim.launcher import libraries
+from p2psim.errors import InputError, suggest
+from p2psim.launcher import libraries, slurm
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
 PR_SET_PDEATHSIG = 1
@@ -56,32 +57,51 @@ def find_mpiexec() -> tuple[str, str]:
     )
 
 
-def check_library() -> None:
-    """InputError where mpiexec belongs to another MPI library than the one that mpi4py loads."""
-    mpiexec, _ = find_mpiexec()
-    starter = libraries.of_mpiexec(mpiexec)
-    libraries.check(f"{mpiexec} is", starter, libraries.of_mpi4py())
+@dataclass(frozen=True)
+class Way:
+    """How ranks are started here: a launch file, and what it finds in its environment."""
+
+    file: Path
+    environment: dict[str, str]
+
+    def command(self, peers: int) -> tuple[list[str], dict[str, str]]:
+        """What stands before the command of each rank, and the environment that it needs."""
+        added = {**self.environment, "P2PSIM_PEERS": str(peers)}
+        return ["/bin/sh", str(self.file)], {**os.environ, **added}
 
 
-def prepare(peers: int) -> tuple[list[str], dict[str, str]]:
-    """What stands before the command of each rank, and what that needs in its environment."""
-    mpiexec, name = find_mpiexec()
-    command = ["/bin/sh", str(launch_folder() / f"{name}.sh")]
-    return command, {"P2PSIM_MPIEXEC": mpiexec, "P2PSIM_PEERS": str(peers)}
+def launch_names() -> list[str]:
+    """What --launch may be given."""
+    return sorted(path.stem for path in launch_folder().glob("*.sh"))
 
 
-def start(peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+def find_way(wanted: str | None = None) -> Way:
+    """The launch file `wanted`, or the one that fits this place.
+
+    InputError where there is nothing to start ranks with, or where ranks would not find each other.
+    """
+    if wanted not in (None, *launch_names()):
+        raise InputError(f"--launch {wanted!r}: {suggest(str(wanted), launch_names())}")
+    name = wanted or ("slurm" if slurm.at_hand() else "local")
+    file = launch_folder() / f"{name}.sh"
+    if name == "slurm":
+        return Way(file, {"P2PSIM_PMI": slurm.flavor(file)})
+    mpiexec, kind = find_mpiexec()
+    libraries.check(f"{mpiexec} is", libraries.of_mpiexec(mpiexec), libraries.of_mpi4py())
+    if name in libraries.SIGNS and name != kind:
+        raise InputError(f"--launch {name}: {mpiexec} is another library's; give --launch {kind}")
+    return Way(file, {"P2PSIM_MPIEXEC": mpiexec, "P2PSIM_MPI": kind})
+
+
+def start(way: Way, peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start `p2psim ARGUMENTS` on `peers` ranks; they end when this process does.
 
     They have a session of their own: Ctrl-C is for this process, which knows what to do about it.
     """
-    command, added = prepare(peers)
     one_thread()
-    environment = {
-        **os.environ,
-        **added,
-        "P2PSIM_LAUNCHED": f"{os.getpid()}-{time.time_ns()}",  # no other launch is called that
-    }
+    command, environment = way.command(peers)
+    # No other launch is called that.
+    environment["P2PSIM_LAUNCHED"] = f"{os.getpid()}-{time.time_ns()}"
     stub = [sys.executable, "-I", "-S", str(Path(__file__).with_name("stub.py"))]
     return subprocess.Popen(
         [*command, *stub, *arguments],
