@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from p2psim.errors import InputError
-from p2psim.launcher import libraries
+from p2psim.launcher import libraries, slurm
 
 
 def library() -> libraries.Library:
@@ -56,6 +56,7 @@ def join(size: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # mpi4py's own, at variables of another library
             MPI.Init_thread(MPI.THREAD_SINGLE)  # no locks inside the library
+    slurm.check_joined(size, MPI.COMM_WORLD.size)
     if MPI.COMM_WORLD.size == 1 < size:
         started = f"the ranks were started as {size}, but"
         raise InputError(f"{started} {libraries.apart(loaded)}")

@@ -17,7 +17,7 @@ import click
 
 from p2psim import checkpoint, config, joining, recorder, report, results, scenario, session
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
-from p2psim.launcher import place, ranks, slurm
+from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
 from p2psim.wire import MPIWire, run_threads
 
@@ -147,7 +147,6 @@ def be_rank(request: Request, rank: int, size: int) -> None:
     session.check_size(ready, size)
     joining.join(size)
     wire = MPIWire()
-    slurm.check_joined(size, wire.size)
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher speaks
     try:
         session.run_peer(ready, wire, request.folder, request.force, request.resume, asked)
