@@ -9,8 +9,7 @@ from p2psim.launcher import place
 def main() -> None:
     """Run the command line. What mpiexec has started as a rank becomes the stub of a rank."""
     if sys.argv[1:2] == ["run"] and "P2PSIM_STUB" not in os.environ and place.inside():
-        stub = os.path.join(os.path.dirname(place.__file__), "stub.py")
-        os.execv(sys.executable, [sys.executable, "-I", "-S", stub, *sys.argv[1:]])
+        os.execv(sys.executable, place.command(sys.argv[1:]))
     from p2psim import cli
 
     cli.main()

@@ -11,7 +11,8 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,14 @@ class DamagedError(Exception):
 class Book:
     """One peer's checkpoints of one run. `round`: the last one that is whole, 0: there is none."""
 
-    def __init__(self, folder: Path, rank: int, data: str) -> None:
-        self.folder, self.rank, self.data = folder, rank, data
-        self.run = ""  # which run this is, once that is known
+    def __init__(self, folder: Path, rank: int, data: str, identify: Callable[[], str]) -> None:
+        self.folder, self.rank, self.data, self.identify = folder, rank, data, identify
         self.round = 0
+
+    @cached_property
+    def run(self) -> str:
+        """Which run this is."""
+        return self.identify()
 
     def path(self, round_: int) -> Path:
         """This peer's file of a round."""

@@ -30,8 +30,17 @@ from typing import Any, NoReturn
 LISTENING = 3  # the descriptor that the first stub left
 START, LINGER = 60.0, 1.0  # seconds without any rank before the first and after the last
 GATE = 30.0  # seconds after the last fork until ranks go on though some are missing
-# What every rank needs in the end. Plug-ins come along with their kinds.
-MODULES = ("torch", "numpy.random", "networkx", "h5py", "p2psim.evaluation", "p2psim.runner")
+MODULES = ("p2psim.cli", "p2psim.runner", "p2psim.evaluation")  # and what they import
+# Any experiment: to build it imports what is imported late.
+EXAMPLE = {
+    "name": "example",
+    "peers": 2,
+    "rounds": 1,
+    "data": "digits",
+    "model": {"name": "mlp", "hidden": [8]},
+    "algorithm": "choco-sgd",
+    "topology": "ring",
+}
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 WILL = 3  # which of a rank's descriptors, after the standard streams, holds its will
@@ -46,11 +55,20 @@ def load() -> str:
         importlib.import_module(name)
     for kind in registry.FOLDERS:
         registry.names(kind)
+    warm_up()
     joining.library()
     threads = len(os.listdir("/proc/self/task"))
     gc.collect()
     gc.freeze()  # a collection in a rank does not touch, and so copy, what it shares
     return f"it has {threads} threads" if threads > 1 else ""
+
+
+def warm_up() -> None:
+    """What runs for the first time imports and allocates; done here, ranks share it."""
+    from p2psim import cli, peer, scenario
+
+    peer.FlatModel(scenario.load(EXAMPLE, Path()), 0)
+    cli.main.commands["run"].make_context("run", ["example.toml"])
 
 
 class Rank:

@@ -114,6 +114,13 @@ def moment(folder: Path, rank: int) -> Moment:
         )
 
 
+def lay_out(file: h5py.File, paths: Mapping[str, Any]) -> None:
+    """Make the datasets with every byte of them allocated."""
+    for path, (shape, kind, unit, meaning) in paths.items():
+        dataset = file.create_dataset(path, data=np.full(shape, fill_value(kind), kind))
+        dataset.attrs.update(unit=unit, meaning=meaning)
+
+
 class Recorder:
     """One peer's file; `train` and `evaluation` are columns to assign rows to.
 
@@ -125,29 +132,23 @@ class Recorder:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         paths = layout(scenario) | {f"now/{name}": spec for name, spec in NOW.items()}
         who = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
-        if resume:
-            with whole(self.path) as file:
-                file.attrs.update(who)
-                file.attrs.pop("failure", None)
-        else:
-            self._create(paths, who | {"samples": len(scenario.parts[rank])})
-        with h5py.File(self.path, "r", locking=False) as file:
+        with whole(self.path) as file:
+            file.attrs.update(who)
+            file.attrs.pop("failure", None)
+            if not resume:
+                file.attrs["samples"] = len(scenario.parts[rank])
+                lay_out(file, paths)
+            file.flush()  # now every dataset has its place
             offsets = {path: file[path].id.get_offset() for path in paths}
         with open(self.path, "r+b") as opened:
             self.map = mmap.mmap(opened.fileno(), 0)
+        if hasattr(mmap, "MADV_RANDOM"):
+            self.map.madvise(mmap.MADV_RANDOM)  # rows are written, nothing around them is read
         self.columns: dict[str, Any] = {
             path: np.ndarray(shape, kind, self.map, offsets[path])
             for path, (shape, kind, _, _) in paths.items()
         }
         self.rows, self.flushed = 0, time.monotonic()
-
-    def _create(self, paths: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-        """Write the file with every byte of it allocated."""
-        with whole(self.path) as file:
-            file.attrs.update(attributes)
-            for path, (shape, kind, unit, meaning) in paths.items():
-                dataset = file.create_dataset(path, data=np.full(shape, fill_value(kind), kind))
-                dataset.attrs.update(unit=unit, meaning=meaning)
 
     def rewind(self, rounds: int, rows: int) -> None:
         """Forget what was recorded after so many rounds and rows of /eval."""

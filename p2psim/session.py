@@ -40,7 +40,8 @@ def run_peer(
     agree(scenario, folder, side, force, resume)
     if resume and recorder.status(folder) == "done":
         return
-    book = Book(folder, wire.rank, scenario.fingerprint(wire.rank))
+    data = scenario.fingerprint(wire.rank)
+    book = Book(folder, wire.rank, data, lambda: recorder.identity(folder))
     book.round = choose(book, side) if resume else 0
     scribe = enter(folder, side, anew=not book.round)
     try:
@@ -69,7 +70,6 @@ def perform(
         elif scribe:
             recorder.create_run_file(folder, scenario, wire.library)
         side.maximum(np.zeros(1))  # from here on a failure can be written down
-        book.run = recorder.identity(folder)
         log = recorder.Recorder(folder, scenario, wire.rank, resume=book.round > 0)
         will.leave(log.path)
         simulation = Simulation(scenario, wire, side, log)
@@ -137,7 +137,6 @@ def unite(problem: InputError | None, side: Neighborhood) -> None:
 
 def choose(book: Book, side: Neighborhood) -> int:
     """The newest round after which every peer has a whole checkpoint; 0 where there is none."""
-    book.run = recorder.identity(book.folder)
     whole, problem = [], None
     try:
         for round_ in checkpoint.rounds(book.folder)[:CANDIDATES]:

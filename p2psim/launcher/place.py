@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 RANK_VARIABLES = (
     ("PMI_RANK", "PMI_SIZE"),
@@ -63,3 +64,13 @@ def job() -> str:
     if "SLURM_STEP_ID" in variables:
         return f"slurm-{variables['SLURM_JOB_ID']}.{variables['SLURM_STEP_ID']}-{node}"
     return f"{variables.get('PMIX_NAMESPACE') or os.getppid()}-{node}"
+
+
+def command(arguments: list[str]) -> list[str]:
+    """The command line of a stub, which becomes the rank `p2psim ARGUMENTS`.
+
+    Isolated and without site: neither is of use to it. Imported, since a script is compiled anew.
+    """
+    root = os.path.abspath(f"{__file__}/../../..")
+    main = f"import sys; sys.path.append({root!r}); from p2psim.launcher import stub; stub.main()"
+    return [sys.executable, "-I", "-S", "-c", main, *arguments]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2psim.errors import InputError, suggest
-from p2psim.launcher import libraries, slurm
+from p2psim.launcher import libraries, place, slurm
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
 PR_SET_PDEATHSIG = 1
@@ -102,9 +102,8 @@ def start(way: Way, peers: int, arguments: Sequence[str]) -> subprocess.Popen[by
     command, environment = way.command(peers)
     # No other launch is called that.
     environment["P2PSIM_LAUNCHED"] = f"{os.getpid()}-{time.time_ns()}"
-    stub = [sys.executable, "-I", "-S", str(Path(__file__).with_name("stub.py"))]
     return subprocess.Popen(
-        [*command, *stub, *arguments],
+        [*command, *place.command(list(arguments))],
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,

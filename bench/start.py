@@ -1,0 +1,146 @@
+"""`make bench-start`: what it takes to bring peers to their first barrier, plain and forked.
+
+CPU time and memory are those of all processes of a run: launcher, mpiexec, stubs, server, ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import tomli_w
+
+PEERS, REPEATS = 100, 3
+MANY, TIMES = 64, 20
+CPU_BOUND, MEMORY_BOUND = 25.0, 2.5  # seconds, GB
+PLAIN_CPU = 200.0  # seconds that a plain start takes at least, or the comparison means nothing
+LIMIT = 900.0
+TICKS = os.sysconf("SC_CLK_TCK")
+PLUGINS = Path(__file__).with_name("start_plugins.py")
+
+
+class Start(NamedTuple):
+    """What a start took until all peers were past the barrier, and how the run ended."""
+
+    wall: float
+    cpu: float
+    memory: float  # GB
+    code: int
+    left: list[str]  # what was still there afterwards
+
+
+def experiment(folder: Path, peers: int) -> None:
+    """The 2NN of McMahan et al. 2017 on every peer, in a folder with the plug-ins."""
+    shutil.copy(PLUGINS, folder / "plugins.py")
+    table = {
+        "peers": peers,
+        "rounds": 1,
+        "data": {"name": "plugins.py:Blank", "batch_size": 10},
+        "model": {"name": "mlp", "hidden": [200, 200]},
+        "algorithm": "plugins.py:Arrived",
+        "topology": "ring",
+    }
+    (folder / "experiment.toml").write_text(tomli_w.dumps(table))
+
+
+def members(launcher: int) -> list[int]:
+    """All processes of a run: they have the launcher's name for it in their environment."""
+    mark = f"P2PSIM_LAUNCHED={launcher}-".encode()
+    found = [launcher]
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def cpu(pid: int) -> float:
+    """CPU seconds of a process and of its children that have ended."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / TICKS
+    return 0.0
+
+
+def memory(pid: int) -> float:
+    """GB of a process, what it shares with others divided among them."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024 / 1e9
+    return 0.0
+
+
+def start(peers: int, mode: str) -> Start:
+    """Start a run, measure it where all peers wait, let it end."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        experiment(folder, peers)
+        environment = {**os.environ, "P2PSIM_START": mode}
+        began = time.monotonic()
+        command = [sys.executable, "-m", "p2psim", "run", "experiment.toml", "--out", "out"]
+        run = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        while len(list(folder.glob("arrived-*"))) < peers:
+            if run.poll() is not None or time.monotonic() - began > LIMIT:
+                run.kill()
+                raise SystemExit(f"{mode} start of {peers} failed: {run.communicate()[1].decode()}")
+            time.sleep(0.1)
+        wall, everyone = time.monotonic() - began, members(run.pid)
+        spent, taken = sum(map(cpu, everyone)), sum(map(memory, everyone))
+        (folder / "go").touch()
+        run.communicate(timeout=LIMIT)
+        return Start(wall, spent, taken, run.returncode, remains(run.pid, everyone))
+
+
+def remains(launcher: int, everyone: list[int], limit: float = 5.0) -> list[str]:
+    """What of a run is still there when it should have ended."""
+    end = time.monotonic() + limit
+    while True:
+        left = [f"process {pid}" for pid in everyone if Path(f"/proc/{pid}").exists()]
+        home = os.environ.get("TMPDIR") or "/tmp"
+        left += map(str, Path(home).glob(f"p2psim-{os.geteuid()}-{launcher}-*"))
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.1)
+
+
+def main() -> int:
+    """Measure, print, and say whether the bounds hold."""
+    ok = True
+    found: dict[str, list[Start]] = {"forkserver": [], "plain": []}
+    for _ in range(REPEATS):
+        for mode, starts in found.items():
+            one = start(PEERS, mode)
+            starts.append(one)
+            ok &= one.code == 0 and not one.left
+            print(
+                f"{PEERS} peers, {mode:<10}  {one.wall:6.1f} s  {one.cpu:6.1f} s CPU  "
+                f"{one.memory:5.2f} GB  exit code {one.code}  left: {one.left or 'nothing'}",
+                flush=True,
+            )
+    forked, plain = found["forkserver"], found["plain"]
+    ratio = median(one.cpu for one in plain) / median(one.cpu for one in forked)
+    ok &= max(one.cpu for one in forked) <= CPU_BOUND and min(one.cpu for one in plain) > PLAIN_CPU
+    ok &= max(one.memory for one in forked) <= MEMORY_BOUND
+    bounds = f"<= {CPU_BOUND:g} s CPU, <= {MEMORY_BOUND:g} GB; plain > {PLAIN_CPU:g} s CPU"
+    print(f"plain / forked: {ratio:.1f} x the CPU time ({bounds})")
+    clean = [one for one in (start(MANY, "forkserver") for _ in range(TIMES)) if one.code == 0]
+    clean = [one for one in clean if not one.left]
+    ok &= len(clean) == TIMES
+    print(f"{len(clean)} of {TIMES} starts of {MANY} peers clean")
+    print("ok" if ok else "MISSED")
+    return int(not ok)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
