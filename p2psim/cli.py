@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,34 @@ from p2psim.errors import STOPPED, AbortedError, InputError, PeerError
 from p2psim.launcher import place, ranks, slurm
 
 
+def guarded(body: Callable[[], Any], traceback: bool = False) -> Any:
+    """Call it, and turn the user's mistakes into one sentence and an exit code."""
+    try:
+        return body()
+    except (InputError, PeerError, AbortedError) as error:
+        if traceback:
+            raise
+        # Every rank finds the same mistake: one of them says it.
+        first = (place.inside() or (0, 1))[0] == 0
+        if error.speaks or (first and not isinstance(error, AbortedError)):
+            click.echo(f"p2psim: {error}", err=True)
+        elif not first and not isinstance(error, AbortedError):
+            ranks.hold_back()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # while ranks run, the runner takes care of it
+        if place.inside() is None:
+            click.echo("p2psim: stopped", err=True)
+        sys.stderr.flush()
+        # At once: MPI would wait for the others, and Python ends by the signal if it hit
+        # an import at a certain moment.
+        os._exit(STOPPED)
+
+
 class Commands(click.Group):
-    """Turns the user's mistakes into one sentence and an exit code."""
+    """A group of commands whose mistakes are one sentence."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (InputError, PeerError, AbortedError) as error:
-            if ctx.params.get("traceback"):
-                raise
-            # Every rank finds the same mistake: one of them says it.
-            first = (place.inside() or (0, 1))[0] == 0
-            if error.speaks or (first and not isinstance(error, AbortedError)):
-                click.echo(f"p2psim: {error}", err=True)
-            elif not first and not isinstance(error, AbortedError):
-                ranks.hold_back()
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:  # while ranks run, the runner takes care of it
-            if place.inside() is None:
-                click.echo("p2psim: stopped", err=True)
-            sys.stderr.flush()
-            # At once: MPI would wait for the others, and Python ends by the signal if it hit
-            # an import at a certain moment.
-            os._exit(STOPPED)
+        return guarded(lambda: super(Commands, self).invoke(ctx), ctx.params["traceback"])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

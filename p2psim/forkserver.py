@@ -13,6 +13,7 @@ import ast
 import atexit
 import contextlib
 import ctypes
+import functools
 import gc
 import importlib
 import os
@@ -47,8 +48,8 @@ WILL = 3  # which of a rank's descriptors, after the standard streams, holds its
 SPOKEN = range(5)  # exit codes of which the rank itself has said what they mean
 
 
-def load() -> str:
-    """Import everything; why no rank can be forked afterwards, if so."""
+def load() -> None:
+    """Import everything."""
     from p2psim import joining, registry
 
     for name in MODULES:
@@ -57,6 +58,10 @@ def load() -> str:
         registry.names(kind)
     warm_up()
     joining.library()
+
+
+def settle() -> str:
+    """Be ready to fork; why that cannot be, if so."""
     threads = len(os.listdir("/proc/self/task"))
     gc.collect()
     gc.freeze()  # a collection in a rank does not touch, and so copy, what it shares
@@ -65,10 +70,49 @@ def load() -> str:
 
 def warm_up() -> None:
     """What runs for the first time imports and allocates; done here, ranks share it."""
-    from p2psim import cli, peer, scenario
+    from p2psim import peer, scenario
 
     peer.FlatModel(scenario.load(EXAMPLE, Path()), 0)
-    cli.main.commands["run"].make_context("run", ["example.toml"])
+
+
+class Job:
+    """What the ranks of this node run. What each would derive alone is derived once here."""
+
+    def __init__(self, hello: dict[str, Any]) -> None:
+        self.key = hello["arguments"], hello["folder"]
+        self.parts: tuple[Any, Any] | None = None
+        with contextlib.suppress(BaseException):  # a mistake: each rank will find it by itself
+            self.parts = self.derive()
+
+    def derive(self) -> tuple[Any, Any]:
+        """The request, and the scenario with the test set read."""
+        from p2psim import cli, runner
+
+        arguments, folder = self.key
+        os.chdir(folder)
+        try:
+            given = cli.main.commands["run"].make_context("run", list(arguments[1:])).params
+            names = ("experiment", "settings", "out", "force", "resume")
+            wanted = runner.requests(*(given[name] for name in names))
+            ((_, request),) = runner.choose(wanted, given["only"])
+            ready = request.scenario()
+            assert ready.test
+            return request, ready
+        finally:
+            os.chdir("/")
+
+    def run(self, arguments: list[str]) -> None:
+        """Be a rank."""
+        from p2psim import cli, runner
+        from p2psim.launcher import place, ranks, slurm
+
+        here = place.inside()
+        if not self.parts or (arguments, os.getcwd()) != self.key or not here:
+            cli.main(arguments)
+            return
+        ranks.one_thread()
+        slurm.short_addresses()
+        cli.guarded(functools.partial(runner.be_rank, *self.parts, *here))
 
 
 class Rank:
@@ -147,8 +191,9 @@ class Rank:
 class Server:
     """Accepts stubs, forks ranks, reports their ends."""
 
-    def __init__(self, listening: socket.socket, refusal: str) -> None:
-        self.listening, self.refusal = listening, refusal
+    def __init__(self, listening: socket.socket) -> None:
+        self.listening, self.refusal = listening, ""
+        self.job: Job | None = None
         self.ranks: set[Rank] = set()
         self.gate: tuple[int, int] | None = os.pipe()
         self.forked, self.last = 0, 0.0
@@ -215,6 +260,9 @@ class Server:
     def fork(self, rank: Rank) -> None:
         """Make the rank, or say why not."""
         assert rank.hello
+        if self.job is None:
+            self.job = Job(rank.hello)
+            self.refusal = settle()
         refusal = self.refusal
         if rank.hello["executable"] != sys.executable or rank.hello["environment"].get(
             "PYTHONPATH"
@@ -228,7 +276,7 @@ class Server:
         if pid == 0:
             try:
                 self.leave(rank)
-                be(rank, server, self.gate)
+                be(rank, self.job, server, self.gate)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -306,7 +354,7 @@ def kill(pid: int) -> None:
             end(pid, signal.SIGKILL)
 
 
-def be(rank: Rank, server: int, gate: tuple[int, int] | None) -> NoReturn:
+def be(rank: Rank, job: Job, server: int, gate: tuple[int, int] | None) -> NoReturn:
     """Turn this fork of the server into the process that mpiexec meant to start."""
     if LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != server:
         os._exit(1)
@@ -338,20 +386,18 @@ def be(rank: Rank, server: int, gate: tuple[int, int] | None) -> NoReturn:
         os.close(gate[1])
         os.read(gate[0], 1)
         os.close(gate[0])
-    code = run(sys.argv[1:])
+    code = run(job)
     LIBC.exit(code)  # not os._exit: MPICH tells the process manager in an exit handler of C
     raise AssertionError("exit has returned")
 
 
-def run(arguments: list[str]) -> int:
+def run(job: Job) -> int:
     """Run the command line and leave Python and MPI in order; the exit code."""
     from mpi4py import MPI
 
-    from p2psim import cli
-
     code = 0
     try:
-        cli.main(arguments)
+        job.run(sys.argv[1:])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -372,7 +418,8 @@ def main(home: Path) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # what concerns the ranks reaches their stubs
     try:
-        Server(listening, load()).serve()
+        load()
+        Server(listening).serve()
     finally:
         for path in (*home.iterdir(), home):
             with contextlib.suppress(OSError):

@@ -84,18 +84,24 @@ def requests(
     ]
 
 
+def choose(wanted: list[Request], only: int | None) -> list[tuple[int, Request]]:
+    """All combinations by number, or the one numbered `only`."""
+    if only is None:
+        return list(enumerate(wanted))
+    if not 0 <= only < len(wanted):
+        raise InputError(f"--only {only}: the combinations are numbered 0 to {len(wanted) - 1}")
+    return [(only, wanted[only])]
+
+
 def run(wanted: list[Request], debug: bool, only: int | None, launch: str | None = None) -> None:
     """Run each combination of an experiment in turn, or the one numbered `only`."""
-    chosen = list(enumerate(wanted))
-    if only is not None:
-        if not 0 <= only < len(wanted):
-            raise InputError(f"--only {only}: the combinations are numbered 0 to {len(wanted) - 1}")
-        chosen = chosen[only : only + 1]
+    chosen = choose(wanted, only)
     here = place.inside()
     if here and len(chosen) > 1:
         raise InputError("inside mpiexec a [sweep] needs --only K; or run it without mpiexec")
     if here:
-        be_rank(chosen[0][1], *here)
+        request = chosen[0][1]
+        be_rank(request, request.scenario(), *here)
         return
     peers = [check(request) for _, request in chosen]  # all, before the first starts
     way = None if debug else ranks.find_way(launch)
@@ -140,10 +146,9 @@ class Asked:
         return self.signals > 0 or self.file.exists()
 
 
-def be_rank(request: Request, rank: int, size: int) -> None:
+def be_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) -> None:
     """Be the peer that mpiexec started here."""
     asked = Asked(request.folder).listen(signal.SIGTERM, signal.SIGUSR1)
-    ready = request.scenario()
     session.check_size(ready, size)
     joining.join(size)
     wire = MPIWire()

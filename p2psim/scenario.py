@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,13 @@ class Scenario:
         """(training, test) inputs and targets of this peer; InputError for a damaged file."""
         if self.held is None:
             data = self.experiment.data
-            self.held = data.train(self.parts[rank]), data.test()
+            self.held = data.train(self.parts[rank]), self.test
         return self.held
+
+    @cached_property
+    def test(self) -> Raw:
+        """The test set, the same on every peer."""
+        return self.experiment.data.test()
 
     def fingerprint(self, rank: int) -> str:
         """A digest of this peer's training samples and of the test labels."""

@@ -57,6 +57,7 @@ class Simulation:
         self.oracle = LocalOracle(scenario, self.model, batches, self.clock)
         self.evaluator = Evaluator(scenario, self.model, self.side)
         scenario.held = None  # what is not in use by now may go
+        vars(scenario).pop("test", None)
         self.due = set(scenario.eval_rounds())
         return self.model.x
 
