@@ -162,25 +162,27 @@ def test_what_sbatch_does_not_take(bench: Bench) -> None:
 
 def test_without_slurm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(bench.folder / "bin"))
-    bench.call("submit", "experiment.toml")
     result = bench.call("submit", "experiment.toml")
     assert_refused(result.exit_code, result.stderr, ["no sbatch", "--print"])
 
 
-def play(bench: Bench, body: str, job: dict[str, str], warn: bool) -> tuple[int, str]:
-    """Run the script with a shell command for p2psim; (exit code, what scontrol was told)."""
+def play(bench: Bench, body: str, job: dict[str, str], warn: bool = False) -> tuple[int, str]:
+    """Run the script with shell commands for p2psim; (exit code, what scontrol was told).
+
+    With `warn` it is warned as soon as the commands have made the file `begun`.
+    """
     program(bench.folder, "scontrol", "echo $* > told")
-    text = slurm.script(TEMPLATE, {}, ["sh", "-c", f"touch begun; {body}"])
+    text = slurm.script(TEMPLATE, {}, ["sh", "-c", body])
     (bench.folder / "script").write_text(text)
     environment = {**os.environ, **job}
     with subprocess.Popen(["bash", "script"], cwd=bench.folder, env=environment) as process:
         end = time.monotonic() + 30
-        while not (bench.folder / "begun").exists():
+        while warn and not (bench.folder / "begun").exists():
             assert time.monotonic() < end
             time.sleep(0.02)
         if warn:
             os.kill(process.pid, signal.SIGUSR1)
-        code = process.wait(30)
+        code = process.wait(60)
     told = bench.folder / "told"
     return code, told.read_text().strip() if told.exists() else ""
 
@@ -193,7 +195,7 @@ LISTEN = "trap 'exit {}' USR1; touch begun; for i in $(seq 300); do sleep 0.1; d
 @pytest.mark.parametrize("code", [0, 2, 3, 4])
 def test_the_job_ends_as_the_run_does(bench: Bench, code: int) -> None:
     """Without a warning also after a 4, which somebody has wanted."""
-    assert play(bench, f"exit {code}", JOB, warn=False) == (code, "")
+    assert play(bench, f"exit {code}", JOB) == (code, "")
 
 
 @pytest.mark.parametrize(("job", "name"), [(JOB, "12"), (TASK, "10_3")], ids=["job", "task"])
@@ -205,7 +207,7 @@ def test_after_a_warning_the_job_is_queued_again(
 
 
 def test_a_warning_before_p2psim_listens_does_no_harm(bench: Bench) -> None:
-    assert play(bench, "exec sleep 30", JOB, warn=True) == (138, "requeue 12")
+    assert play(bench, "touch begun; exec sleep 30", JOB, warn=True) == (138, "requeue 12")
 
 
 @pytest.mark.parametrize("code", [0, 3])
@@ -213,7 +215,7 @@ def test_a_run_that_ends_by_itself_after_a_warning_is_over(bench: Bench, code: i
     assert play(bench, LISTEN.format(code), JOB, warn=True) == (code, "")
 
 
-def test_the_script_says_which_combination(bench: Bench) -> None:
-    assert play(bench, "echo $1 > only", {}, warn=False) == (0, "")
-    assert play(bench, "echo $0 $1 > only", TASK, warn=False) == (0, "")
-    assert (bench.folder / "only").read_text() == "--only 3\n"
+@pytest.mark.parametrize(("job", "number"), [(JOB, 0), (TASK, 3)], ids=["job", "task"])
+def test_the_run_is_told_which_combination(bench: Bench, job: dict[str, str], number: int) -> None:
+    assert play(bench, "echo $0 $1 > only", job) == (0, "")
+    assert (bench.folder / "only").read_text() == f"--only {number}\n"
