@@ -111,10 +111,21 @@ def test_a_sweep_over_peers_has_room_for_the_largest(bench: Bench) -> None:
         (("--nodes", 4, "--peers-per-node", 3), "4", "3"),
     ],
 )
-def test_nodes(bench: Bench, given: tuple[object, ...], nodes: str, per_node: str) -> None:
+def test_a_core_for_each_peer(
+    bench: Bench, given: tuple[object, ...], nodes: str, per_node: str
+) -> None:
     found = options(bench, *given)
     assert (found["nodes"], found["ntasks-per-node"]) == (nodes, per_node)
     assert "ntasks" not in found
+
+
+@pytest.mark.parametrize(
+    ("given", "nodes"), [((), "1"), (("--nodes", 2), "2"), (("--peers-per-node", 3), "3")]
+)
+def test_peers_share_cores(bench: Bench, given: tuple[object, ...], nodes: str) -> None:
+    found = options(bench, "--cores-per-node", 2, *given)
+    assert (found["nodes"], found["mincpus"]) == (nodes, "2")
+    assert not found.keys() & {"ntasks", "ntasks-per-node"}
 
 
 @pytest.mark.parametrize(
@@ -124,6 +135,7 @@ def test_nodes(bench: Bench, given: tuple[object, ...], nodes: str, per_node: st
         (("--nodes", 9), ["--nodes 9", "from 1 to the 8 peers"]),
         (("--peers-per-node", 9), ["--peers-per-node 9", "from 1 to the 8 peers"]),
         (("--nodes", 2, "--peers-per-node", 3), ["room for 6 of the 8", "leave one"]),
+        (("--cores-per-node", 0), ["--cores-per-node 0", "1 or more"]),
         (("--time", "90"), ["--time 90", "HH:MM:SS"]),
         (("--time", "00:60:00"), ["--time 00:60:00", "HH:MM:SS"]),
         (("--time", "00:02:00"), ["--signal-before 120", "fewer seconds or a longer --time"]),
