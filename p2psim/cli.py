@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ class Commands(click.Group):
             first = (place.inside() or (0, 1))[0] == 0
             if error.speaks or (first and not isinstance(error, AbortedError)):
                 click.echo(f"p2psim: {error}", err=True)
+            elif not first and not isinstance(error, AbortedError):
+                ranks.hold_back()
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:  # while ranks run, the runner takes care of it
             if place.inside() is None:
@@ -66,6 +69,7 @@ RESUME = click.option("--resume", is_flag=True, help="Go on with the run in the 
 @RESUME
 @click.option("--debug", is_flag=True, help="All peers as threads of this process.")
 @click.option("--only", type=int, help="Only this combination of the [sweep], from 0.")
+@click.option("--launch", metavar="NAME", help="Start the ranks with launch/NAME.sh.")
 def run(
     experiment: Path,
     settings: tuple[str, ...],
@@ -74,13 +78,18 @@ def run(
     resume: bool,
     debug: bool,
     only: int | None,
+    launch: str | None,
 ) -> None:
     """Run an experiment: starts the ranks, or is one of them inside mpiexec."""
     ranks.one_thread()  # before NumPy starts its own
     slurm.short_addresses()
+    if place.inside():
+        from p2psim import joining
+
+        joining.check()  # before the heavy libraries: nothing else is of use where it fails
     from p2psim import runner
 
-    runner.run(runner.requests(experiment, settings, out, force, resume), debug, only)
+    runner.run(runner.requests(experiment, settings, out, force, resume), debug, only, launch)
 
 
 @main.command()
@@ -125,6 +134,20 @@ def plan(experiment: Path, settings: tuple[str, ...]) -> None:
             click.echo(f"{name:>14}  {text}")
 
 
+@main.command()
+@click.argument("experiment", type=click.Path(path_type=Path), required=False)
+@SET
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
+@click.pass_context
+def doctor(
+    ctx: click.Context, experiment: Path | None, settings: tuple[str, ...], out: Path | None
+) -> None:
+    """Look for what goes wrong on this machine, perhaps for an experiment, and say what to do."""
+    from p2psim.doctor import examine
+
+    ctx.exit(examine.examine(experiment, settings, out))
+
+
 @main.group()
 def data() -> None:
     """Data sets."""
@@ -150,6 +173,25 @@ def show(run: Path) -> None:
     from p2psim import report
 
     click.echo(report.summary(run))
+
+
+@main.command()
+@click.argument("run", type=RUN)
+@click.option("--once", is_flag=True, help="Show how it stands, and end.")
+@click.option(
+    "--wait",
+    "patience",
+    default=30.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="For a run that has not begun.",
+)
+def watch(run: Path, once: bool, patience: float) -> None:
+    """Follow a run, or the runs of a sweep, until they end; Ctrl-C leaves, and they go on."""
+    with contextlib.suppress(KeyboardInterrupt):  # also while the libraries are imported
+        from p2psim import watching
+
+        watching.watch(run, once, patience)
 
 
 @main.command()

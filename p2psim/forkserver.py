@@ -40,16 +40,13 @@ SPOKEN = range(5)  # exit codes of which the rank itself has said what they mean
 
 def load() -> str:
     """Import everything; why no rank can be forked afterwards, if so."""
-    from p2psim import registry
+    from p2psim import joining, registry
 
     for name in MODULES:
         importlib.import_module(name)
     for kind in registry.FOLDERS:
         registry.names(kind)
-    import mpi4py
-
-    mpi4py.rc.initialize = False
-    importlib.import_module("mpi4py.MPI")
+    joining.library()
     threads = len(os.listdir("/proc/self/task"))
     gc.collect()
     gc.freeze()  # a collection in a rank does not touch, and so copy, what it shares

@@ -17,11 +17,7 @@ def plan(scenario: Scenario) -> dict[str, str]:
     """What there is to know before the run, by name, in the order to print."""
     experiment, graph = scenario.experiment, scenario.topology
     scenario.hold(0)  # a damaged file shows here
-    totals = [
-        sum(len(graph.receivers(rank, t)) for t in range(graph.period))
-        for rank in range(scenario.peers)
-    ]
-    few, many = int(np.argmin(totals)), int(np.argmax(totals))
+    few, many = extremes(scenario)
     # These two peers bound what all others send.
     least, _ = rehearse(scenario, few)
     most, state = rehearse(scenario, many)
@@ -56,6 +52,21 @@ def span(low: float, high: float) -> str:
 def per_round(low: int, high: int, period: int, unit: str) -> str:
     """A mean over the period."""
     return f"{span(low / period, high / period)} {unit} per round and peer"
+
+
+def extremes(scenario: Scenario) -> tuple[int, int]:
+    """The peers that have the fewest and the most receivers over a period."""
+    graph = scenario.topology
+    totals = [
+        sum(len(graph.receivers(rank, t)) for t in range(graph.period))
+        for rank in range(scenario.peers)
+    ]
+    return int(np.argmin(totals)), int(np.argmax(totals))
+
+
+def peer_memory(scenario: Scenario) -> float:
+    """Bytes of the peer with the most neighbors."""
+    return memory(scenario, *rehearse(scenario, extremes(scenario)[1]))
 
 
 def memory(scenario: Scenario, most: Rehearsal, state: int) -> float:

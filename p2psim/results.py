@@ -6,6 +6,7 @@ was not recorded is NaN.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 import socket
@@ -56,17 +57,41 @@ def open_run(path: Path) -> h5py.File:
     return file
 
 
-def column(file: h5py.File, path: str) -> NDArray[Any]:
-    """A whole dataset; NaN or -1 for a peer whose file cannot be read (as while it is created)."""
-    dataset = file[path]
+def column(file: h5py.File, path: str, *rows: slice) -> NDArray[Any]:
+    """A whole dataset, or these rows of every peer; see `part`."""
+    return part(file[path], *rows)
+
+
+def part(dataset: h5py.Dataset, *rows: slice) -> NDArray[Any]:
+    """These rows of every peer; NaN or -1 for a peer whose file cannot be read."""
     try:
-        whole: NDArray[Any] = dataset[...]
-    except OSError:
-        whole = np.full(dataset.shape, dataset.fillvalue, dataset.dtype)
-        for rank in range(len(whole)):
+        values: NDArray[Any] = dataset[(slice(None), *rows)]
+    except OSError:  # as while that file is created
+        empty = np.broadcast_to(np.asarray(dataset.fillvalue, dataset.dtype), dataset.shape)
+        values = empty[(slice(None), *rows)].copy()
+        for rank in range(len(values)):
             with contextlib.suppress(OSError):
-                whole[rank] = dataset[rank]
-    return whole
+                values[rank] = dataset[(rank, *rows)]
+    return values
+
+
+def recorded(file: h5py.File, group: str) -> NDArray[np.int64]:
+    """How many rows of /train or /eval each peer has, found without reading them all.
+
+    A peer fills its rows in order, so it is enough to look where the slowest and where the
+    fastest end: some 30 reads of a row, and the rows between the two.
+    """
+    # Held while it is read again and again: with it HDF5 would close all peers' files.
+    dataset = file[f"{group}/round"]
+    rows = range(dataset.shape[1])
+
+    def there(first: int, stop: int) -> NDArray[np.bool_]:
+        return part(dataset, slice(first, stop)) >= 0
+
+    low = bisect.bisect_left(rows, True, key=lambda row: not there(row, row + 1).all())
+    high = bisect.bisect_left(rows, True, low, key=lambda row: not there(row, row + 1).any())
+    counted: NDArray[np.int64] = low + there(low, high).sum(axis=1)
+    return counted
 
 
 def numbers(file: h5py.File, path: str) -> Array:
@@ -83,10 +108,9 @@ def progress(folder: Path) -> tuple[int, int, float] | None:
     except InputError:
         return None  # not there yet, or being written at this moment
     with opened as file:
-        rounds = column(file, "train/round")
-        done = int((rounds >= 0).sum(axis=1).min())
-        loss = column(file, "train/loss")[:, done - 1].mean() if done else np.nan
-    return done, rounds.shape[1], float(loss)
+        done = int(recorded(file, "train").min())
+        loss = column(file, "train/loss", slice(done - 1, done)).mean() if done else np.nan
+        return done, file["train/round"].shape[1], float(loss)
 
 
 def failures(folder: Path) -> list[str]:
@@ -152,8 +176,7 @@ class Run:
     @property
     def failures(self) -> list[str]:
         """The reasons that failed peers left."""
-        left = [str(member["failure"]) for member in self.members if "failure" in member]
-        return left or [str(text) for text in self.attributes.get("failures", [])]
+        return reasons(self.members, self.attributes)
 
     @property
     def lost(self) -> list[str]:
@@ -168,16 +191,28 @@ class Run:
     @property
     def state(self) -> str:
         """The status in words, and how far the run came if not to the end."""
-        status, done, rounds = self.attributes["status"], self.done, self.train["round"].shape[1]
-        if status == "done" and done.min() == rounds:
-            return "done"
-        started = [member for member in self.members if "pid" in member]
-        if status == "running" and started and not any(map(alive, started)):
-            status = "killed, none of its processes is alive"
-        elif status == "running" and not self.members:
-            status = "running when it was joined"
-        low, high = done.min(), done.max()
-        return f"{status} (rounds {low}{f' to {high}' if high > low else ''} of {rounds})"
+        return state(
+            self.attributes["status"], self.members, self.done, self.train["round"].shape[1]
+        )
+
+
+def state(status: str, members: list[Table], done: NDArray[np.int64], rounds: int) -> str:
+    """A run's status in words, and how far it came if not to the end."""
+    if status == "done" and done.min() == rounds:
+        return "done"
+    started = [member for member in members if "pid" in member]
+    if status == "running" and started and not any(map(alive, started)):
+        status = "killed, none of its processes is alive"
+    elif status == "running" and not members:
+        status = "running when it was joined"
+    low, high = done.min(), done.max()
+    return f"{status} (rounds {low}{f' to {high}' if high > low else ''} of {rounds})"
+
+
+def reasons(members: list[Table], attributes: Table) -> list[str]:
+    """Why peers failed: from their files, or from the joined one."""
+    left = [str(member["failure"]) for member in members if "failure" in member]
+    return left or [str(text) for text in attributes.get("failures", [])]
 
 
 def alive(member: Table) -> bool:
@@ -194,9 +229,6 @@ def alive(member: Table) -> bool:
 def read(path: Path) -> Run:
     """A run, given as its folder, run.h5 or joined file; InputError if it is none."""
     with open_run(path) as file:
-        joint = file["train/round"]
-        sources = joint.virtual_sources() if joint.is_virtual else []
-        here = Path(file.filename).parent
         return Run(
             path=path,
             attributes=dict(file.attrs),
@@ -204,8 +236,15 @@ def read(path: Path) -> Run:
             weights=column(file, "topology/weights"),
             train={name: numbers(file, f"train/{name}") for name in file["train"]},
             eval={name: numbers(file, f"eval/{name}") for name in file["eval"]},
-            members=[peer_attributes(here / source.file_name) for source in sources],
+            members=members(file),
         )
+
+
+def members(file: h5py.File) -> list[Table]:
+    """Attributes of the files of all peers, by rank; none of a joined file."""
+    joint, here = file["train/round"], Path(file.filename).parent
+    sources = joint.virtual_sources() if joint.is_virtual else []
+    return [peer_attributes(here / source.file_name) for source in sources]
 
 
 def join(path: Path, target: Path | None = None, force: bool = False) -> Path:

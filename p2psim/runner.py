@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 
-from p2psim import checkpoint, config, recorder, report, results, scenario, session
+from p2psim import checkpoint, config, joining, recorder, report, results, scenario, session
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
-from p2psim.launcher import place, ranks, slurm
+from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
 from p2psim.wire import MPIWire, run_threads
 
@@ -84,7 +84,7 @@ def requests(
     ]
 
 
-def run(wanted: list[Request], debug: bool, only: int | None) -> None:
+def run(wanted: list[Request], debug: bool, only: int | None, launch: str | None = None) -> None:
     """Run each combination of an experiment in turn, or the one numbered `only`."""
     chosen = list(enumerate(wanted))
     if only is not None:
@@ -98,13 +98,14 @@ def run(wanted: list[Request], debug: bool, only: int | None) -> None:
         be_rank(chosen[0][1], *here)
         return
     peers = [check(request) for _, request in chosen]  # all, before the first starts
+    way = None if debug else ranks.find_way(launch)
     for (number, request), n in zip(chosen, peers, strict=True):
         if request.finished:
             pass
-        elif debug:
-            be_threads(request, n)
+        elif way:
+            start_ranks(request, way, n, number)
         else:
-            start_ranks(request, n, number)
+            be_threads(request, n)
         click.echo(report.summary(request.folder))
 
 
@@ -144,8 +145,8 @@ def be_rank(request: Request, rank: int, size: int) -> None:
     asked = Asked(request.folder).listen(signal.SIGTERM, signal.SIGUSR1)
     ready = request.scenario()
     session.check_size(ready, size)
+    joining.join(size)
     wire = MPIWire()
-    slurm.check_joined(size, wire.size)
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher speaks
     try:
         session.run_peer(ready, wire, request.folder, request.force, request.resume, asked)
@@ -194,10 +195,10 @@ def be_threads(request: Request, peers: int) -> None:
         stopped(request.folder)
 
 
-def start_ranks(request: Request, peers: int, number: int) -> None:
+def start_ranks(request: Request, way: ranks.Way, peers: int, number: int) -> None:
     """Start the ranks, show how far they are, and say how it ended."""
     asked = Asked(request.folder).listen(*ranks.STOPPING)
-    process = ranks.start(peers, request.arguments(number))
+    process = ranks.start(way, peers, request.arguments(number))
     with Progress(request.folder.name, lambda: results.progress(request.folder)) as progress:
         told = 0
         while process.poll() is None:
@@ -220,11 +221,10 @@ def start_ranks(request: Request, peers: int, number: int) -> None:
     with contextlib.suppress(OSError):  # a full disk
         recorder.set_status(request.folder, "failed")
     code = process.returncode
-    why = results.failures(request.folder)
-    if code < 0:
-        why = [f"mpiexec was killed by signal {-code}"]
-    why = why or [f"a peer ended without a word (mpiexec: exit code {code})"]
-    raise PeerError(f"{'; '.join(why)}; the rows so far are in {request.folder}")
+    if code > 0 and (reasons := results.failures(request.folder)):
+        raise PeerError("; ".join(reasons))
+    died = "mpiexec was killed by signal" if code < 0 else "a peer ended without a word, exit code"
+    raise PeerError(f"{died} {abs(code)}; the rows so far are in {request.folder}")
 
 
 def stopped(folder: Path) -> None:

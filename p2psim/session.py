@@ -43,6 +43,25 @@ def run_peer(
     book = Book(folder, wire.rank, scenario.fingerprint(wire.rank))
     book.round = choose(book, side) if resume else 0
     scribe = enter(folder, side, anew=not book.round)
+    try:
+        perform(scenario, wire, side, book, scribe, asked)
+    except StoppedError:
+        finish(folder, "stopped", scribe, side)
+        raise
+    finish(folder, "done", scribe, side)
+    book.forget()
+
+
+def perform(
+    scenario: Scenario,
+    wire: Wire,
+    side: Neighborhood,
+    book: Book,
+    scribe: bool,
+    asked: Callable[[], bool],
+) -> None:
+    """Go through all rounds; PeerError where this peer fails, after that has been written down."""
+    folder, settings = book.folder, scenario.experiment.run
     simulation = None
     try:
         if scribe and book.round:
@@ -54,21 +73,15 @@ def run_peer(
         log = recorder.Recorder(folder, scenario, wire.rank, resume=book.round > 0)
         will.leave(log.path)
         simulation = Simulation(scenario, wire, side, log)
-        patience = scenario.experiment.run.patience
-        simulation.net.alarm = side.alarm = Watchdog(folder, wire.size, log, patience)
-        simulation.run(Pulse(side, scenario.experiment.run, asked), book)
-    except (AbortedError, KeyboardInterrupt):
-        raise
-    except StoppedError:
-        finish(folder, "stopped", scribe, side)
+        simulation.net.alarm = side.alarm = Watchdog(folder, wire.size, log, settings.patience)
+        simulation.run(Pulse(side, settings, asked), book)
+    except (AbortedError, KeyboardInterrupt, StoppedError):
         raise
     except HangError as error:
         raise PeerError(str(error), record(folder, error.culprit, str(error))) from None
     except BaseException as error:  # also sys.exit: the others must not wait for this peer
         text = simulation.failure(error) if simulation else f"peer {wire.rank}: {error!r}"
         raise PeerError(text, record(folder, wire.rank, text)) from error
-    finish(folder, "done", scribe, side)
-    book.forget()
 
 
 def record(folder: Path, rank: int, text: str) -> bool:

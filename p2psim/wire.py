@@ -110,8 +110,6 @@ class MPIWire:
         mpi4py.rc.thread_level = "single"  # no locks inside the library
         from mpi4py import MPI
 
-        if not MPI.Is_initialized():  # importing it does that, but for forked ranks
-            MPI.Init_thread(MPI.THREAD_SINGLE)
         self.mpi = MPI
         self.comm = (comm or MPI.COMM_WORLD).Dup()
         self.bell = bell or Doorbell(self.comm)

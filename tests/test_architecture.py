@@ -23,16 +23,17 @@ FLOORS = [
     ["will", "watchdog"],
     ["simulation", "results", "launcher", "planning", "listing"],
     ["session"],
-    ["report"],
-    ["runner", "plots"],
-    ["submission"],
+    ["report", "following", "joining"],
+    ["screen"],
+    ["runner", "plots", "watching"],
+    ["doctor", "submission"],
     ["cli"],
     ["forkserver"],
     ["__main__"],
 ]
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 DOORS = {
-    "mpi4py": {"wire", "forkserver"},
+    "mpi4py": {"wire", "joining", "forkserver"},
     "h5py": {"recorder", "results"},
     "click": {"cli", "runner"},
     "networkx": {"topology"},
@@ -68,7 +69,7 @@ def test_imports_go_down_and_through_the_doors(path: Path) -> None:
         top, _, rest = name.partition(".")
         if top == "p2psim" and own != "__init__":
             other = rest.split(".")[0]
-            inside = own == other == "launcher"
+            inside = own == other and own in ("launcher", "doctor")
             assert other == "__version__" or inside or LEVEL[other] < LEVEL[own], f"{own} -> {name}"
         assert own in DOORS.get(top, {own}), f"{name} has another door: {DOORS.get(top)}"
 

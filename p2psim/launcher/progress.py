@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -13,11 +14,29 @@ from rich.progress import Progress as Bar
 State = tuple[int, int, float]  # rounds that every peer has completed, of how many, mean loss
 
 
+class Pace:
+    """When to look at a run again: every `period` seconds, but for at most a tenth of the time."""
+
+    def __init__(self, period: float) -> None:
+        self.period, self.next = period, 0.0
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() >= self.next
+
+    @contextmanager
+    def looking(self) -> Iterator[float]:
+        """Around a look, which is timed; gives when it began."""
+        began = time.monotonic()
+        yield began
+        self.next = began + max(self.period, 10 * (time.monotonic() - began))
+
+
 class Progress:
-    """Rounds, rounds per second, time left and training loss; polls at most a tenth of its time."""
+    """Rounds, rounds per second, time left and training loss."""
 
     def __init__(self, name: str, poll: Callable[[], State | None]) -> None:
-        self.poll, self.next_poll = poll, 0.0
+        self.poll, self.pace = poll, Pace(0.2)
         self.first: tuple[float, int] | None = None
         self.bar = Bar(
             TextColumn("{task.description}"),
@@ -40,7 +59,7 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.next_poll = 0.0
+        self.pace.next = 0.0
         self.update()
         self.bar.stop()
 
@@ -51,13 +70,12 @@ class Progress:
     def update(self) -> None:
         """Look, if it is time to; then sleep a little."""
         time.sleep(0.05)
-        began = time.monotonic()
-        if began < self.next_poll:
+        if not self.pace.due():
             return
-        state = self.poll()
-        if state:
-            self.show(began, *state)
-        self.next_poll = began + max(0.2, 10 * (time.monotonic() - began))
+        with self.pace.looking() as now:
+            state = self.poll()
+            if state:
+                self.show(now, *state)
 
     def show(self, now: float, done: int, total: int, loss: float) -> None:
         """Draw a state."""

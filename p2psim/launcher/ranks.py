@@ -11,14 +11,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from p2psim.errors import InputError
-from p2psim.launcher import slurm
+from p2psim.errors import InputError, suggest
+from p2psim.launcher import libraries, slurm
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
 PR_SET_PDEATHSIG = 1
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def hold_back(limit: float = 5.0) -> None:
+    """Let the first rank speak: Open MPI and Slurm end all ranks once one has left with an error.
+
+    Hydra does not, and waits for each.
+    """
+    if libraries.STARTERS["MPICH"] not in os.environ:
+        time.sleep(limit)
 
 
 def one_thread() -> None:
@@ -33,51 +43,68 @@ def launch_folder() -> Path:
     return beside if beside.is_dir() else Path(sys.prefix) / "share" / "p2psim" / "launch"
 
 
-def find_launch() -> tuple[str, dict[str, str]]:
-    """(name of the launch file that fits this place, what else it finds in its environment)."""
-    if slurm.at_hand():
-        return "slurm", {"P2PSIM_PMI": slurm.flavor(launch_folder() / "slurm.sh")}
-    mpiexec, name = find_mpiexec()
-    return name, {"P2PSIM_MPIEXEC": mpiexec}
-
-
 def find_mpiexec() -> tuple[str, str]:
     """(path of mpiexec, name of the launch file for it). This environment's own comes first."""
     path = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
     if path is None:
-        raise InputError(
-            "no mpiexec found: install an MPI library, for instance with "
-            "pip install 'p2psim[mpich]', or run with --debug"
-        )
-    answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
-    text = answer.stdout + answer.stderr
-    if "HYDRA" in text or "MPICH" in text:
-        return path, "mpich"
-    if "Open MPI" in text or "OpenRTE" in text or "prte" in text:
-        return path, "openmpi"
+        raise InputError(f"no mpiexec found: {libraries.INSTALL}, or run with --debug")
+    kind = libraries.of_mpiexec(path).kind
+    if kind:
+        return path, kind
     raise InputError(
         f"{path} belongs to an MPI library that no launch file of {launch_folder()} fits: "
         "start the ranks yourself with mpiexec -n N p2psim run ..."
     )
 
 
-def start(peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+@dataclass(frozen=True)
+class Way:
+    """How ranks are started here: a launch file, and what it finds in its environment."""
+
+    file: Path
+    environment: dict[str, str]
+
+    def command(self, peers: int) -> tuple[list[str], dict[str, str]]:
+        """What stands before the command of each rank, and the environment that it needs."""
+        added = {**self.environment, "P2PSIM_PEERS": str(peers)}
+        return ["/bin/sh", str(self.file)], {**os.environ, **added}
+
+
+def launch_names() -> list[str]:
+    """What --launch may be given."""
+    return sorted(path.stem for path in launch_folder().glob("*.sh"))
+
+
+def find_way(wanted: str | None = None) -> Way:
+    """The launch file `wanted`, or the one that fits this place.
+
+    InputError where there is nothing to start ranks with, or where ranks would not find each other.
+    """
+    if wanted not in (None, *launch_names()):
+        raise InputError(f"--launch {wanted!r}: {suggest(str(wanted), launch_names())}")
+    name = wanted or ("slurm" if slurm.at_hand() else "local")
+    file = launch_folder() / f"{name}.sh"
+    if name == "slurm":
+        return Way(file, {"P2PSIM_PMI": slurm.flavor(file)})
+    mpiexec, kind = find_mpiexec()
+    libraries.check(f"{mpiexec} is", libraries.of_mpiexec(mpiexec), libraries.of_mpi4py())
+    if name in libraries.SIGNS and name != kind:
+        raise InputError(f"--launch {name}: {mpiexec} is another library's; give --launch {kind}")
+    return Way(file, {"P2PSIM_MPIEXEC": mpiexec, "P2PSIM_MPI": kind})
+
+
+def start(way: Way, peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start `p2psim ARGUMENTS` on `peers` ranks; they end when this process does.
 
     They have a session of their own: Ctrl-C is for this process, which knows what to do about it.
     """
-    name, found = find_launch()
     one_thread()
-    environment = {
-        **os.environ,
-        **found,
-        "P2PSIM_PEERS": str(peers),
-        "P2PSIM_LAUNCHED": f"{os.getpid()}-{time.time_ns()}",  # no other launch is called that
-    }
+    command, environment = way.command(peers)
+    # No other launch is called that.
+    environment["P2PSIM_LAUNCHED"] = f"{os.getpid()}-{time.time_ns()}"
     stub = [sys.executable, "-I", "-S", str(Path(__file__).with_name("stub.py"))]
-    command = [str(launch_folder() / f"{name}.sh"), *stub, *arguments]
     return subprocess.Popen(
-        ["/bin/sh", *command],
+        [*command, *stub, *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,

@@ -1,0 +1,76 @@
+"""Programs and data: torch, the data sets, the experiment itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from p2psim.doctor.finding import OK, PROBLEM, Finding, Plan, ask, guarded, last_line
+from p2psim.errors import InputError
+
+TORCH = "import torch; print(torch.__version__, torch.cuda.device_count())"
+TORCH_SECONDS = 120.0  # its import takes two seconds, from a slow shared file system many more
+
+
+def torch() -> Iterator[Finding]:
+    """That it can be imported, and the devices it knows; peers compute on the CPU."""
+    code, out, errors = ask([sys.executable, "-c", TORCH], TORCH_SECONDS)
+    if code:
+        cause = f"cannot be imported ({last_line(errors)})"
+        yield Finding(PROBLEM, "torch", f"{cause}: pip install --force-reinstall torch")
+        return
+    version, devices = out.split()
+    more = f"{devices} CUDA devices are there, not used" if devices != "0" else "no CUDA device"
+    yield Finding(OK, "torch", f"{version}, peers compute on the CPU ({more})")
+
+
+def data_sets() -> Iterator[Finding]:
+    """Which are here. The one that an experiment needs is checked with the experiment."""
+    from p2psim import datafiles, registry
+    from p2psim.data import fetch, libsvm
+
+    plain = {name: registry.names("data")[name]().open for name in ("digits", *fetch.SETS)}
+    here = [name for name, open_ in plain.items() if found(partial(open_, ""))]
+    files = [name for name in libsvm.FEATURES if found(partial(libsvm.find, name, Path()))]
+    text = f"{', '.join([*here, *files])} found; P2PSIM_DATA: {datafiles.data_folder()}"
+    fetched = [name for name in fetch.SETS if name not in here]
+    text += f"; to be had by p2psim data fetch: {', '.join(fetched)}" if fetched else ""
+    loaded = [name for name in libsvm.FEATURES if name not in files]
+    text += f"; to be had from {libsvm.HOME}: {', '.join(loaded)}" if loaded else ""
+    yield Finding(OK, "data sets", text)
+
+
+def found(look: Callable[[], object]) -> bool:
+    """Whether a data set is there."""
+    try:
+        look()
+    except InputError:
+        return False
+    return True
+
+
+def plan(
+    experiment: Path | None, settings: tuple[str, ...], out: Path | None
+) -> tuple[Plan, list[Finding]]:
+    """What the machine is examined for, and how it stands with the experiment."""
+    folder = out or Path.cwd()
+    made = [Plan(folder)]
+
+    def load() -> Iterator[Finding]:
+        from p2psim import runner
+
+        if experiment is None:
+            return
+        request = runner.requests(experiment, settings, out, force=True)[0]
+        scenario = request.scenario()
+        scenario.hold(0)
+        made.append(Plan(request.folder, scenario.peers, scenario))
+        text = (
+            f"{scenario.peers} peers, {scenario.parameters:,} parameters, {scenario.rounds} rounds"
+        )
+        yield Finding(OK, "experiment", text)
+
+    problems = guarded("experiment", load)
+    return made[-1], problems

@@ -1,0 +1,67 @@
+"""How a rank joins the others: MPI is initialized once it is sure that they can find each other.
+
+As a program (`python -m p2psim.joining`) it prints which library mpi4py loads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from pathlib import Path
+
+from p2psim.errors import InputError
+from p2psim.launcher import libraries, slurm
+
+
+def library() -> libraries.Library:
+    """The MPI library that mpi4py loads into this process, which is not initialized by that."""
+    import mpi4py
+
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+    from mpi4py import MPI
+
+    return libraries.Library(MPI.Get_library_version().rstrip("\x00"), path_of_libmpi())
+
+
+def path_of_libmpi() -> str:
+    """The file that was loaded; "" where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            path = line.split(maxsplit=5)[-1]
+            if Path(path).name.startswith("libmpi.so"):
+                return path
+    return ""
+
+
+def check() -> libraries.Library:
+    """The library at hand; InputError where another library's mpiexec has started this rank.
+
+    MPI_Init might end the process there, without a word that helps.
+    """
+    try:
+        loaded = library()
+    except (ImportError, RuntimeError) as error:
+        cause = str(error).partition("\n")[0]
+        raise InputError(f"mpi4py cannot be used ({cause}): {libraries.INSTALL}") from None
+    libraries.check("the ranks were started by", libraries.of_starter(), loaded)
+    return loaded
+
+
+def join(size: int) -> None:
+    """Initialize MPI in this rank, one of `size`. InputError where it is alone all the same."""
+    loaded = check()
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mpi4py's own, at variables of another library
+            MPI.Init_thread(MPI.THREAD_SINGLE)  # no locks inside the library
+    slurm.check_joined(size, MPI.COMM_WORLD.size)
+    if MPI.COMM_WORLD.size == 1 < size:
+        started = f"the ranks were started as {size}, but"
+        raise InputError(f"{started} {libraries.apart(loaded)}")
+
+
+if __name__ == "__main__":
+    found = library()
+    print(f"{found.path}\n{found.text}")

@@ -1,0 +1,90 @@
+"""mpiexec of one MPI library with mpi4py of another: refused at once, with what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from p2psim.launcher import libraries, ranks
+from tests import foreign
+from tests.launching import assert_refused, p2psim, run, write
+
+SOON = 30.0  # seconds; it takes about one
+TABLE = {
+    "peers": 4,
+    "rounds": 5,
+    "data": {"name": "digits", "batch_size": 16},
+    "model": {"name": "linear"},
+    "algorithm": "d-psgd",
+    "topology": "ring",
+}
+
+
+def test_the_libraries_here_belong_together(tmp_path: Path) -> None:
+    """Else the tests below would show nothing."""
+    ended = run(p2psim("run", write(tmp_path, TABLE), "--out", "out"), tmp_path)
+    assert ended.code == 0, ended.stderr
+
+
+def test_the_launcher_refuses_before_it_starts_a_rank(tmp_path: Path) -> None:
+    kind = foreign.other()
+    python = foreign.environment(tmp_path / "venv")
+    mpiexec = foreign.mpiexec(python.parent, kind)
+    loaded = libraries.of_mpi4py()
+    command = [str(python), *p2psim("run", write(tmp_path, TABLE), "--out", "out")[1:]]
+    ended = run(command, tmp_path, SOON)
+    version = libraries.of_mpiexec(str(mpiexec)).title
+    assert_refused(ended.code, ended.stderr, [str(mpiexec), version, loaded.title, "PATH"])
+    assert version.startswith(foreign.TITLES[kind])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("variables", ["", foreign.PMI], ids=["mpiexec", "srun"])
+def test_ranks_that_would_be_alone_refuse(variables: str, tmp_path: Path) -> None:
+    """One of them says so for all; with the variables of srun only MPI can tell."""
+    kind = foreign.other()
+    mpiexec = foreign.mpiexec(tmp_path, kind, variables)
+    command = p2psim("run", write(tmp_path, TABLE), "--out", "out")
+    ended = run([str(mpiexec), "-n", "4", *command], tmp_path, SOON)
+    assert ended.code == 2, ended.stderr
+    (told,) = ended.said()
+    starter = "as 4" if variables else f"by {foreign.TITLES[kind]}'s mpiexec"
+    for fragment in (starter, libraries.of_mpi4py().title, "PATH", "MPI4PY_LIBMPI"):
+        assert fragment in told
+    assert "Traceback" not in ended.stderr
+    assert "RuntimeWarning" not in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_an_mpi_library_mpi4py_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, TABLE)
+    command = ["env", "MPI4PY_LIBMPI=/nowhere/libmpi.so", *p2psim("run", file, "--out", "out")]
+    ended = run(command, tmp_path, SOON)
+    assert_refused(ended.code, ended.stderr, ["mpi4py", "/nowhere/libmpi.so", "pip install"])
+
+
+def test_the_cure_names_the_folder_of_the_right_mpiexec() -> None:
+    loaded = libraries.of_mpi4py()
+    beside = shutil.which("mpiexec", path=str(Path(loaded.path).resolve().parents[1] / "bin"))
+    if beside is None:
+        pytest.skip("this MPI library keeps its mpiexec elsewhere")
+    assert f"{Path(beside).parent}" in libraries.apart(loaded)
+    assert os.path.samefile(ranks.find_mpiexec()[0], beside)
+
+
+@pytest.mark.parametrize("mpiexec", ["", "other"])
+def test_the_doctor_says_so_too(mpiexec: str, tmp_path: Path) -> None:
+    python = foreign.environment(tmp_path / "venv")
+    if mpiexec:
+        foreign.mpiexec(python.parent, foreign.other())
+    bare = ["env", f"PATH={python.parent}:/usr/bin:/bin" if mpiexec else "PATH=/nowhere"]
+    ended = run([*bare, str(python), "-m", "p2psim", "doctor"], tmp_path, SOON)
+    assert ended.code == 2, ended.stdout
+    problems = [line for line in ended.stdout.splitlines() if line.startswith("problem")]
+    assert len(problems) == 1, ended.stdout
+    expected = ("mpi4py", libraries.of_mpi4py().title, "PATH") if mpiexec else ("mpiexec", "pip")
+    for fragment in expected:
+        assert fragment in problems[0]
