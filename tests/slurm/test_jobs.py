@@ -28,9 +28,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A job with Slurm's shortest time limit, a minute, of which it sleeps most."""
+    """A job with Slurm's shortest time limit, a minute, of which it sleeps most.
+
+    Slurm looks every 30 s: it is warned after 29 s at least, and has 30 s to end.
+    """
     folder = tmp_path_factory.mktemp("limited")
-    options = ("--time", "00:01:00", "--signal-before", 10, "--nodes", 2)
+    options = ("--time", "00:01:00", "--signal-before", 1, "--nodes", 2)
     return folder, submit(folder, slow(folder), *options)
 
 
