@@ -53,11 +53,9 @@ def test_a_job_on_two_nodes_gives_the_bits_of_debug(tmp_path: Path) -> None:
 
 
 def test_a_sweep_is_a_job_array(tmp_path: Path) -> None:
-    sweep = {"algorithm.gamma": [0.1, 0.2], "seed": [1, 2]}
+    sweep = {"algorithm.gamma": [0.3], "seed": [1, 2]}
     job = submit(tmp_path, {**SMALL, "rounds": 2, "sweep": sweep})
-    for task, label in enumerate(
-        f"gamma={gamma}-seed={seed}" for gamma in (0.1, 0.2) for seed in (1, 2)
-    ):
+    for task, label in enumerate(["gamma=0.3-seed=1", "gamma=0.3-seed=2"]):
         ended, said = finish(tmp_path, f"{job}_{task}")
         assert ended["JobState"] == "COMPLETED", said
         assert f"small: done   out/{label}" in said
