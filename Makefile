@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run referee test test-mpich test-openmpi check bench clean
+.PHONY: help setup run referee test test-mpich test-openmpi test-slurm check bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test-mpich: $(READY)  ## Run only the tests with real ranks, under MPICH
 
 test-openmpi: $(OPENMPI)/.ready  ## Run only the tests with real ranks, under Open MPI
 	$(OPENMPI)/bin/python -m pytest tests/mpi
+
+test-slurm: $(READY)  ## Run the tests under a real Slurm, which they start here (needs root and Slurm)
+	P2PSIM_SLURM=1 $(BIN)/python -m pytest tests/slurm
 
 # Only the MPI library differs: everything else is taken from .venv.
 $(OPENMPI)/.ready: $(READY)

@@ -105,6 +105,7 @@ def run(
 @RESUME
 @click.option("--nodes", type=int, help="Spread the peers over so many nodes.")
 @click.option("--peers-per-node", type=int, help="Put so many peers on a node.")
+@click.option("--cores-per-node", type=int, help="Let them share so many cores (default: 1 each).")
 @click.option("--time", metavar="HH:MM:SS", help="Time limit (default: the partition's).")
 @click.option("--signal-before", type=int, default=120, help="Checkpoint so many seconds before.")
 @click.option("--print", "printed", is_flag=True, help="Show the batch script, submit nothing.")

@@ -23,6 +23,7 @@ class Wish:
 
     nodes: int | None = None
     peers_per_node: int | None = None
+    cores_per_node: int | None = None  # None: one for each peer
     time: str | None = None  # HH:MM:SS or D-HH:MM:SS
     signal_before: int = 120  # seconds before the time limit
 
@@ -47,12 +48,14 @@ def script(requests: Sequence[Request], wish: Wish) -> str:
 
 
 def size(peers: int, wish: Wish) -> dict[str, int]:
-    """How many nodes and peers on each, as options of sbatch."""
-    nodes, per_node = wish.nodes, wish.peers_per_node
+    """How many nodes, and peers or cores on each, as options of sbatch."""
+    nodes, per_node, cores = wish.nodes, wish.peers_per_node, wish.cores_per_node
     for name, value in (("--nodes", nodes), ("--peers-per-node", per_node)):
         if value is not None and not 1 <= value <= peers:
             raise InputError(f"{name} {value}: give a number from 1 to the {peers} peers")
-    if nodes is None and per_node is None:
+    if cores is not None and cores < 1:
+        raise InputError(f"--cores-per-node {cores}: give 1 or more")
+    if nodes is None and per_node is None and cores is None:
         return {"ntasks": peers}
     nodes = nodes or math.ceil(peers / (per_node or peers))
     per_node = per_node or math.ceil(peers / nodes)
@@ -61,7 +64,8 @@ def size(peers: int, wish: Wish) -> dict[str, int]:
             f"--nodes {nodes} with --peers-per-node {per_node} has room for {nodes * per_node} of "
             f"the {peers} peers: give more, or leave one of the two out"
         )
-    return {"nodes": nodes, "ntasks-per-node": per_node}
+    # Slurm gives every task a core of its own: of peers that share cores it is not to know.
+    return {"nodes": nodes, **({"mincpus": cores} if cores else {"ntasks-per-node": per_node})}
 
 
 def limit(wish: Wish) -> dict[str, str]:

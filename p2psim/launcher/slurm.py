@@ -61,8 +61,8 @@ def flavor(launch_file: Path) -> str:
             return name
     raise InputError(
         f"srun joins no ranks here, whichever --mpi it is given ({', '.join(listed)}): install an "
-        "MPI library that fits (MPICH needs pmi2, Open MPI needs pmix), or set P2PSIM_PMI to what "
-        "the site's handbook says"
+        "MPI library that fits (MPICH needs pmi2, Open MPI needs pmix), or have its mpiexec start "
+        "the ranks (--launch mpich or --launch openmpi)"
     )
 
 
