@@ -197,6 +197,10 @@ class Transfer:
         return out
 
 
+def silent(seconds: float, peers: list[int]) -> None:
+    """An alarm that nobody hears."""
+
+
 class Neighborhood:
     """See base.Neighborhood. `step` is the consensus step t that selects W_t."""
 
@@ -207,7 +211,7 @@ class Neighborhood:
         self.step = 0
         self.under_way: set[Transfer] = set()
         # Called about once a second of waiting, with the seconds so far and the peers to wait for.
-        self.alarm: Callable[[float, list[int]], None] = lambda seconds, peers: None
+        self.alarm: Callable[[float, list[int]], None] = silent
         self.bytes_sent = self.bytes_received = self.header_bytes = self.messages_sent = 0
 
     def row(self, dtype: Any) -> Vector:

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from p2psim import checkpoint, config, joining, recorder, report, results, scenario, session
+from p2psim import checkpoint, config, heap, joining, recorder, report, results, scenario, session
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
 from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
@@ -148,6 +148,7 @@ class Asked:
 
 def be_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) -> None:
     """Be the peer that mpiexec started here."""
+    heap.frugal()  # until the first round
     asked = Asked(request.folder).listen(signal.SIGTERM, signal.SIGUSR1)
     session.check_size(ready, size)
     joining.join(size)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import recorder
+from p2psim import heap, recorder
 from p2psim.base import Vector, Wire
 from p2psim.checkpoint import Book
 from p2psim.clock import Clock
 from p2psim.errors import StoppedError
-from p2psim.neighborhood import Neighborhood
+from p2psim.neighborhood import Neighborhood, silent
 from p2psim.pulse import Order, Pulse
 from p2psim.rng import Stream
 from p2psim.scenario import Scenario
@@ -76,6 +76,7 @@ class Simulation:
         if book.round:
             self.net.settle()  # what `start` has sent counts no more
             x = self.restore(book)
+        heap.quick()
         self.side.maximum(np.zeros(1))  # all are ready: real time starts together
         self.began = time.perf_counter() - self.wall
         for number in range(book.round + 1, self.scenario.rounds + 1):
@@ -89,6 +90,7 @@ class Simulation:
                 raise StoppedError
         self.at("end")
         self.net.settle()
+        self.net.alarm = self.side.alarm = silent  # the file that it writes to is being closed
         self.log.close(x)
         self.side.maximum(np.zeros(1))  # nobody leaves before all have finished
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    ["errors", "rng"],
+    ["errors", "rng", "heap"],
     ["base"],
     ["push_sum", "registry", "clock", "vectors", "weights", "datafiles", "unpickle"],
     ["config"],
