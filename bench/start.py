@@ -107,8 +107,7 @@ def remains(launcher: int, everyone: list[int], limit: float = 5.0) -> list[str]
     end = time.monotonic() + limit
     while True:
         left = [f"process {pid}" for pid in everyone if Path(f"/proc/{pid}").exists()]
-        home = os.environ.get("TMPDIR") or "/tmp"
-        left += map(str, Path(home).glob(f"p2psim-{os.geteuid()}-{launcher}-*"))
+        left += map(str, Path("/tmp").glob(f"p2psim-{os.geteuid()}-{launcher}-*"))
         if not left or time.monotonic() > end:
             return left
         time.sleep(0.1)

@@ -29,6 +29,7 @@ from click.testing import CliRunner, Result
 from p2psim.cli import main
 from p2psim.config import put
 from p2psim.launcher import ranks
+from p2psim.launcher.ranks import THREADS
 
 Table: TypeAlias = dict[str, Any]
 GOOD: Table = {
@@ -76,7 +77,9 @@ class Ended:
 class Started:
     """A program that runs while the test goes on; as a context manager it is killed at the end."""
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, variables: Mapping[str, str] | None = None
+    ) -> None:
         # Files in place of pipes: whoever inherits a pipe can keep its reader waiting.
         self.out, self.err = TemporaryFile(), TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -85,7 +88,7 @@ class Started:
             stdout=self.out,
             stderr=self.err,
             cwd=folder,
-            env=environment(),
+            env={**environment(), **(variables or {})},
             start_new_session=True,
         )
 
@@ -175,7 +178,8 @@ def pids(run: Path) -> list[int]:
 def environment() -> dict[str, str]:
     """This environment without MPI's own variables and without limits on threads."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
-    return {k: v for k, v in kept.items() if k not in ranks.THREADS}
+    # No silent fallback: where ranks cannot be forked, the test fails.
+    return {"P2PSIM_START": "forkserver", **{k: v for k, v in kept.items() if k not in THREADS}}
 
 
 def write(folder: Path, table: Mapping[str, Any], name: str = "experiment.toml") -> Path:
@@ -203,9 +207,14 @@ def under_mpiexec(n: int, command: Sequence[str]) -> list[str]:
     return [mpiexec, *flags[library], "-n", str(n), *command]
 
 
-def run(command: Sequence[str], folder: Path, limit: float = 120) -> Ended:
-    """Run a program to its end."""
-    with Started(command, folder) as started:
+def run(
+    command: Sequence[str],
+    folder: Path,
+    limit: float = 120,
+    variables: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run a program to its end, with these environment variables."""
+    with Started(command, folder, variables) as started:
         return started.end(limit)
 
 

@@ -42,14 +42,11 @@ class RefusedError(Exception):
     """There is no fork server to be had, and why."""
 
 
-def temporary(name: str) -> str:
-    """A path for what lasts no longer than the run."""
-    return f"{os.environ.get('TMPDIR') or '/tmp'}/p2psim-{os.geteuid()}-{name}"
-
-
 def folder() -> str:
     """A folder of this user's own for this run on this node."""
-    path = temporary("".join(c if c.isalnum() or c in ".-" else "_" for c in place.job())[-60:])
+    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in place.job())[-60:]
+    # Not in TMPDIR: the path of a socket has room for 107 bytes.
+    path = f"/tmp/p2psim-{os.geteuid()}-{name}"
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -310,9 +307,7 @@ def main() -> None:
     if not sys.platform.startswith("linux"):  # elsewhere a process cannot be handed on like this
         os.environ["P2PSIM_STUB"] = "1"
         os.execv(sys.executable, [sys.executable, "-m", "p2psim", *sys.argv[1:]])
-    path = temporary(f"will-{os.getpid()}")
-    will = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    os.unlink(path)
+    will = os.memfd_create("will")
     made = rank(sys.argv[1:], will)
 
     def forward(number: int, frame: object) -> None:

@@ -158,6 +158,44 @@ def test_the_launcher_gives_the_bits_of_debug(name: str, debugged: Path, tmp_pat
     assert_same(tmp_path / "out", debugged / name)
 
 
+# What starts a thread before the ranks are forked makes that impossible.
+THREADED = """
+import threading, time
+from p2psim.algorithms.d_psgd import DPSGD
+from p2psim.registry import plugin
+
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+
+@plugin("algorithm", "threaded")
+class Threaded(DPSGD):
+    pass
+"""
+
+
+@pytest.mark.parametrize("way", ["launcher", "mpiexec"])
+@pytest.mark.parametrize("start", ["plain", "fallback", "refused"])
+def test_without_a_fork_server_the_bits_are_the_same(
+    start: str, way: str, debugged: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "threaded.py").write_text(THREADED)
+    name = "d-psgd" if start == "plain" else "threaded.py:Threaded"
+    table = {**VARIANTS["d-psgd-atc"], "algorithm": {"name": name}}
+    command = p2psim("run", write(tmp_path, table), "--out", "out")
+    if way == "mpiexec":
+        command = under_mpiexec(PEERS, command)
+    mode = {"plain": "plain", "fallback": "auto", "refused": "forkserver"}[start]
+    ended = run(command, tmp_path, variables={"P2PSIM_START": mode})
+    told = "no fork server"
+    assert ended.stderr.count(told) == {"plain": 0, "fallback": 1, "refused": PEERS}[start]
+    if start == "refused":
+        assert ended.code != 0
+        return
+    if start == "fallback":
+        assert "(it has 2 threads): ranks start one by one" in ended.stderr
+    assert ended.code == 0, ended.stderr
+    assert_same(tmp_path / "out", debugged / "d-psgd-atc")
+
+
 def test_the_command_line_of_debug_gives_the_same_bits(debugged: Path, tmp_path: Path) -> None:
     """The fixture calls p2psim from Python; here is what a user types."""
     file = write(tmp_path, VARIANTS["d-psgd-atc"])
