@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run referee test test-mpich test-openmpi test-slurm check bench clean
+.PHONY: help setup run referee test test-mpich test-openmpi test-faults test-slurm check bench bench-start clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test-mpich: $(READY)  ## Run only the tests with real ranks, under MPICH
 test-openmpi: $(OPENMPI)/.ready  ## Run only the tests with real ranks, under Open MPI
 	$(OPENMPI)/bin/python -m pytest tests/mpi
 
+test-faults: $(READY)  ## Kill 50 peers at random moments, and everything else once; resume each time
+	FAULTS=50 $(BIN)/python -m pytest tests/mpi/test_faults.py
+
 test-slurm: $(READY)  ## Run the tests under a real Slurm, which they start here (needs root and Slurm)
 	P2PSIM_SLURM=1 $(BIN)/python -m pytest tests/slurm
 
@@ -60,6 +63,9 @@ check: $(READY)  ## Check style, types and architecture
 
 bench: $(READY)  ## Measure speed, side by side with the plain way, and print ratios
 	$(BIN)/python -m bench
+
+bench-start: $(READY)  ## Measure how 100 peers start on this machine, forked and one by one
+	$(BIN)/python -m bench.start
 
 clean:  ## Remove what the other targets made (not runs/)
 	rm -rf $(VENV) $(OPENMPI) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -49,6 +49,13 @@ def recording() -> list[Row]:
     return [row("recording / quickstart run", share, "<= 0.02", share <= 0.02)]
 
 
+def saving() -> list[Row]:
+    """(f) what a checkpoint every 30 s costs 16 peers with 1e6 parameters."""
+    found = in_ranks("bench.saving", 16)
+    name = f"{found['saves'] - 1:.0f} checkpoints of {found['ms']:.0f} ms CPU / run"
+    return [row(name, found["share"], "<= 0.02", found["share"] <= 0.02 and found["saves"] > 2)]
+
+
 def scaling() -> list[Row]:
     """(e) CPU time per peer and round, and what gossip adds to it, by number of ranks."""
     found = {n: in_ranks("bench.scaling", n) for n in (4, 16, 48)}
@@ -69,7 +76,7 @@ def scaling() -> list[Row]:
 def main() -> int:
     """Measure and print."""
     rows = []
-    for part in (exchange, step.main, codecs.main, recording, scaling):
+    for part in (exchange, step.main, codecs.main, recording, scaling, saving):
         print(f"-- {(part.__doc__ or '').splitlines()[0]}", flush=True)
         for found in part():
             verdict = ("ok" if found["ok"] else "MISSED") if found["bound"] else ""

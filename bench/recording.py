@@ -21,6 +21,11 @@ class Timed(recorder.Recorder):
 
     spent = 0.0
 
+    def at(self, phase: str, round_: int) -> None:
+        began = time.perf_counter()
+        super().at(phase, round_)
+        Timed.spent += time.perf_counter() - began
+
     def train(self, round_: int, **values: Any) -> None:
         began = time.perf_counter()
         super().train(round_, **values)

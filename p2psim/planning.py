@@ -10,7 +10,8 @@ from p2psim.neighborhood import HEADER
 from p2psim.rehearsal import Rehearsal, rehearse
 from p2psim.scenario import Scenario
 
-PROCESS = 220 * 2**20  # bytes of a peer that has imported torch and holds nothing yet
+# Bytes (make bench-start): of a forked peer that holds nothing yet, and once on every node.
+PROCESS, SHARED = 25 * 2**20, 300 * 2**20
 
 
 def plan(scenario: Scenario) -> dict[str, str]:
@@ -39,7 +40,8 @@ def plan(scenario: Scenario) -> dict[str, str]:
         + f", each with {HEADER.itemsize} bytes of header",
         "traffic": per_round(least.bytes_sent, most.bytes_sent, graph.period, "bytes")
         + (f", and {most.bytes_at_start:,} once at the start" if most.bytes_at_start else ""),
-        "memory": f"about {memory(scenario, most, state) / 2**20:,.0f} MiB per peer",
+        "memory": f"about {memory(scenario, most, state) / 2**20:,.0f} MiB per peer, and "
+        f"{SHARED >> 20} MiB on every node",
         "virtual time": virtual_time(scenario, most),
     }
 

@@ -212,7 +212,8 @@ def start_ranks(request: Request, way: ranks.Way, peers: int, number: int) -> No
             if asked.signals > told:
                 told = asked.signals
                 if told > 1 or not request.begun:
-                    process.terminate()
+                    recorder.set_status(request.folder, "stopped")  # no peer is to blame
+                    ranks.end(process)
                 elif told == 1:
                     progress.say("p2psim: stopping with a checkpoint; once more: at once")
             if told == 1 and request.begun:

@@ -94,10 +94,11 @@ def memory(plan: Plan) -> Iterator[Finding]:
     one = planning.PROCESS if plan.scenario is None else planning.peer_memory(plan.scenario)
     room = f"{amount(free)} free"
     if plan.here is None:
-        yield Finding(OK, "memory", f"{room}: enough for {free // one:.0f} peers of a small model")
+        many = max(0, free - planning.SHARED) // one
+        yield Finding(OK, "memory", f"{room}: enough for {many:.0f} peers of a small model")
         return
-    need = plan.here * one
-    text = f"{room}, {plan.here} peers of {amount(one)} take {amount(need)}"
+    need = plan.here * one + planning.SHARED
+    text = f"{room}, {plan.here} peers of {amount(one)} take {amount(need)} together"
     cure = ": fewer peers a node, or a job with more memory"
     level = PROBLEM if need > free else WARNING if need > 0.8 * free else OK
     yield Finding(level, "memory", text + (cure if level != OK else ""))
