@@ -69,7 +69,7 @@ def test_imports_go_down_and_through_the_doors(path: Path) -> None:
         top, _, rest = name.partition(".")
         if top == "p2psim" and own != "__init__":
             other = rest.split(".")[0]
-            inside = own == other and own in ("launcher", "doctor")
+            inside = own == other and own in ("launcher", "doctor", "forkserver")
             assert other == "__version__" or inside or LEVEL[other] < LEVEL[own], f"{own} -> {name}"
         assert own in DOORS.get(top, {own}), f"{name} has another door: {DOORS.get(top)}"
 

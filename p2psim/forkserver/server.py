@@ -1,63 +1,33 @@
-"""The fork server of one node: imports torch once, then forks every rank that a stub asks for.
+"""Accepts stubs, forks ranks, reports their ends.
 
-A rank forked here costs a tenth of the memory and time of one that imports torch itself, since it
-shares what was there before the fork. See launcher/stub.py for the other side. A connection is one
-rank: the stub says what the process is to be made of, hears the pid (F) or why not (R), later the
-wait status (X), and sends signals to pass on. Either side that vanishes takes the other with it.
+A connection is one rank: the stub says what the process is to be made of, hears the pid (F) or why
+not (R), later the wait status (X), and sends signals to pass on. Either side that vanishes takes
+the other with it.
 """
 
 from __future__ import annotations
 
 import array
 import ast
-import atexit
 import contextlib
-import ctypes
-import functools
 import gc
-import importlib
 import os
 import selectors
 import signal
 import socket
 import struct
 import sys
-import threading
 import time
 import traceback
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-LISTENING = 3  # the descriptor that the first stub left
+from p2psim.forkserver import forked
+from p2psim.forkserver.forked import WILL
+from p2psim.forkserver.job import Job
+
 START, LINGER = 60.0, 1.0  # seconds without any rank before the first and after the last
 GATE = 30.0  # seconds after the last fork until ranks go on though some are missing
-MODULES = ("p2psim.cli", "p2psim.runner", "p2psim.evaluation")  # and what they import
-# Any experiment: to build it imports what is imported late.
-EXAMPLE = {
-    "name": "example",
-    "peers": 2,
-    "rounds": 1,
-    "data": "digits",
-    "model": {"name": "mlp", "hidden": [8]},
-    "algorithm": "choco-sgd",
-    "topology": "ring",
-}
-LIBC = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
-WILL = 3  # which of a rank's descriptors, after the standard streams, holds its will
 SPOKEN = range(5)  # exit codes of which the rank itself has said what they mean
-
-
-def load() -> None:
-    """Import everything."""
-    from p2psim import joining, registry
-
-    for name in MODULES:
-        importlib.import_module(name)
-    for kind in registry.FOLDERS:
-        registry.names(kind)
-    warm_up()
-    joining.library()
 
 
 def settle() -> str:
@@ -66,53 +36,6 @@ def settle() -> str:
     gc.collect()
     gc.freeze()  # a collection in a rank does not touch, and so copy, what it shares
     return f"it has {threads} threads" if threads > 1 else ""
-
-
-def warm_up() -> None:
-    """What runs for the first time imports and allocates; done here, ranks share it."""
-    from p2psim import peer, scenario
-
-    peer.FlatModel(scenario.load(EXAMPLE, Path()), 0)
-
-
-class Job:
-    """What the ranks of this node run. What each would derive alone is derived once here."""
-
-    def __init__(self, hello: dict[str, Any]) -> None:
-        self.key = hello["arguments"], hello["folder"]
-        self.parts: tuple[Any, Any] | None = None
-        with contextlib.suppress(BaseException):  # a mistake: each rank will find it by itself
-            self.parts = self.derive()
-
-    def derive(self) -> tuple[Any, Any]:
-        """The request, and the scenario with the test set read."""
-        from p2psim import cli, runner
-
-        arguments, folder = self.key
-        os.chdir(folder)
-        try:
-            given = cli.main.commands["run"].make_context("run", list(arguments[1:])).params
-            names = ("experiment", "settings", "out", "force", "resume")
-            wanted = runner.requests(*(given[name] for name in names))
-            ((_, request),) = runner.choose(wanted, given["only"])
-            ready = request.scenario()
-            assert ready.test
-            return request, ready
-        finally:
-            os.chdir("/")
-
-    def run(self, arguments: list[str]) -> None:
-        """Be a rank."""
-        from p2psim import cli, runner
-        from p2psim.launcher import place, ranks, slurm
-
-        here = place.inside()
-        if not self.parts or (arguments, os.getcwd()) != self.key or not here:
-            cli.main(arguments)
-            return
-        ranks.one_thread()
-        slurm.short_addresses()
-        cli.guarded(functools.partial(runner.be_rank, *self.parts, *here))
 
 
 class Rank:
@@ -276,7 +199,7 @@ class Server:
         if pid == 0:
             try:
                 self.leave(rank)
-                be(rank, self.job, server, self.gate)
+                forked.be(rank.hello, rank.descriptors, self.job, server, self.gate)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -352,79 +275,3 @@ def kill(pid: int) -> None:
     for end in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             end(pid, signal.SIGKILL)
-
-
-def be(rank: Rank, job: Job, server: int, gate: tuple[int, int] | None) -> NoReturn:
-    """Turn this fork of the server into the process that mpiexec meant to start."""
-    if LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != server:
-        os._exit(1)
-    assert rank.hello
-    hello, given = rank.hello, rank.descriptors[WILL:]
-    LIBC.prctl(PR_SET_NAME, b"p2psim:" + hello["rank"].encode())  # for ps and top
-    os.setsid()  # a group of its own, so that its children can be ended with it
-    for number in range(3):
-        os.dup2(rank.descriptors[number], number)
-        os.close(rank.descriptors[number])
-    os.environ.clear()
-    os.environ.update(hello["environment"])
-    os.environ["P2PSIM_STUB"] = "1"
-    # Under the numbers that they have here: the old ones may be in use.
-    os.environ.update(zip(hello["descriptors"], map(str, given), strict=True))
-    for descriptor in given:
-        os.set_inheritable(descriptor, True)
-    os.chdir(hello["folder"])
-    os.umask(hello["umask"])
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, hello["cpus"])
-    sys.argv = ["p2psim", *hello["arguments"]]
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    # First registered, last run: it skips the destructors of torch, which take long.
-    LIBC.on_exit(LIBC._exit, None)
-    if gate:
-        os.close(gate[1])
-        os.read(gate[0], 1)
-        os.close(gate[0])
-    code = run(job)
-    LIBC.exit(code)  # not os._exit: MPICH tells the process manager in an exit handler of C
-    raise AssertionError("exit has returned")
-
-
-def run(job: Job) -> int:
-    """Run the command line and leave Python and MPI in order; the exit code."""
-    from mpi4py import MPI
-
-    code = 0
-    try:
-        job.run(sys.argv[1:])
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):  # type: ignore[attr-defined]
-        with contextlib.suppress(BaseException):
-            step()
-    if MPI.Is_initialized() and not MPI.Is_finalized():
-        MPI.Finalize()
-    return code
-
-
-def main(home: Path) -> None:
-    """Be the server whose folder this is."""
-    os.chdir("/")
-    listening = socket.socket(fileno=LISTENING)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # what concerns the ranks reaches their stubs
-    try:
-        load()
-        Server(listening).serve()
-    finally:
-        for path in (*home.iterdir(), home):
-            with contextlib.suppress(OSError):
-                path.rmdir() if path == home else path.unlink()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,0 +1,86 @@
+"""From fork to exit: becoming the rank that mpiexec meant to start, and leaving in order."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import traceback
+from typing import Any, NoReturn
+
+from p2psim.forkserver.job import Job
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+WILL = 3  # which of a rank's descriptors, after the standard streams, holds its will
+
+
+def be(
+    hello: dict[str, Any],
+    descriptors: list[int],
+    job: Job,
+    server: int,
+    gate: tuple[int, int] | None,
+) -> NoReturn:
+    """Turn this fork of the server into the process that mpiexec meant to start."""
+    if LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != server:
+        os._exit(1)
+    os.setsid()  # a group of its own, so that its children can be ended with it
+    take_over(hello, descriptors)
+    # First registered, last run: it skips the destructors of torch, which take long.
+    LIBC.on_exit(LIBC._exit, None)
+    if gate:
+        os.close(gate[1])
+        os.read(gate[0], 1)
+        os.close(gate[0])
+    code = run(job)
+    LIBC.exit(code)  # not os._exit: MPICH tells the process manager in an exit handler of C
+    raise AssertionError("exit has returned")
+
+
+def take_over(hello: dict[str, Any], descriptors: list[int]) -> None:
+    """Have all that the stub has: name, descriptors, environment, folder, cores."""
+    given = descriptors[WILL:]
+    LIBC.prctl(PR_SET_NAME, b"p2psim:" + hello["rank"].encode())  # for ps and top
+    for number in range(WILL):
+        os.dup2(descriptors[number], number)
+        os.close(descriptors[number])
+    os.environ.clear()
+    os.environ.update(hello["environment"])
+    os.environ["P2PSIM_STUB"] = "1"
+    # Under the numbers that they have here: the old ones may be in use.
+    os.environ.update(zip(hello["descriptors"], map(str, given), strict=True))
+    for descriptor in given:
+        os.set_inheritable(descriptor, True)
+    os.chdir(hello["folder"])
+    os.umask(hello["umask"])
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, hello["cpus"])
+    sys.argv = ["p2psim", *hello["arguments"]]
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+
+
+def run(job: Job) -> int:
+    """Run the command line and leave Python and MPI in order; the exit code."""
+    from mpi4py import MPI
+
+    code = 0
+    try:
+        job.run(sys.argv[1:])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):  # type: ignore[attr-defined]
+        with contextlib.suppress(BaseException):
+            step()
+    if MPI.Is_initialized() and not MPI.Is_finalized():
+        MPI.Finalize()
+    return code
