@@ -77,9 +77,8 @@ def attempt(path: str) -> socket | None:
         return None
 
 
-def connect() -> socket:
+def connect(home: str) -> socket:
     """A socket connected to this node's server, which the first stub starts."""
-    home = folder()
     path = home + "/socket"
     connected = attempt(path)
     if connected is None:
@@ -154,7 +153,8 @@ class Forked(Rank):
     """A rank forked by the server, in which this stub's environment and descriptors live on."""
 
     def __init__(self, arguments: list[str], will: int) -> None:
-        self.server = connect()
+        self.home = folder()
+        self.server = connect(self.home)
         self.news = self.server.fileno()
         given = {"P2PSIM_WILL": will}
         if "PMI_FD" in os.environ:
@@ -215,7 +215,7 @@ class Forked(Rank):
         if answer[:1] == b"X":
             return int.from_bytes(answer[1:], "little")
         self.kill()  # the server has gone and the rank with it, but perhaps not its children
-        remove(folder())
+        remove(self.home)
         os.write(2, b"p2psim: the fork server of this node has ended\n")
         return 1 << 8
 

@@ -192,12 +192,12 @@ def test_kill_9_of_a_peer_at_any_moment(seed: int, place: Path, whole: Run) -> N
     [
         (r"\S+ -I -S", "lost mpiexec, or the stub that stands for it there"),
         (r"\S+ -m p2psim.forkserver", "the fork server of this node has ended"),
-        (r"\S*mpiexec", "mpiexec was killed by signal 9"),
+        (r"\S*(mpiexec|prterun)", "mpiexec was killed by signal 9"),
     ],
     ids=["stub", "server", "mpiexec"],
 )
 def test_kill_9_of_what_holds_a_run_together(mark: str, told: str, place: Path, whole: Run) -> None:
-    out = f"without-{mark[-4:]}"
+    out = f"without-{mark[-4:-1]}"
     with running(place, out) as (started, family):
         begun(place, out, started)
         family.note()
