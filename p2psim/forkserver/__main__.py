@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from p2psim.forkserver.server import Server
+from p2psim.forkserver.server import DEAF, Server
 
 LISTENING = 3  # the descriptor that the stub left
 MODULES = ("p2psim.cli", "p2psim.runner", "p2psim.evaluation")  # and what they import
@@ -49,8 +49,8 @@ def main(home: Path) -> None:
     """Be the server whose folder this is."""
     os.chdir("/")
     listening = socket.socket(fileno=LISTENING)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # what concerns the ranks reaches their stubs
+    for number in DEAF:
+        signal.signal(number, signal.SIG_IGN)
     try:
         load()
         Server(listening).serve()

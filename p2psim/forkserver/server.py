@@ -19,6 +19,7 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from p2psim.forkserver import forked
@@ -27,6 +28,8 @@ from p2psim.forkserver.job import Job
 
 START, LINGER = 60.0, 1.0  # seconds without any rank before the first and after the last
 GATE = 30.0  # seconds after the last fork until ranks go on though some are missing
+# Slurm may send its warnings to every process. What concerns the ranks reaches their stubs.
+DEAF = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 SPOKEN = range(5)  # exit codes of which the rank itself has said what they mean
 
 
@@ -176,7 +179,8 @@ class Server:
     def vanished(self, rank: Rank) -> None:
         """Nobody watches this rank any more: it ends."""
         self.sweep()
-        kill(rank.pid)
+        for end in (os.killpg, os.kill):  # it may not yet lead a group
+            kill(end, rank.pid)
         if not rank.told:
             rank.mourn("lost mpiexec, or the stub that stands for it there, and was ended")
 
@@ -213,7 +217,7 @@ class Server:
     def leave(self, rank: Rank) -> None:
         """What a forked rank must not keep of the server."""
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGHUP):
+        for number in (signal.SIGCHLD, *DEAF):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.selector.close()
@@ -243,7 +247,7 @@ class Server:
                 return
             if not pid:
                 return
-            kill(pid)  # what the rank itself may have started
+            kill(os.killpg, pid)  # what the rank itself may have started
             rank = by_pid.get(pid)
             if rank in self.ranks:
                 code = os.waitstatus_to_exitcode(status)
@@ -270,8 +274,7 @@ class Server:
         rank.close()
 
 
-def kill(pid: int) -> None:
-    """End a rank and all that it started."""
-    for end in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            end(pid, signal.SIGKILL)
+def kill(end: Callable[[int, int], None], pid: int) -> None:
+    """End a process or its group, which may have ended."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        end(pid, signal.SIGKILL)

@@ -23,6 +23,8 @@ from tests.running import Run, read
 
 PEERS, ROUNDS, EVERY = 8, 120, 20  # a checkpoint every so many rounds
 FAULTS = int(os.environ.get("FAULTS", "3"))
+# How the command lines of these begin.
+STUB, SERVER, MPIEXEC = r"\S+ -I -S", r"\S+ -m p2psim.forkserver", r"\S*(mpiexec|prterun)"
 SOON = 5.0  # seconds from a death to the end of the run
 PACED = """
 import time
@@ -190,9 +192,9 @@ def test_kill_9_of_a_peer_at_any_moment(seed: int, place: Path, whole: Run) -> N
 @pytest.mark.parametrize(
     ("mark", "told"),
     [
-        (r"\S+ -I -S", "lost mpiexec, or the stub that stands for it there"),
-        (r"\S+ -m p2psim.forkserver", "the fork server of this node has ended"),
-        (r"\S*(mpiexec|prterun)", "mpiexec was killed by signal 9"),
+        (STUB, "lost mpiexec, or the stub that stands for it there"),
+        (SERVER, "the fork server of this node has ended"),
+        (MPIEXEC, "mpiexec was killed by signal 9"),
     ],
     ids=["stub", "server", "mpiexec"],
 )
@@ -258,13 +260,19 @@ def test_a_peer_that_hangs_is_named(place: Path, whole: Run) -> None:
     assert_goes_on(place, out, whole)
 
 
-def test_a_signal_to_a_rank_stops_all(place: Path, whole: Run) -> None:
-    """What Slurm sends to the ranks of a step before its time is over."""
-    out = "stop-rank"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("to", ["rank", "all"])
+def test_a_signal_to_ranks_stops_all(
+    to: str, number: signal.Signals, place: Path, whole: Run
+) -> None:
+    """What Slurm sends to the processes of a step before its time is over, also to the server."""
+    out = f"stop-{to}-{number}"
     with running(place, out) as (started, family):
         begun(place, out, started, rounds=3)
         family.note()
-        os.kill(family.ranks()[5], signal.SIGUSR1)
+        everybody = [*family.ranks().values(), family.one(STUB), family.one(SERVER)]
+        for pid in everybody if to == "all" else [family.ranks()[5]]:
+            os.kill(pid, number)
         ended = started.end(30)
     assert ended.code == 4, ended.stderr
     assert_goes_on(place, out, whole)
