@@ -265,6 +265,20 @@ def check_same(folder: Path, scenario: Scenario) -> None:
         )
 
 
+def check_file(folder: Path, scenario: Scenario, rank: int) -> None:
+    """InputError where the rows of this peer cannot be gone on with."""
+    path = folder / peer_file(rank)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            found = {name: file[name].shape for name in layout(scenario)}
+    except (OSError, KeyError) as error:
+        raise InputError(
+            f"cannot resume the run in {str(folder)!r}: {path.name} cannot be read ({error}), and "
+            "with it the rows of that peer are lost; bring it back, or start anew with --force"
+        ) from None
+    assert found == {name: shape for name, (shape, *_) in layout(scenario).items()}
+
+
 def differences(was: Any, now: Any, key: str = "") -> list[str]:
     """What differs between two experiments, by dotted key."""
     if isinstance(was, dict) and isinstance(now, dict):

@@ -218,16 +218,16 @@ def start_ranks(request: Request, way: ranks.Way, peers: int, number: int) -> No
                     progress.say("p2psim: stopping with a checkpoint; once more: at once")
             if told == 1 and request.begun:
                 asked.file.touch()  # again and again: peers that only now begin remove it
-    how = recorder.status(request.folder) if request.begun else ""
-    if how == "done" and not process.returncode:
+    code = process.returncode
+    how = recorder.status(request.folder) if request.begun and not code else ""
+    if how == "done":
         return
     if how == "stopped" or asked.signals:
         stopped(request.folder)
-    if process.returncode == InputError.exit_code:
-        sys.exit(process.returncode)  # the ranks have said it
+    if code == InputError.exit_code:
+        sys.exit(code)  # the ranks have said it
     with contextlib.suppress(OSError):  # a full disk
         recorder.set_status(request.folder, "failed")
-    code = process.returncode
     if code > 0 and (reasons := results.failures(request.folder)):
         raise PeerError("; ".join(reasons))
     died = "mpiexec was killed by signal" if code < 0 else "a peer ended without a word, exit code"

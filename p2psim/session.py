@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,8 @@ def run_peer(
     data = scenario.fingerprint(wire.rank)
     book = Book(folder, wire.rank, data, lambda: recorder.identity(folder))
     book.round = choose(book, side) if resume else 0
+    if book.round:
+        unite(problem_of(recorder.check_file, folder, scenario, wire.rank), side)
     scribe = enter(folder, side, anew=not book.round)
     try:
         perform(scenario, wire, side, book, scribe, asked)
@@ -111,16 +114,20 @@ def check_size(scenario: Scenario, size: int) -> None:
 
 def agree(scenario: Scenario, folder: Path, side: Neighborhood, force: bool, resume: bool) -> None:
     """All peers go on, or none: the first that cannot says why, the others end silently."""
-    problem: InputError | None = None
+    if resume:
+        problem = problem_of(recorder.check_same, folder, scenario)
+    else:
+        problem = problem_of(recorder.check_folder, folder, force)
+    unite(problem or problem_of(scenario.hold, side.rank), side)
+
+
+def problem_of(check: Callable[..., object], *arguments: Any) -> InputError | None:
+    """What a check has to say."""
     try:
-        if resume:
-            recorder.check_same(folder, scenario)
-        else:
-            recorder.check_folder(folder, force)
-        scenario.hold(side.rank)
+        check(*arguments)
     except InputError as error:
-        problem = error
-    unite(problem, side)
+        return error
+    return None
 
 
 def unite(problem: InputError | None, side: Neighborhood) -> None:

@@ -241,6 +241,17 @@ def test_a_changed_experiment_is_refused(name: str, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("content", [None, b"torn"])
+def test_a_lost_peer_file_is_told(content: bytes | None, tmp_path: Path) -> None:
+    table, place = stopped(tmp_path)
+    lost = place / "peers" / "peer-00002.h5"
+    lost.unlink()
+    if content:
+        lost.write_bytes(content)
+    with pytest.raises(InputError, match=r"peer-00002.h5 cannot be read .* start anew"):
+        be_threads(table, tmp_path, place, resume=True)
+
+
 def test_how_often_checkpoints_are_written_may_change(tmp_path: Path) -> None:
     _, place = stopped(tmp_path)
     run_here({**TABLE, "run": {"checkpoint_rounds": 5}}, tmp_path, resume=place)
