@@ -32,7 +32,8 @@ referee: $(READY)  ## Run exact problems with known answers, compare with theory
 	$(BIN)/python experiments/referee/run.py runs/referee
 
 test: $(READY)  ## Run all tests, with real ranks under MPICH
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --numprocesses auto tests/test_architecture.py tests/laws tests/unit
+	$(BIN)/python -m pytest tests/mpi
 
 test-mpich: $(READY)  ## Run only the tests with real ranks, under MPICH
 	$(BIN)/python -m pytest tests/mpi

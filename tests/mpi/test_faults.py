@@ -22,19 +22,22 @@ from tests.launching import Started, Table, gone, p2psim, run, write
 from tests.running import Run, read
 
 PEERS, ROUNDS, EVERY = 8, 120, 20  # a checkpoint every so many rounds
-FAULTS = int(os.environ.get("FAULTS", "3"))
+FAULTS = int(os.environ.get("FAULTS", "2"))
 # How the command lines of these begin.
 STUB, SERVER, MPIEXEC = r"\S+ -I -S", r"\S+ -m p2psim.forkserver", r"\S*(mpiexec|prterun)"
 SOON = 5.0  # seconds from a death to the end of the run
-PACED = """
+PAUSE = 0.02  # seconds of a round at least
+PACED = f"""
 import time
+
+PAUSE = {PAUSE}
 from p2psim.algorithms.choco_sgd import ChocoSGD
 from p2psim.registry import plugin
 
 @plugin("algorithm", "paced")
 class Paced(ChocoSGD):
     def local(self, x, oracle, net):
-        time.sleep(0.01)
+        time.sleep(PAUSE)
         return super().local(x, oracle, net)
 """
 EXPERIMENT: Table = {
@@ -171,12 +174,11 @@ def assert_goes_on(place: Path, out: str, whole: Run) -> None:
 @pytest.mark.parametrize("seed", range(FAULTS))
 def test_kill_9_of_a_peer_at_any_moment(seed: int, place: Path, whole: Run) -> None:
     draw, out = random.Random(seed), f"kill-{seed}"
-    # From the fork of the ranks, over their start, to the last rounds.
-    victim, delay = draw.randrange(PEERS), draw.uniform(0.0, 3.0)
+    # From the fork of the ranks, over their start, until the last round at the earliest.
+    victim, delay = draw.randrange(PEERS), draw.uniform(0.0, PAUSE * ROUNDS)
     with running(place, out) as (started, family):
         pid = family.ranks()[victim]
         time.sleep(delay)
-        assert started.process.poll() is None, "the run was too short"
         family.note()
         os.kill(pid, signal.SIGKILL)
         killed = time.time()
