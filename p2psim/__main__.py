@@ -8,6 +8,11 @@ from p2psim.launcher import place
 
 def main() -> None:
     """Run the command line. What mpiexec has started as a rank becomes the stub of a rank."""
+    for descriptor in range(3):  # one that is closed would be taken by the next file opened
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     if sys.argv[1:2] == ["run"] and "P2PSIM_STUB" not in os.environ and place.inside():
         os.execv(sys.executable, place.command(sys.argv[1:]))
     from p2psim import cli

@@ -93,7 +93,9 @@ class Execution:
 
     checkpoint_minutes: Positive = 10.0
     checkpoint_rounds: Count | None = None
-    patience: Positive = 600.0  # seconds in one phase until a peer is taken to hang
+    patience: Annotated[float, msgspec.Meta(ge=1)] = (
+        600.0  # seconds in one phase until a peer is taken to hang
+    )
 
 
 @dataclass(kw_only=True)

@@ -6,13 +6,14 @@ As a program (`python -m p2psim.joining`) it prints which library mpi4py loads.
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
-from pathlib import Path
 
 from p2psim.errors import InputError
 from p2psim.launcher import libraries, slurm
 
 
+@functools.cache
 def library() -> libraries.Library:
     """The MPI library that mpi4py loads into this process, which is not initialized by that."""
     import mpi4py
@@ -25,10 +26,10 @@ def library() -> libraries.Library:
 
 def path_of_libmpi() -> str:
     """The file that was loaded; "" where the system does not tell."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            path = line.split(maxsplit=5)[-1]
-            if Path(path).name.startswith("libmpi.so"):
+    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
+        for line in maps:
+            path = line.split(maxsplit=5)[-1].strip()
+            if path.rpartition("/")[2].startswith("libmpi.so"):
                 return path
     return ""
 

@@ -12,7 +12,6 @@ import mmap
 import os
 import socket
 import time
-import tomllib
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ import numpy as np
 import tomli_w
 
 from p2psim import __version__, checkpoint
-from p2psim.errors import InputError
 from p2psim.scenario import Scenario
 
 # dataset -> (type, unit, meaning). The first axis in run.h5 is the peer, the second the row.
@@ -224,71 +222,6 @@ def whole(path: Path) -> Iterator[h5py.File]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def check_folder(folder: Path, force: bool) -> None:
-    """InputError where a run in this folder would overwrite something, or cannot be."""
-    blocked = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
-    if blocked:
-        raise InputError(
-            f"the run folder {str(folder)!r} cannot be made, since {str(blocked)!r} is a file: "
-            "give another with --out DIR"
-        )
-    if folder.exists() and any(folder.iterdir()) and not force:
-        go_on = "--resume to go on with the run in it, " * (folder / "run.h5").exists()
-        raise InputError(
-            f"the run folder {str(folder)!r} exists and is not empty: give another with --out "
-            f"DIR, {go_on}or --force to replace what is in it"
-        )
-
-
-def check_same(folder: Path, scenario: Scenario) -> None:
-    """InputError where the run in this folder is not the run of this scenario."""
-    try:
-        with h5py.File(folder / "run.h5", "r", locking=False) as file:
-            was = tomllib.loads(file.attrs["experiment"])
-            version, weights = file.attrs["p2psim_version"], file["topology/weights"][...]
-    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
-        raise InputError(
-            f"the run in {str(folder)!r} cannot be read ({error}): start it again with --force"
-        ) from None
-    now = tomllib.loads(tomli_w.dumps(scenario.experiment.table))
-    found = [] if version == __version__ else [f"p2psim was {version} and is {__version__}"]
-    found += differences({**was, "run": {}}, {**now, "run": {}})
-    if not found and not np.array_equal(weights, scenario.topology.weights):
-        found = ["the graph's file has changed"]
-    if found:
-        more = f"; and {len(found) - 4} more" * (len(found) > 4)
-        raise InputError(
-            f"cannot resume the run in {str(folder)!r}, since the experiment has changed: "
-            f"{'; '.join(found[:4])}{more}: undo that, or start anew with --out DIR or --force"
-        )
-
-
-def check_file(folder: Path, scenario: Scenario, rank: int) -> None:
-    """InputError where the rows of this peer cannot be gone on with."""
-    path = folder / peer_file(rank)
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            found = {name: file[name].shape for name in layout(scenario)}
-    except (OSError, KeyError) as error:
-        raise InputError(
-            f"cannot resume the run in {str(folder)!r}: {path.name} cannot be read ({error}), and "
-            "with it the rows of that peer are lost; bring it back, or start anew with --force"
-        ) from None
-    assert found == {name: shape for name, (shape, *_) in layout(scenario).items()}
-
-
-def differences(was: Any, now: Any, key: str = "") -> list[str]:
-    """What differs between two experiments, by dotted key."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        return [
-            text
-            for name in {**was, **now}
-            for text in differences(was.get(name), now.get(name), f"{key}.{name}".lstrip("."))
-        ]
-    said = ["not there" if value is None else repr(value) for value in (was, now)]
-    return [] if was == now else [f"{key} was {said[0]} and is {said[1]}"]
 
 
 def claim(folder: Path) -> bool:

@@ -10,6 +10,7 @@ import bisect
 import contextlib
 import os
 import socket
+import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from p2psim.errors import InputError
 
 Array: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]
+DYING = 2.0  # seconds that a run may take to end once it is over
 # Attributes by which HDF5 keeps dimension scales: it writes them itself.
 WIRING = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST"}
 
@@ -224,6 +226,32 @@ def alive(member: Table) -> bool:
     except OSError as error:  # else it is there, but somebody else's
         return not isinstance(error, ProcessLookupError)
     return True
+
+
+def check_idle(folder: Path) -> None:
+    """InputError while a run is going on in this folder, as far as this machine can tell."""
+    if not (folder / "run.h5").exists():
+        return
+    for path in sorted(folder.glob("peers/peer-*.h5")):
+        member = peer_attributes(path)
+        if member.get("host") != socket.gethostname():
+            continue
+        end = time.monotonic() + DYING
+        while is_rank(int(member["pid"])) and time.monotonic() < end:
+            time.sleep(0.05)
+        if is_rank(int(member["pid"])):
+            raise InputError(
+                f"a run is going on in {str(folder)!r} (process {member['pid']} is one of its "
+                "peers): wait for its end or stop it, or give another folder with --out DIR"
+            )
+
+
+def is_rank(pid: int) -> bool:
+    """Whether this is a running rank: a number alone may have gone to another process."""
+    with contextlib.suppress(OSError):
+        rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2]
+        return rest.startswith(("p2psim:", "python")) and rest.rpartition(") ")[2][0] not in "ZX"
+    return False
 
 
 def read(path: Path) -> Run:

@@ -15,7 +15,18 @@ from typing import Any
 
 import click
 
-from p2psim import checkpoint, config, heap, joining, recorder, report, results, scenario, session
+from p2psim import (
+    checkpoint,
+    config,
+    heap,
+    joining,
+    recorder,
+    report,
+    results,
+    scenario,
+    session,
+    starting,
+)
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
 from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
@@ -112,16 +123,28 @@ def run(wanted: list[Request], debug: bool, only: int | None, launch: str | None
             start_ranks(request, way, n, number)
         else:
             be_threads(request, n)
-        click.echo(report.summary(request.folder))
+        tell(report.summary(request.folder))
+
+
+def tell(text: str) -> None:
+    """Print what came out; whoever does not listen misses that, and no more."""
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check(request: Request) -> int:
     """Everything that can be known before a rank starts; returns the number of peers."""
     ready = request.scenario()
+    results.check_idle(request.folder)
+    if request.resume and not request.begun:
+        click.echo(f"p2psim: no run in {request.folder} to resume: from the beginning", err=True)
     if request.goes_on:
-        recorder.check_same(request.folder, ready)
+        starting.check_same(request.folder, ready)
     else:
-        recorder.check_folder(request.folder, request.force)
+        starting.check_folder(request.folder, request.force)
     ready.hold(0)
     return ready.peers
 
@@ -141,6 +164,8 @@ class Asked:
     def note(self, number: int, frame: object) -> None:
         """A signal has come. An exception raised here might get lost, or hit any line."""
         self.signals += 1
+        if number == signal.SIGINT and self.signals > 1 and place.inside():
+            raise KeyboardInterrupt  # a rank that is to end at once
 
     def __call__(self) -> bool:
         return self.signals > 0 or self.file.exists()
@@ -149,7 +174,7 @@ class Asked:
 def be_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) -> None:
     """Be the peer that mpiexec started here."""
     heap.frugal()  # until the first round
-    asked = Asked(request.folder).listen(signal.SIGTERM, signal.SIGUSR1)
+    asked = Asked(request.folder).listen(*ranks.STOPPING)
     session.check_size(ready, size)
     joining.join(size)
     wire = MPIWire()
@@ -166,7 +191,7 @@ def be_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) ->
             click.echo(f"p2psim: {how_it_stopped(request.folder)}", err=True)
         sys.exit(0 if launched else STOPPED)  # mpiexec would have its own words about a 4
     if rank == 0 and not launched:
-        click.echo(report.summary(request.folder))
+        tell(report.summary(request.folder))
 
 
 def see_it_taken(limit: float = 2.0) -> None:
@@ -228,10 +253,11 @@ def start_ranks(request: Request, way: ranks.Way, peers: int, number: int) -> No
         sys.exit(code)  # the ranks have said it
     with contextlib.suppress(OSError):  # a full disk
         recorder.set_status(request.folder, "failed")
+    go_on = "; go on with --resume" * bool(checkpoint.rounds(request.folder))
     if code > 0 and (reasons := results.failures(request.folder)):
-        raise PeerError("; ".join(reasons))
-    died = "mpiexec was killed by signal" if code < 0 else "a peer ended without a word, exit code"
-    raise PeerError(f"{died} {abs(code)}; the rows so far are in {request.folder}")
+        raise PeerError("; ".join(reasons) + go_on)
+    died = "mpiexec was killed by signal" if code < 0 else "the ranks have ended with exit code"
+    raise PeerError(f"{died} {abs(code)}; the rows so far are in {request.folder}{go_on}")
 
 
 def stopped(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import checkpoint, recorder, will
+from p2psim import checkpoint, recorder, results, starting, will
 from p2psim.base import Wire
 from p2psim.checkpoint import Book, DamagedError
 from p2psim.clock import Clock, Link
@@ -45,15 +45,18 @@ def run_peer(
     book = Book(folder, wire.rank, data, lambda: recorder.identity(folder))
     book.round = choose(book, side) if resume else 0
     if book.round:
-        unite(problem_of(recorder.check_file, folder, scenario, wire.rank), side)
+        unite(problem_of(starting.check_file, folder, scenario, wire.rank), side)
     scribe = enter(folder, side, anew=not book.round)
     try:
         perform(scenario, wire, side, book, scribe, asked)
     except StoppedError:
         finish(folder, "stopped", scribe, side)
         raise
-    finish(folder, "done", scribe, side)
-    book.forget()
+    else:
+        finish(folder, "done", scribe, side)
+        book.forget()
+    finally:
+        will.revoke()
 
 
 def perform(
@@ -114,10 +117,12 @@ def check_size(scenario: Scenario, size: int) -> None:
 
 def agree(scenario: Scenario, folder: Path, side: Neighborhood, force: bool, resume: bool) -> None:
     """All peers go on, or none: the first that cannot says why, the others end silently."""
+    busy = problem_of(results.check_idle, folder) if side.rank == 0 else None
+    unite(busy, side)  # before anybody has a file that is new
     if resume:
-        problem = problem_of(recorder.check_same, folder, scenario)
+        problem = problem_of(starting.check_same, folder, scenario)
     else:
-        problem = problem_of(recorder.check_folder, folder, force)
+        problem = problem_of(starting.check_folder, folder, force)
     unite(problem or problem_of(scenario.hold, side.rank), side)
 
 

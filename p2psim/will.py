@@ -22,6 +22,12 @@ def leave(path: Path) -> None:
         os.pwrite(int(os.environ["P2PSIM_WILL"]), os.fsencode(path.resolve()), 0)
 
 
+def revoke() -> None:
+    """This peer has ended in order, or has said itself why not."""
+    if "P2PSIM_WILL" in os.environ:
+        os.ftruncate(int(os.environ["P2PSIM_WILL"]), 0)
+
+
 def execute(will: int, cause: str) -> None:
     """Write into the peer's file, if it had one, how it died."""
     left = os.fsdecode(os.pread(will, MOST, 0))

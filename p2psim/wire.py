@@ -19,7 +19,6 @@ import uuid
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from p2psim.base import Alarm, Payload, Wire
@@ -94,9 +93,9 @@ def forget_names(pid: int | str = "self") -> None:
     The memory stays until the last of them ends, however that ends; a name that was left behind by
     ranks that were killed would keep it for ever.
     """
-    with contextlib.suppress(OSError):
-        maps = Path(f"/proc/{pid}/maps").read_text()
-        for path in set(re.findall(r"/dev/shm/(?:mpich_shm_|sm_segment\.)\S+", maps)):
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/maps") as maps:
+        lines = (line for line in maps if "/dev/shm/" in line)
+        for path in set(re.findall(r"/dev/shm/(?:mpich_shm_|sm_segment\.)\S+", "".join(lines))):
             with contextlib.suppress(FileNotFoundError):  # another rank was quicker
                 os.unlink(path)
 

@@ -20,7 +20,7 @@ FLOORS = [
     ["peer", "rehearsal", "snapshot", "pulse"],
     ["evaluation", "checkpoint"],
     ["recorder"],
-    ["will", "watchdog"],
+    ["will", "watchdog", "starting"],
     ["simulation", "results", "launcher", "planning", "listing"],
     ["session"],
     ["report", "following", "joining"],
@@ -34,7 +34,7 @@ FLOORS = [
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 DOORS = {
     "mpi4py": {"wire", "joining", "forkserver"},
-    "h5py": {"recorder", "results"},
+    "h5py": {"recorder", "results", "starting"},
     "click": {"cli", "runner"},
     "networkx": {"topology"},
     "torch": {"snapshot", "peer", "evaluation", "learning", "models", "data", "base", "vectors"},

@@ -30,7 +30,6 @@ START, LINGER = 60.0, 1.0  # seconds without any rank before the first and after
 GATE = 30.0  # seconds after the last fork until ranks go on though some are missing
 # Slurm may send its warnings to every process. What concerns the ranks reaches their stubs.
 DEAF = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-SPOKEN = range(5)  # exit codes of which the rank itself has said what they mean
 
 
 def settle() -> str:
@@ -94,8 +93,13 @@ class Rank:
         with contextlib.suppress(OSError):
             self.stub.sendall(kind + number.to_bytes(4, "little") + text)
 
-    def mourn(self, cause: str) -> None:
-        """Write down how the rank died; by a process of its own, for it may hang on a file."""
+    def mourn(self, cause: str = "", status: int = 0) -> None:
+        """Write down how the rank died, unless it has taken its leave.
+
+        By a process of its own, for it may hang on a file.
+        """
+        if not os.pread(self.descriptors[0], 1, 0):
+            return
         coroner = os.fork()
         if coroner:
             os.waitpid(coroner, 0)
@@ -104,7 +108,7 @@ class Rank:
         with contextlib.suppress(BaseException):
             from p2psim import will
 
-            will.execute(self.descriptors[0], cause)
+            will.execute(self.descriptors[0], cause or will.cause_of(status))
         os._exit(0)
 
     def close(self) -> None:
@@ -253,10 +257,8 @@ class Server:
                 code = os.waitstatus_to_exitcode(status)
                 if code:
                     self.sweep()
-                if code not in SPOKEN and not rank.told:
-                    from p2psim.will import cause_of
-
-                    rank.mourn(cause_of(status))
+                if not rank.told:
+                    rank.mourn(status=status)
                 rank.tell(b"X", status)
                 self.drop(rank)
 

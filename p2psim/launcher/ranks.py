@@ -20,6 +20,7 @@ from p2psim.launcher import libraries, place, slurm
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
 PR_SET_PDEATHSIG = 1
+STARTS = ("auto", "forkserver", "plain")  # see stub.py
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -81,6 +82,9 @@ def find_way(wanted: str | None = None) -> Way:
 
     InputError where there is nothing to start ranks with, or where ranks would not find each other.
     """
+    start = os.environ.get("P2PSIM_START", STARTS[0])
+    if start not in STARTS:
+        raise InputError(f"P2PSIM_START = {start!r}: {suggest(start, STARTS)}")
     if wanted not in (None, *launch_names()):
         raise InputError(f"--launch {wanted!r}: {suggest(str(wanted), launch_names())}")
     name = wanted or ("slurm" if slurm.at_hand() else "local")
@@ -114,8 +118,9 @@ def start(way: Way, peers: int, arguments: Sequence[str]) -> subprocess.Popen[by
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """End all ranks at once, by means that are ever less kind."""
-    for number, seconds in ((signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGKILL, 30)):
-        process.send_signal(number)
+    # Once is a request to mpiexec and the ranks, twice is not.
+    for name, seconds in (("INT", 0.3), ("INT", 1), ("TERM", 1), ("KILL", 30)):
+        process.send_signal(signal.Signals[f"SIG{name}"])
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
             return

@@ -31,6 +31,7 @@ from _socket import AF_UNIX, SCM_RIGHTS, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM,
 
 from p2psim.launcher import place
 
+signal(SIGINT, SIG_DFL)  # until `main` listens
 PARENT = os.getppid()
 PASSED = (SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2)
 # What belongs to one rank and must not reach the server.
@@ -57,13 +58,15 @@ def folder() -> str:
     return path
 
 
-def remove(home: str) -> None:
-    """What the server would have removed itself."""
+def remove(home: str) -> bool:
+    """Remove what the server would have removed itself; whether this stub was the first to."""
+    first = True
     for name in ("socket", "lock", "log", ""):
         try:
             (os.unlink if name else os.rmdir)(f"{home}/{name}")
         except OSError:
-            pass
+            first = first and name != "socket"
+    return first
 
 
 def attempt(path: str) -> socket | None:
@@ -215,8 +218,8 @@ class Forked(Rank):
         if answer[:1] == b"X":
             return int.from_bytes(answer[1:], "little")
         self.kill()  # the server has gone and the rank with it, but perhaps not its children
-        remove(self.home)
-        os.write(2, b"p2psim: the fork server of this node has ended\n")
+        if remove(self.home):
+            os.write(2, b"p2psim: the fork server of this node was killed\n")
         return 1 << 8
 
 
@@ -245,7 +248,7 @@ class Plain(Rank):
         if not pid:
             return None
         self.kill()
-        if os.WIFSIGNALED(status) and not self.told and os.pread(self.will, 1, 0):
+        if not self.told and os.pread(self.will, 1, 0):
             command = [sys.executable, "-m", "p2psim.will", str(self.will), str(status)]
             os.spawnv(os.P_WAIT, sys.executable, command)
         return status
@@ -308,14 +311,20 @@ def main() -> None:
         os.environ["P2PSIM_STUB"] = "1"
         os.execv(sys.executable, [sys.executable, "-m", "p2psim", *sys.argv[1:]])
     will = os.memfd_create("will")
-    made = rank(sys.argv[1:], will)
+    made, early = None, []
 
     def forward(number: int, frame: object) -> None:
-        made.told = True
-        made.signal(number)
+        if made is None:
+            early.append(number)
+        else:
+            made.told = True
+            made.signal(number)
 
     for number in PASSED:
         signal(number, forward)
+    made = rank(sys.argv[1:], will)
+    for number in early:
+        forward(number, None)
     watched = [made.news, descriptor_of(PARENT)]
     poll = select.poll()
     for descriptor in watched:

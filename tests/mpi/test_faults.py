@@ -195,7 +195,7 @@ def test_kill_9_of_a_peer_at_any_moment(seed: int, place: Path, whole: Run) -> N
     ("mark", "told"),
     [
         (STUB, "lost mpiexec, or the stub that stands for it there"),
-        (SERVER, "the fork server of this node has ended"),
+        (SERVER, "the fork server of this node was killed"),
         (MPIEXEC, "mpiexec was killed by signal 9"),
     ],
     ids=["stub", "server", "mpiexec"],
@@ -262,7 +262,7 @@ def test_a_peer_that_hangs_is_named(place: Path, whole: Run) -> None:
     assert_goes_on(place, out, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("to", ["rank", "all"])
 def test_a_signal_to_ranks_stops_all(
     to: str, number: signal.Signals, place: Path, whole: Run
@@ -289,8 +289,7 @@ def test_a_full_disk(room: str, at: str, place: Path, whole: Run) -> None:
     try:
         ended = run(command(disk / "out"), place)
         assert ended.code == 3, ended.stderr
-        assert "No space left on device" in ended.stderr
-        assert "peer " in ended.said()[-1]
+        assert any("peer " in x and "No space left on device" in x for x in ended.said())
         assert "Traceback" not in ended.stderr
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
         assert_goes_on(place, str(disk / "out"), whole)
