@@ -29,7 +29,14 @@ CASES: dict[str, list[dict[str, Any]]] = {
 }
 ALL = [(name, case) for name in names("compressor") for case in CASES.get(name, [{}])]
 CHAINED = [("top-k", {"keep": 0.1, "values": inner}) for inner in ("affine-8", "sign", "qsgd")]
-every = pytest.mark.parametrize(("name", "case"), ALL + CHAINED, ids=lambda value: str(value))
+
+
+def label(value: object) -> str:
+    """The same in every process, as parallel runs of the tests need: no address of a function."""
+    return str(getattr(value, "__name__", value))[:40]
+
+
+every = pytest.mark.parametrize(("name", "case"), ALL + CHAINED, ids=label)
 floats = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
@@ -211,7 +218,7 @@ for b in (1, 2, 4, 7, 8):
 
 @floats
 @pytest.mark.parametrize("shapes", [MLP, CNN], ids=["mlp", "cnn"])
-@pytest.mark.parametrize(("name", "case", "formula"), FORMULAS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("name", "case", "formula"), FORMULAS, ids=label)
 def test_bytes(
     name: str, case: dict[str, Any], formula: Callable[[int, int], int], shapes: Any, dtype: Any
 ) -> None:
@@ -252,7 +259,7 @@ NAIVE: list[tuple[str, dict[str, Any], Callable[[Vector], Vector]]] = [
 @floats
 @pytest.mark.parametrize("kind", ["normal", "ties", "sparse"])
 @pytest.mark.parametrize("shapes", [SMALL, MLP, CNN], ids=["small", "mlp", "cnn"])
-@pytest.mark.parametrize(("name", "case", "naive"), NAIVE, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(("name", "case", "naive"), NAIVE, ids=label)
 def test_definition(
     name: str,
     case: dict[str, Any],
