@@ -9,6 +9,4 @@ fi
 # Ranks of one node talk through shared memory; of the netmods, ofi is the one that starts quickly
 # (100 ranks: 2 s of CPU time in MPI_Init, with ucx 11 s).
 export MPIR_CVAR_CH4_NETMOD="${MPIR_CVAR_CH4_NETMOD-ofi}"
-# Fewer cells of 16 kB per rank for small messages: 0.8 MB less for each, exchange as fast as before.
-export MPIR_CVAR_CH4_SHM_POSIX_IQUEUE_NUM_CELLS="${MPIR_CVAR_CH4_SHM_POSIX_IQUEUE_NUM_CELLS-8}"
 exec "$P2PSIM_MPIEXEC" -n "$P2PSIM_PEERS" "$@"
