@@ -178,14 +178,17 @@ def test_without_slurm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_refused(result.exit_code, result.stderr, ["no sbatch", "--print"])
 
 
-def play(bench: Bench, body: str, job: dict[str, str], warn: bool = False) -> tuple[int, str]:
+def play(
+    bench: Bench, body: str, job: dict[str, str], warn: bool = False, pause: float = 0
+) -> tuple[int, str]:
     """Run the script with shell commands for p2psim; (exit code, what scontrol was told).
 
-    With `warn` it is warned as soon as the commands have made the file `begun`.
+    With `warn` it is warned as soon as the commands have made the file `begun`. The script pauses
+    for so many seconds before it begins to wait.
     """
     program(bench.folder, "scontrol", "echo $* > told")
     text = slurm.script(TEMPLATE, {}, ["sh", "-c", body])
-    (bench.folder / "script").write_text(text)
+    (bench.folder / "script").write_text(text.replace("while kill", f"sleep {pause}; while kill"))
     environment = {**os.environ, **job}
     with subprocess.Popen(["bash", "script"], cwd=bench.folder, env=environment) as process:
         end = time.monotonic() + 30
@@ -208,6 +211,10 @@ LISTEN = "trap 'exit {}' USR1; touch begun; for i in $(seq 300); do sleep 0.1; d
 def test_the_job_ends_as_the_run_does(bench: Bench, code: int) -> None:
     """Without a warning also after a 4, which somebody has wanted."""
     assert play(bench, f"exit {code}", JOB) == (code, "")
+
+
+def test_a_run_that_ends_before_the_job_waits_for_it(bench: Bench) -> None:
+    assert play(bench, "exit 3", JOB, pause=0.5) == (3, "")
 
 
 @pytest.mark.parametrize(("job", "name"), [(JOB, "12"), (TASK, "10_3")], ids=["job", "task"])
