@@ -49,7 +49,8 @@ class FlatModel:
     def __init__(self, scenario: Scenario, rank: int) -> None:
         experiment, data = scenario.experiment, scenario.experiment.data
         dtype = getattr(torch, experiment.model_section.dtype)
-        torch.manual_seed(rng.key(experiment.head.seed, "init"))
+        # torch.manual_seed is for all devices; it formats a traceback for those that are not there.
+        torch.default_generator.manual_seed(rng.key(experiment.head.seed, "init"))
         self.module = experiment.model.build(data.shape, data.outputs).to(dtype)
         self.parameters: list[torch.Tensor] = list(self.module.parameters())
         self.criterion = LOSSES[data.loss]

@@ -26,6 +26,15 @@ EXAMPLE = {
 }
 
 
+def trouble() -> str:
+    """Import everything; why that failed, if so."""
+    try:
+        load()
+    except Exception as error:
+        return f"{type(error).__name__} at its start: {error}"
+    return ""
+
+
 def load() -> None:
     """Import everything."""
     from p2psim import joining, registry
@@ -52,8 +61,7 @@ def main(home: Path) -> None:
     for number in DEAF:
         signal.signal(number, signal.SIG_IGN)
     try:
-        load()
-        Server(listening).serve()
+        Server(listening, trouble()).serve()
     finally:
         for path in (*home.iterdir(), home):
             with contextlib.suppress(OSError):

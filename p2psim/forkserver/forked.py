@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import MutableMapping
 from typing import Any, NoReturn
 
 from p2psim.forkserver.job import Job
@@ -49,11 +50,9 @@ def take_over(hello: dict[str, Any], descriptors: list[int]) -> None:
     for number in range(WILL):
         os.dup2(descriptors[number], number)
         os.close(descriptors[number])
-    os.environ.clear()
-    os.environ.update(hello["environment"])
-    os.environ["P2PSIM_STUB"] = "1"
-    # Under the numbers that they have here: the old ones may be in use.
-    os.environ.update(zip(hello["descriptors"], map(str, given), strict=True))
+    # Descriptors under the numbers that they have here: the old ones may be in use.
+    numbers = zip(hello["descriptors"], map(str, given), strict=True)
+    adapt(os.environ, {**hello["environment"], "P2PSIM_STUB": "1", **dict(numbers)})
     for descriptor in given:
         os.set_inheritable(descriptor, True)
     os.chdir(hello["folder"])
@@ -64,6 +63,13 @@ def take_over(hello: dict[str, Any], descriptors: list[int]) -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+
+
+def adapt(environment: MutableMapping[str, str], wanted: dict[str, str]) -> None:
+    """Change only what differs: the rest stays on pages that all ranks share."""
+    for name in environment.keys() - wanted:
+        del environment[name]
+    environment.update({k: v for k, v in wanted.items() if environment.get(k) != v})
 
 
 def run(job: Job) -> int:

@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from p2psim import heap
 from p2psim.forkserver import forked
 from p2psim.forkserver.forked import WILL
 from p2psim.forkserver.job import Job
@@ -36,6 +37,7 @@ def settle() -> str:
     """Be ready to fork; why that cannot be, if so."""
     threads = len(os.listdir("/proc/self/task"))
     gc.collect()
+    heap.fill()
     gc.freeze()  # a collection in a rank does not touch, and so copy, what it shares
     return f"it has {threads} threads" if threads > 1 else ""
 
@@ -121,8 +123,8 @@ class Rank:
 class Server:
     """Accepts stubs, forks ranks, reports their ends."""
 
-    def __init__(self, listening: socket.socket) -> None:
-        self.listening, self.refusal = listening, ""
+    def __init__(self, listening: socket.socket, refusal: str) -> None:
+        self.listening, self.refusal = listening, refusal
         self.job: Job | None = None
         self.ranks: set[Rank] = set()
         self.gate: tuple[int, int] | None = os.pipe()
@@ -191,7 +193,7 @@ class Server:
     def fork(self, rank: Rank) -> None:
         """Make the rank, or say why not."""
         assert rank.hello
-        if self.job is None:
+        if self.job is None and not self.refusal:
             self.job = Job(rank.hello)
             self.refusal = settle()
         refusal = self.refusal
@@ -202,6 +204,7 @@ class Server:
         if refusal:
             rank.tell(b"R", len(refusal.encode()), refusal.encode())
             return
+        assert self.job
         server = os.getpid()
         pid = os.fork()
         if pid == 0:

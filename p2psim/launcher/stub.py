@@ -205,7 +205,7 @@ class Forked(Rank):
         """Why the server refused."""
         if answer[:1] == b"R":
             return self.read(int.from_bytes(answer[1:], "little")).decode()
-        return "it ended at its start; is torch installed?"
+        return "it ended at its start"
 
     def signal(self, number: int) -> None:
         try:

@@ -196,6 +196,15 @@ def test_without_a_fork_server_the_bits_are_the_same(
     assert_same(tmp_path / "out", debugged / "d-psgd-atc")
 
 
+def test_why_the_fork_server_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('a broken torch')\n")
+    command = p2psim("run", write(tmp_path, VARIANTS["isolated"]), "--out", "out")
+    variables = {"P2PSIM_START": "forkserver", "PYTHONPATH": str(tmp_path)}
+    ended = run(command, tmp_path, variables=variables)
+    assert ended.code == 3
+    assert "p2psim: no fork server: ImportError at its start: a broken torch\n" in ended.stderr
+
+
 def test_the_command_line_of_debug_gives_the_same_bits(debugged: Path, tmp_path: Path) -> None:
     """The fixture calls p2psim from Python; here is what a user types."""
     file = write(tmp_path, VARIANTS["d-psgd-atc"])
