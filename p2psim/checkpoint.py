@@ -22,8 +22,9 @@ import numpy as np
 from p2psim.errors import InputError
 from p2psim.snapshot import Block, Freezer, Thawer
 
-MAGIC = b"p2psim checkpoint 1\n"
+MAGIC = b"p2psim checkpoint 2\n"
 DIGEST = 16  # bytes
+ALIGNED = 64  # bytes: what tells how sums over an array go, in the widest registers
 
 
 class DamagedError(Exception):
@@ -53,13 +54,12 @@ class Book:
         """
         freezer = Freezer(known)
         tree = {name: freezer.node(value, name) for name, value in state.items()}
-        sizes = [block.size for block in freezer.blocks]
+        blocks = freezer.blocks()
+        sizes = [(block.size, phase(block)) for block in blocks]
         label = {"run": self.run, "data": self.data, "round": round_, "rank": self.rank}
-        head = msgspec.msgpack.encode({"label": label, "state": tree, "sizes": sizes})
-        write(
-            self.path(round_),
-            [MAGIC, len(head).to_bytes(8, "little"), head, *(b.data for b in freezer.blocks)],
-        )
+        head = msgspec.msgpack.encode({"label": label, "state": tree, "blocks": sizes})
+        start = [MAGIC, len(head).to_bytes(8, "little"), head]
+        write(self.path(round_), [*start, *(block.data for block in blocks)])
 
     def check(self, round_: int) -> None:
         """DamagedError if this file cannot be used, InputError if the data have changed since."""
@@ -138,10 +138,18 @@ def read(path: Path) -> tuple[dict[str, Any], list[Block]]:
     end = start + int.from_bytes(raw[len(MAGIC) : start].tobytes(), "little")
     content: dict[str, Any] = msgspec.msgpack.decode(raw[start:end].data)
     blocks = []
-    for size in content["sizes"]:
-        blocks.append(raw[end : end + size].copy())  # a copy is aligned
+    for size, aligned in content["blocks"]:
+        room = np.empty(size + ALIGNED, np.uint8)
+        start = (aligned - phase(room)) % ALIGNED
+        blocks.append(room[start : start + size])
+        blocks[-1][:] = raw[end : end + size]
         end += size
     return content, blocks
+
+
+def phase(block: Block) -> int:
+    """How a block lies in memory."""
+    return block.ctypes.data % ALIGNED
 
 
 def clear(folder: Path) -> None:

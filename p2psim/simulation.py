@@ -146,13 +146,18 @@ class Simulation:
 
     def known(self) -> dict[str, object]:
         """What state may refer to and every peer has anyway."""
-        return {"net": self.net, "pool": self.net.pool, "oracle": self.oracle}
+        model = self.model
+        parameters = {f"parameter {number}": p for number, p in enumerate(model.parameters)}
+        there = {"net": self.net, "pool": self.net.pool, "oracle": self.oracle, "model": model}
+        return {**there, "module": model.module, **parameters}
 
     def restore(self, book: Book) -> Vector:
         """Be where the checkpoint was written; returns x."""
         self.began = time.perf_counter()
         found = book.read(self.state(self.model.x), self.known())
         numbers = found["numbers"]
+        for name, buffer in self.model.module.named_buffers():
+            buffer.copy_(found["buffers"][name])  # the module goes on with its own
         self.net.step, self.net.under_way = numbers["step"], set(found["under way"])
         for name in COUNTERS:
             setattr(self.net, name, numbers[name])

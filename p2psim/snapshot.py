@@ -1,19 +1,21 @@
 """A peer's state as plain values and memory, and back again: no pickle, no code in a checkpoint.
 
-What an object keeps in its attributes is its state (base.Algorithm). Numbers, text, containers and
-arrays are written out, two names for the same memory stay two names for it. An object is not made
-from a checkpoint: the resumed run makes it as the first run did, and its attributes are filled in.
-Only messages and transfers under way are made anew, since they come and go with the rounds.
+What an object keeps in its attributes is its state (base.Algorithm). Numbers, text, containers,
+arrays and tensors are written out; what overlaps in memory will overlap again. An object is not
+made from a checkpoint: the resumed run makes it as the first run did, and its attributes are filled
+in. Only messages and transfers under way are made anew, since they come and go with the rounds.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections import deque
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from p2psim.neighborhood import Packet, Tailed, Transfer
@@ -29,7 +31,7 @@ FITS = range(-(2**63), 2**63)
 
 
 class Freezer:
-    """Values to nodes; the memory of arrays is gathered in `blocks`, not copied.
+    """Values to nodes; the memory of arrays is not copied: see `blocks`.
 
     `known` are objects that both runs have, by name: they are referred to, not written.
     """
@@ -37,8 +39,7 @@ class Freezer:
     def __init__(self, known: dict[str, object]) -> None:
         self.known = {id(thing): name for name, thing in known.items()}
         self.objects: dict[int, int] = {}
-        self.blocks: list[Block] = []
-        self.places: dict[int, int] = {}  # address of memory -> block
+        self.spans: list[tuple[int, int, list[Any]]] = []  # addresses from and to, place in a node
         self.alive: list[object] = []  # an id is only good while its owner lives
 
     def node(self, value: Any, where: str) -> Node:
@@ -74,7 +75,9 @@ class Freezer:
             state = value.bit_generator.state
             return ["generator", state["bit_generator"], self.node(state, where)]
         if is_tensor(value):
-            return ["tensor", self.array(value.detach().numpy(), False, where)]
+            needs = value.requires_grad and value.is_leaf
+            grad = self.node(value.grad, f"{where}.grad") if needs else None
+            return ["tensor", self.array(value.detach().numpy(), False, where), needs, grad]
         if isinstance(value, CONSTANT):
             return ["constant"]
         if not hasattr(value, "__dict__"):
@@ -87,23 +90,34 @@ class Freezer:
         return ["object", type(value).__name__, attributes]
 
     def array(self, array: Any, scalar: bool, where: str) -> Node:
-        """An array as a view of the memory that it shares with others."""
-        if array.dtype.hasobject:
-            raise TypeError(f"{where} is an array of Python objects: keep numbers in arrays")
-        owner = array
-        while isinstance(owner.base, np.ndarray):
-            owner = owner.base
-        if not (owner.flags.c_contiguous or owner.flags.f_contiguous):
-            owner = array = np.ascontiguousarray(array)
-        self.alive.append(owner)
-        address = owner.__array_interface__["data"][0]
-        # Memory of nothing has an address that others may have as well.
-        if address not in self.places or not owner.nbytes:
-            self.places[address] = len(self.blocks)
-            self.blocks.append(owner.ravel(order="K").view(np.uint8))
-        offset = array.__array_interface__["data"][0] - address
-        place = [self.places[address], offset, list(array.shape), list(array.strides)]
-        return ["array", array.dtype.str, scalar, *place]
+        """An array as a view of memory that others may share with it."""
+        if array.dtype.hasobject or array.dtype.names:
+            raise TypeError(f"{where} is an array of {array.dtype}: keep plain numbers in arrays")
+        self.alive.append(array)
+        place = [0, array.__array_interface__["data"][0], list(array.shape), list(array.strides)]
+        self.spans.append((*byte_bounds(array), place))
+        return ["array", array.dtype.str, scalar, place]
+
+    def blocks(self) -> list[Block]:
+        """The memory of all arrays, in one block where they overlap. Once, after the last node.
+
+        The nodes are completed by it: which block an array is in, and where.
+        """
+        found: list[list[int]] = []
+        for low, high, place in sorted(self.spans, key=lambda span: span[:2]):
+            if found and low < found[-1][1]:
+                found[-1][1] = max(high, found[-1][1])
+            else:
+                found.append([low, high])
+            place[:2] = len(found) - 1, place[1] - found[-1][0]
+        return [memory(low, high) for low, high in found]
+
+
+def memory(low: int, high: int) -> Block:
+    """What lies from one address to another."""
+    if low == high:
+        return np.empty(0, np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * (high - low)).from_address(low))
 
 
 class Thawer:
@@ -149,17 +163,8 @@ class Thawer:
         old.update(made)
         return old
 
-    def _array(
-        self,
-        fresh: Any,
-        where: str,
-        dtype: str,
-        scalar: bool,
-        block: int,
-        offset: int,
-        shape: list[int],
-        strides: list[int],
-    ) -> Any:
+    def _array(self, fresh: Any, where: str, dtype: str, scalar: bool, place: Node) -> Any:
+        block, offset, shape, strides = place
         made: Any = np.ndarray(tuple(shape), dtype, self.blocks[block], offset, tuple(strides))
         return made[()] if scalar else made
 
@@ -171,15 +176,14 @@ class Thawer:
         bits.state = self.value(state, None, where)
         return np.random.Generator(bits)
 
-    def _tensor(self, fresh: Any, where: str, array: Node) -> Any:
+    def _tensor(self, fresh: Any, where: str, array: Node, needs: bool, grad: Node) -> Any:
         import torch
 
         made = torch.from_numpy(self.value(array, None, where))
-        if not is_tensor(fresh) or fresh.shape != made.shape:
-            return made
-        with torch.no_grad():
-            fresh.copy_(made)  # a buffer or parameter of a module stays where it is
-        return fresh
+        if isinstance(fresh, torch.nn.Parameter):  # its module and others refer to it
+            fresh.data, made = made, fresh
+        made.requires_grad_(needs).grad = self.value(grad, None, where)
+        return made
 
     def _constant(self, fresh: Any, where: str) -> Any:
         return fresh

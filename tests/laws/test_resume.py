@@ -53,6 +53,7 @@ class Stateful:
 KEEPER = """
 from collections import defaultdict, deque
 import numpy as np
+import torch
 from p2psim.base import Algorithm
 from p2psim.registry import plugin
 
@@ -69,14 +70,17 @@ class Keeper(Algorithm):
     requires = ("row-stochastic",)
 
     def start(self, x, oracle, net):
-        import torch
         self.net, self.memory = net, Memory(x.size)
         self.random = np.random.default_rng(net.rank)
         self.recent, self.table = deque(maxlen=3), defaultdict(int, {"a": 1})
         self.large, self.kinds = 2**80, {1, 2}
         self.buffer = np.zeros((2, x.size), x.dtype)
         self.first, self.second = self.buffer  # two names for the same memory
+        self.half = torch.from_numpy(self.buffer)[0]  # and a third
+        self.shadow = np.zeros(x.size, x.dtype)
+        self.start_of_shadow = torch.from_numpy(self.shadow)[:10]
         self.weights = torch.ones(3)
+        self.linear = torch.nn.Linear(2, 1)
         self.scale = np.float32(0.1)
 
     def consensus(self, x, oracle, net):
@@ -86,9 +90,16 @@ class Keeper(Algorithm):
         self.second -= self.buffer[0]
         self.table[len(self.recent)] += 1
         self.weights *= 1.01
+        self.half += 1e-3
+        self.start_of_shadow += 1.0
+        with torch.no_grad():
+            self.linear.weight += self.shadow[0]
+        self.linear(torch.ones(2)).backward()
         noise = self.random.standard_normal(x.size).astype(x.dtype) * self.scale
         x = self.net.mix(x + noise * float(self.weights[0]) * 1e-2)
         x += 1e-3 * (self.buffer[1] + self.recent[0] + self.memory.mean.astype(x.dtype))
+        x += 1e-4 * (self.shadow + float(self.linear.weight.sum().detach()))
+        x += 1e-5 * float(self.linear.weight.grad[0, 0])
         return x * (1 - 1e-6 * sum(self.table.values())) if self.large == 2**80 else x
 """
 
@@ -196,8 +207,11 @@ def test_a_foreign_checkpoint_is_not_used(
     table, place = stopped(tmp_path)
     _, other = stopped(tmp_path)
     newest, before = checkpoint.rounds(place)
-    name = Path("checkpoints") / f"{newest:09d}" / f"peer-{rank:05d}"
-    (place / name).write_bytes((other / name).read_bytes())
+    files = [
+        run / "checkpoints" / f"{checkpoint.rounds(run)[0]:09d}" / f"peer-{rank:05d}"
+        for run in (place, other)
+    ]
+    files[0].write_bytes(files[1].read_bytes())
     run_here(table, tmp_path, resume=place)
     assert f"round {newest}, peer {rank}: it belongs elsewhere" in capfd.readouterr().err
     with h5py.File(place / "run.h5", locking=False) as file:
