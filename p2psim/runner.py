@@ -32,6 +32,8 @@ from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
 from p2psim.wire import MPIWire, run_threads
 
+ECHO = 1.0  # seconds in which a rank may get a signal twice, sent to it and passed on by its stub
+
 
 @dataclass
 class Request:
@@ -153,7 +155,7 @@ class Asked:
     """Whether the run is to stop: by signals to this process, or by a file in the run folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.file, self.signals = folder / recorder.STOP, 0
+        self.file, self.signals, self.first = folder / recorder.STOP, 0, 0.0
 
     def listen(self, *numbers: int) -> Asked:
         """Count these signals, whatever this process was told to do about them."""
@@ -164,7 +166,9 @@ class Asked:
     def note(self, number: int, frame: object) -> None:
         """A signal has come. An exception raised here might get lost, or hit any line."""
         self.signals += 1
-        if number == signal.SIGINT and self.signals > 1 and place.inside():
+        now = time.monotonic()
+        self.first = self.first or now
+        if number == signal.SIGINT and place.inside() and now - self.first > ECHO:
             raise KeyboardInterrupt  # a rank that is to end at once
 
     def __call__(self) -> bool:
@@ -244,6 +248,8 @@ def start_ranks(request: Request, way: ranks.Way, peers: int, number: int) -> No
             if told == 1 and request.begun:
                 asked.file.touch()  # again and again: peers that only now begin remove it
     code = process.returncode
+    if code:
+        ranks.remove_leftovers()
     how = recorder.status(request.folder) if request.begun and not code else ""
     if how == "done":
         return

@@ -126,6 +126,34 @@ def end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
+def remove_leftovers(folder: Path = Path("/tmp"), limit: float = 1.0) -> None:
+    """Remove what MPICH's proxies leave when they are killed, unless one runs that may need it."""
+    left = [path for path in folder.glob("hydra_hwloc_xmlfile_*") if is_mine(path)]
+    end = time.monotonic() + limit
+    while left and proxies():
+        if time.monotonic() > end:
+            return
+        time.sleep(0.05)
+    for path in left:
+        path.unlink(missing_ok=True)
+
+
+def is_mine(path: Path) -> bool:
+    """Whether a file is there, and this user's."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_uid == os.geteuid()
+    return False
+
+
+def proxies() -> list[Path]:
+    """MPICH's own processes that start ranks here, of any run."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            found += [folder] * ((folder / "comm").read_text() == "hydra_pmi_proxy\n")
+    return found
+
+
 def end_with_parent() -> Callable[[], object] | None:
     """What a child must do so that it gets SIGTERM when this process dies; Linux alone can."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from p2psim import checkpoint, results
+from p2psim.launcher import ranks
 from tests.launching import Started, Table, gone, p2psim, run, write
 from tests.running import Run, read
 
@@ -138,6 +139,8 @@ class Family:
             assert time.monotonic() < end, left
             time.sleep(0.1)
         assert not [path for path in self.memory if path.exists()]
+        if not ranks.proxies():  # else they may be another run's
+            assert not list(Path("/tmp").glob("hydra_hwloc_xmlfile_*"))
 
 
 @contextlib.contextmanager

@@ -139,3 +139,15 @@ def test_what_slurm_does_not_take_is_a_mistake(tmp_path: Path) -> None:
     file = write(tmp_path, SMALL)
     ended = run(p2psim("submit", file, "--nodes", 4), tmp_path)
     assert_refused(ended.code, ended.stderr, ["sbatch does not take the job", "Node count"])
+
+
+def test_a_node_that_goes_down(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """The last of the tests, since it ends all that runs there."""
+    job = submit(tmp_path, slow(tmp_path), "--nodes", 2)
+    under_way(tmp_path, job)
+    for state in ("DOWN", "RESUME"):
+        update = ["scontrol", "update", "NodeName=n2", f"State={state}", "Reason=test"]
+        subprocess.run(update, check=True)
+    ended, said = finish(tmp_path, job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), said
+    assert running.read(tmp_path / "out").datasets() == undisturbed

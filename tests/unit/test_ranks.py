@@ -1,0 +1,30 @@
+"""What the launcher cleans up."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from p2psim.launcher import ranks
+
+
+def test_what_mpich_left_stays_while_a_proxy_may_need_it(tmp_path: Path) -> None:
+    left, proxy = tmp_path / "hydra_hwloc_xmlfile_a1B2c3", tmp_path / "hydra_pmi_proxy"
+    left.touch()
+    shutil.copy(shutil.which("sleep") or "", proxy)
+    with subprocess.Popen([proxy, "60"]) as process:
+        ranks.remove_leftovers(tmp_path, 0.1)
+        process.kill()
+    assert left.exists()
+
+
+def test_what_mpich_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, other = tmp_path / "hydra_hwloc_xmlfile_a1B2c3", tmp_path / "other"
+    left.touch()
+    other.touch()
+    monkeypatch.setattr(ranks, "proxies", list)  # other tests may have some
+    ranks.remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
