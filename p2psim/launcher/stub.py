@@ -270,11 +270,13 @@ def rank(arguments: list[str], will: int) -> Rank:
     try:
         return Forked(arguments, will)
     except (RefusedError, OSError) as error:
-        if start == "forkserver":
-            os.write(2, f"p2psim: no fork server: {error}\n".encode())
-            os._exit(3)
+        alone = start == "forkserver"
         if local == 0:
-            os.write(2, f"p2psim: no fork server ({error}): ranks start one by one\n".encode())
+            so = "" if alone else ": ranks start one by one"
+            os.write(2, f"p2psim: no fork server ({error}){so}\n".encode())
+        if alone:
+            time.sleep(0 if local == 0 else 1)  # some mpiexec end all once one has ended
+            os._exit(3)
         return Plain(arguments, will)
 
 

@@ -185,8 +185,7 @@ def test_without_a_fork_server_the_bits_are_the_same(
         command = under_mpiexec(PEERS, command)
     mode = {"plain": "plain", "fallback": "auto", "refused": "forkserver"}[start]
     ended = run(command, tmp_path, variables={"P2PSIM_START": mode})
-    told = "no fork server"
-    assert ended.stderr.count(told) == {"plain": 0, "fallback": 1, "refused": PEERS}[start]
+    assert ended.stderr.count("no fork server") == (start != "plain")
     if start == "refused":
         assert ended.code != 0
         return
@@ -202,7 +201,7 @@ def test_why_the_fork_server_does_not_start(tmp_path: Path) -> None:
     variables = {"P2PSIM_START": "forkserver", "PYTHONPATH": str(tmp_path)}
     ended = run(command, tmp_path, variables=variables)
     assert ended.code == 3
-    assert "p2psim: no fork server: ImportError at its start: a broken torch\n" in ended.stderr
+    assert "p2psim: no fork server (ImportError at its start: a broken torch)\n" in ended.stderr
 
 
 def test_the_command_line_of_debug_gives_the_same_bits(debugged: Path, tmp_path: Path) -> None:
