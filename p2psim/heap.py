@@ -44,7 +44,7 @@ def fill() -> None:
     _libc.malloc.restype = _libc.sbrk.restype = ctypes.c_void_p
     top = _libc.sbrk(0) - _libc.mallinfo2().keepcost
     for size in HOLES:
-        while (block := _libc.malloc(ctypes.c_size_t(size))) < top:
+        while 0 < (block := _libc.malloc(ctypes.c_size_t(size)) or 0) < top:  # 0: no memory left
             pass
         _libc.free(ctypes.c_void_p(block))
 
