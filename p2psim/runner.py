@@ -250,6 +250,7 @@ def start_ranks(request: Request, way: ranks.Way, peers: int, number: int) -> No
     code = process.returncode
     if code:
         ranks.remove_leftovers()
+        ranks.remove_dead_servers()
     how = recorder.status(request.folder) if request.begun and not code else ""
     if how == "done":
         return

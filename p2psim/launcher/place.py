@@ -66,6 +66,17 @@ def job() -> str:
     return f"{variables.get('PMIX_NAMESPACE') or os.getppid()}-{node}"
 
 
+def remove(home: str) -> bool:
+    """Remove the folder of a server that was killed; whether this process was the first to."""
+    first = True
+    for name in ("socket", "lock", "log", ""):
+        try:
+            (os.unlink if name else os.rmdir)(f"{home}/{name}")
+        except OSError:
+            first = first and name != "socket"
+    return first
+
+
 def command(arguments: list[str]) -> list[str]:
     """The command line of a stub, which becomes the rank `p2psim ARGUMENTS`.
 

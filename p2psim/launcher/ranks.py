@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from p2psim.launcher import libraries, place, slurm
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
 PR_SET_PDEATHSIG = 1
 STARTS = ("auto", "forkserver", "plain")  # see stub.py
+YOUNG = 5.0  # seconds in which a server may not listen yet
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -136,6 +139,16 @@ def remove_leftovers(folder: Path = Path("/tmp"), limit: float = 1.0) -> None:
         time.sleep(0.05)
     for path in left:
         path.unlink(missing_ok=True)
+
+
+def remove_dead_servers(folder: Path = Path("/tmp")) -> None:
+    """Remove the folders of fork servers that were killed together with all their stubs."""
+    for bell in folder.glob(f"p2psim-{os.geteuid()}-*/socket"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
+            if not is_mine(bell) or time.time() - bell.stat().st_mtime < YOUNG:
+                continue
+            if knock.connect_ex(str(bell)) == errno.ECONNREFUSED:
+                place.remove(str(bell.parent))
 
 
 def is_mine(path: Path) -> bool:

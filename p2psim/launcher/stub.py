@@ -58,17 +58,6 @@ def folder() -> str:
     return path
 
 
-def remove(home: str) -> bool:
-    """Remove what the server would have removed itself; whether this stub was the first to."""
-    first = True
-    for name in ("socket", "lock", "log", ""):
-        try:
-            (os.unlink if name else os.rmdir)(f"{home}/{name}")
-        except OSError:
-            first = first and name != "socket"
-    return first
-
-
 def attempt(path: str) -> socket | None:
     """A socket connected to the server, or None."""
     connected = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
@@ -218,7 +207,7 @@ class Forked(Rank):
         if answer[:1] == b"X":
             return int.from_bytes(answer[1:], "little")
         self.kill()  # the server has gone and the rank with it, but perhaps not its children
-        if remove(self.home):
+        if place.remove(self.home):
             os.write(2, b"p2psim: the fork server of this node was killed\n")
         return 1 << 8
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -28,3 +31,19 @@ def test_what_mpich_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ranks, "proxies", list)  # other tests may have some
     ranks.remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("how", ["dead", "alive", "young"])
+def test_the_folder_of_a_server_that_was_killed_goes(how: str) -> None:
+    with TemporaryDirectory(dir="/tmp") as name:  # a socket's path has to be short
+        home = Path(name) / f"p2psim-{os.geteuid()}-1-"
+        home.mkdir()
+        (home / "log").touch()
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(home / "socket"))
+            if how == "alive":
+                server.listen()
+            if how != "young":
+                os.utime(home / "socket", (0, 0))
+            ranks.remove_dead_servers(Path(name))
+        assert home.exists() == (how != "dead")
