@@ -149,6 +149,13 @@ def assign(table: Table, assignments: Sequence[str]) -> Table:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[\w.-]+", key.strip()):
             raise InputError(f"--set {text!r}: give KEY=VALUE with a dotted key")
+        sweep = table.get("sweep", {})
+        for name in sweep if isinstance(sweep, dict) else {}:
+            if f"{key.strip()}.".startswith(f"{name}."):
+                raise InputError(
+                    f"--set {text!r}: [sweep] has values for {name}, which would take its place: "
+                    "change them there, or choose a combination with --only K"
+                )
         put(table, key.strip(), toml_value(value.strip(), text))
     return table
 

@@ -130,6 +130,7 @@ class Recorder:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         paths = layout(scenario) | {f"now/{name}": spec for name, spec in NOW.items()}
         who = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
+        who["run"] = identity(folder)
         with whole(self.path) as file:
             file.attrs.update(who)
             file.attrs.pop("failure", None)

@@ -11,7 +11,7 @@ import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -30,6 +30,7 @@ from p2psim import (
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
 from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
+from p2psim.watchdog import Overseer
 from p2psim.wire import MPIWire, run_threads
 
 ECHO = 1.0  # seconds in which a rank may get a signal twice, sent to it and passed on by its stub
@@ -116,15 +117,15 @@ def run(wanted: list[Request], debug: bool, only: int | None, launch: str | None
         request = chosen[0][1]
         be_rank(request, request.scenario(), *here)
         return
-    peers = [check(request) for _, request in chosen]  # all, before the first starts
+    sizes = [check(request) for _, request in chosen]  # all, before the first starts
     way = None if debug else ranks.find_way(launch)
-    for (number, request), n in zip(chosen, peers, strict=True):
+    for (number, request), size in zip(chosen, sizes, strict=True):
         if request.finished:
             pass
         elif way:
-            start_ranks(request, way, n, number)
+            start_ranks(request, way, size, number)
         else:
-            be_threads(request, n)
+            be_threads(request, size.peers)
         tell(report.summary(request.folder))
 
 
@@ -137,8 +138,15 @@ def tell(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def check(request: Request) -> int:
-    """Everything that can be known before a rank starts; returns the number of peers."""
+class Size(NamedTuple):
+    """What the launcher has to know of a run."""
+
+    peers: int
+    patience: float
+
+
+def check(request: Request) -> Size:
+    """Everything that can be known before a rank starts."""
     ready = request.scenario()
     results.check_idle(request.folder)
     if request.resume and not request.begun:
@@ -147,14 +155,16 @@ def check(request: Request) -> int:
         starting.check_same(request.folder, ready)
     else:
         starting.check_folder(request.folder, request.force)
+    starting.check_writable(request.folder)
     ready.hold(0)
-    return ready.peers
+    return Size(ready.peers, ready.experiment.run.patience)
 
 
 class Asked:
     """Whether the run is to stop: by signals to this process, or by a file in the run folder."""
 
     def __init__(self, folder: Path) -> None:
+        folder = folder.absolute()
         self.file, self.signals, self.first = folder / recorder.STOP, 0, 0.0
 
     def listen(self, *numbers: int) -> Asked:
@@ -230,10 +240,11 @@ def be_threads(request: Request, peers: int) -> None:
         stopped(request.folder)
 
 
-def start_ranks(request: Request, way: ranks.Way, peers: int, number: int) -> None:
+def start_ranks(request: Request, way: ranks.Way, size: Size, number: int) -> None:
     """Start the ranks, show how far they are, and say how it ended."""
     asked = Asked(request.folder).listen(*ranks.STOPPING)
-    process = ranks.start(way, peers, request.arguments(number))
+    process = ranks.start(way, size.peers, request.arguments(number))
+    overseer, hang = Overseer(request.folder, *size), ""
     with Progress(request.folder.name, lambda: results.progress(request.folder)) as progress:
         told = 0
         while process.poll() is None:
@@ -247,6 +258,8 @@ def start_ranks(request: Request, way: ranks.Way, peers: int, number: int) -> No
                     progress.say("p2psim: stopping with a checkpoint; once more: at once")
             if told == 1 and request.begun:
                 asked.file.touch()  # again and again: peers that only now begin remove it
+            if hang := hang or overseer():
+                ranks.end(process)
     code = process.returncode
     if code:
         ranks.remove_leftovers()
@@ -258,13 +271,15 @@ def start_ranks(request: Request, way: ranks.Way, peers: int, number: int) -> No
         stopped(request.folder)
     if code == InputError.exit_code:
         sys.exit(code)  # the ranks have said it
+    if hang:
+        raise PeerError(hang + go_on(request.folder))
     with contextlib.suppress(OSError):  # a full disk
         recorder.set_status(request.folder, "failed")
-    go_on = "; go on with --resume" * bool(checkpoint.rounds(request.folder))
     if code > 0 and (reasons := results.failures(request.folder)):
-        raise PeerError("; ".join(reasons) + go_on)
+        raise PeerError("; ".join(reasons) + go_on(request.folder))
     died = "mpiexec was killed by signal" if code < 0 else "the ranks have ended with exit code"
-    raise PeerError(f"{died} {abs(code)}; the rows so far are in {request.folder}{go_on}")
+    where = f"; the rows so far are in {request.folder}" if request.begun else " at the start"
+    raise PeerError(f"{died} {abs(code)}{where}{go_on(request.folder)}")
 
 
 def stopped(folder: Path) -> None:
@@ -278,5 +293,9 @@ def how_it_stopped(folder: Path) -> str:
     """What is left of a run that was stopped."""
     if not (folder / "run.h5").exists():
         return "stopped before it began"
-    go_on = "; go on with --resume" if checkpoint.rounds(folder) else ""
-    return f"stopped; the rows so far are in {folder}{go_on}"
+    return f"stopped; the rows so far are in {folder}{go_on(folder)}"
+
+
+def go_on(folder: Path) -> str:
+    """How, if it can be."""
+    return "; go on with --resume" * bool(checkpoint.rounds(folder))

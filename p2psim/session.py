@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +37,43 @@ def run_peer(
 
     InputError, PeerError and StoppedError as the exit codes say.
     """
-    check_size(scenario, wire.size)
-    side = Neighborhood(wire.twin(), scenario.topology, Clock(), Link())
-    resume = resume and (folder / "run.h5").exists()
-    agree(scenario, folder, side, force, resume)
-    if resume and recorder.status(folder) == "done":
-        return
-    data = scenario.fingerprint(wire.rank)
-    book = Book(folder, wire.rank, data, lambda: recorder.identity(folder))
-    book.round = choose(book, side) if resume else 0
-    if book.round:
-        unite(problem_of(starting.check_file, folder, scenario, wire.rank), side)
-    scribe = enter(folder, side, anew=not book.round)
+    with outside_rounds(wire.rank):
+        check_size(scenario, wire.size)
+        folder = folder.absolute()  # whatever a plug-in makes the current one
+        side = Neighborhood(wire.twin(), scenario.topology, Clock(), Link())
+        resume = resume and (folder / "run.h5").exists()
+        agree(scenario, folder, side, force, resume)
+        if resume and recorder.status(folder) == "done":
+            return
+        data = scenario.fingerprint(wire.rank)
+        book = Book(folder, wire.rank, data, lambda: recorder.identity(folder))
+        book.round = choose(book, side) if resume else 0
+        if book.round:
+            unite(problem_of(starting.check_file, folder, scenario, wire.rank, book.run), side)
+        scribe = enter(folder, side, anew=not book.round)
+        try:
+            perform(scenario, wire, side, book, scribe, asked)
+        except StoppedError:
+            finish(folder, "stopped", scribe, side)
+            raise
+        else:
+            finish(folder, "done", scribe, side)
+            book.forget()
+        finally:
+            will.revoke()
+
+
+@contextlib.contextmanager
+def outside_rounds(rank: int) -> Iterator[None]:
+    """What goes wrong unforeseen is this peer's failure: the others must not wait for it."""
     try:
-        perform(scenario, wire, side, book, scribe, asked)
-    except StoppedError:
-        finish(folder, "stopped", scribe, side)
+        yield
+    except (InputError, AbortedError, PeerError, StoppedError, KeyboardInterrupt):
         raise
-    else:
-        finish(folder, "done", scribe, side)
-        book.forget()
-    finally:
-        will.revoke()
+    except BaseException as error:
+        cause = f"{type(error).__name__}: {error}".replace("\n", " ")
+        where = f"peer {rank} on {socket.gethostname()} failed before its first round or after its"
+        raise PeerError(f"{where} last: {cause}", recorded=False) from error
 
 
 def perform(
@@ -177,10 +194,20 @@ def notice(text: str) -> None:
 
 def enter(folder: Path, side: Neighborhood, anew: bool) -> bool:
     """Make the run folder; True for the one peer, the first to come, that writes run.h5."""
-    try:
+
+    def clear() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         recorder.clear(folder, anew)
+
+    claimed: list[bool] = []
+    unite(problem_of(written, folder, clear), side)
+    unite(problem_of(written, folder, lambda: claimed.append(recorder.claim(folder))), side)
+    return claimed[0]
+
+
+def written(folder: Path, write: Callable[[], None]) -> None:
+    """Write something in the run folder; InputError where that cannot be."""
+    try:
+        write()
     except OSError as error:
         raise InputError(f"cannot write to the run folder {str(folder)!r}: {error}") from None
-    side.maximum(np.zeros(1))
-    return recorder.claim(folder)

@@ -97,11 +97,11 @@ class Simulation:
     def one_round(self, x: Vector) -> Vector:
         """Local phase, consensus phase, one row."""
         self.at("local")
-        x = self.algorithm.local(x, self.oracle, self.net)
+        x = self.checked(self.algorithm.local(x, self.oracle, self.net))
         self.evaluate(x)
         self.at("consensus")
         for _ in range(self.scenario.experiment.learning.consensus_steps):
-            x = self.algorithm.consensus(x, self.oracle, self.net)
+            x = self.checked(self.algorithm.consensus(x, self.oracle, self.net))
             self.net.step += 1
         self.evaluate(x)
         self.at("record")
@@ -114,6 +114,14 @@ class Simulation:
             loss=self.oracle.mean_loss(),
             **{name: getattr(self.net, name) for name in COUNTERS},
         )
+        return x
+
+    def checked(self, x: Vector) -> Vector:
+        """What a phase has returned; TypeError unless it is a vector like the model's."""
+        like = self.model.x
+        if not isinstance(x, np.ndarray) or (x.shape, x.dtype) != (like.shape, like.dtype):
+            what = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+            raise TypeError(f"it has returned {what}, not {like.dtype} {like.shape}")
         return x
 
     def save(self, x: Vector, book: Book) -> None:

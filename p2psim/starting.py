@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,16 @@ import tomli_w
 from p2psim import __version__, recorder
 from p2psim.errors import InputError
 from p2psim.scenario import Scenario
+
+
+def check_writable(folder: Path) -> None:
+    """InputError where nothing can be written in this folder, or it cannot be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(
+            f"cannot write to the run folder {str(folder)!r}, since {str(there)!r} is closed to "
+            "you: give another with --out DIR"
+        )
 
 
 def check_folder(folder: Path, force: bool) -> None:
@@ -54,18 +65,22 @@ def check_same(folder: Path, scenario: Scenario) -> None:
         )
 
 
-def check_file(folder: Path, scenario: Scenario, rank: int) -> None:
-    """InputError where the rows of this peer cannot be gone on with."""
+def check_file(folder: Path, scenario: Scenario, rank: int, run: str) -> None:
+    """InputError where the rows of this peer of that run cannot be gone on with."""
     path = folder / recorder.peer_file(rank)
+    layout = {name: shape for name, (shape, *_) in recorder.layout(scenario).items()}
+    why = "it belongs elsewhere"
     try:
         with h5py.File(path, "r", locking=False) as file:
-            found = {name: file[name].shape for name in recorder.layout(scenario)}
+            found = {name: file[name].shape for name in layout}
+            if found == layout and (file.attrs["rank"], file.attrs["run"]) == (rank, run):
+                return
     except (OSError, KeyError) as error:
-        raise InputError(
-            f"cannot resume the run in {str(folder)!r}: {path.name} cannot be read ({error}), and "
-            "with it the rows of that peer are lost; bring it back, or start anew with --force"
-        ) from None
-    assert found == {name: shape for name, (shape, *_) in recorder.layout(scenario).items()}
+        why = str(error)
+    raise InputError(
+        f"cannot resume the run in {str(folder)!r}: {path.name} cannot be used ({why}), and "
+        "with it the rows of that peer are lost; bring it back, or start anew with --force"
+    )
 
 
 def differences(was: Any, now: Any, key: str = "") -> list[str]:

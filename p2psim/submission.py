@@ -30,7 +30,7 @@ class Wish:
 
 def script(requests: Sequence[Request], wish: Wish) -> str:
     """The batch script, once everything is checked as `p2psim run` does; InputError likewise."""
-    peers = max([runner.check(request) for request in requests])
+    peers = max([runner.check(request).peers for request in requests])
     first, last = requests[0], len(requests) - 1
     log = str(first.base).replace("%", "%%") + (".slurm-%A_%a.log" if last else ".slurm-%j.log")
     options = {

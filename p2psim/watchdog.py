@@ -1,17 +1,21 @@
 """Turns a hang into a report: who waits for whom, since when, and who does not wait at all.
 
 Every peer's own file says what it does at this moment (recorder.NOW). A peer that has waited for
-[run] patience reads all of them. If one peer is at work and has been in the same phase for as long,
-the run is over: that peer is the culprit. If none is at work, they wait for each other.
+[run] patience reads all of them, and so does p2psim run, which has started them. If one peer is at
+work and has been in the same phase for as long, the run is over: that peer is the culprit. If none
+is at work, they wait for each other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
 from p2psim import recorder
 from p2psim.recorder import Moment, Recorder
+
+GRACE = 5.0  # seconds more than peers have to find it out by themselves
 
 
 class HangError(Exception):
@@ -20,6 +24,28 @@ class HangError(Exception):
     def __init__(self, culprit: int, report: str) -> None:
         super().__init__(report)
         self.culprit = culprit
+
+
+def look(folder: Path, peers: int, patience: float, began: float = 0.0) -> None:
+    """Read what all peers do, and judge what they have done since the run `began`.
+
+    HangError where the run hangs.
+    """
+    now, moments = time.time(), {}
+    for rank in range(peers):
+        try:
+            moments[rank] = recorder.moment(folder, rank)
+        except OSError:
+            raise HangError(rank, f"peer {rank} has not come to its first round") from None
+    waiting = {rank: m for rank, m in moments.items() if m.waits}
+    at_work = {rank: m for rank, m in moments.items() if not m.waits}
+    # The one that has been at it for longest; others may have come to wait just now.
+    culprit = min(at_work or waiting, key=lambda rank: moments[rank].since)
+    since = moments[culprit].since if at_work else min(m.waits for m in waiting.values())
+    if now - max(since, began) < patience:
+        return
+    chain = [waits(rank, m, now) for rank, m in waiting.items()]
+    raise HangError(culprit, "; ".join([blame(culprit, moments[culprit], now), *chain]))
 
 
 class Watchdog:
@@ -36,24 +62,32 @@ class Watchdog:
         now = time.time()
         self.log.waiting(now - seconds if others else 0.0, others)
         if seconds >= self.patience:
-            self.look(now)
+            look(self.folder, self.peers, self.patience)
 
-    def look(self, now: float) -> None:
-        """Read what all peers do, and judge."""
-        moments: dict[int, Moment] = {}
-        for rank in range(self.peers):
-            try:
-                moments[rank] = recorder.moment(self.folder, rank)
-            except OSError:
-                raise HangError(rank, f"peer {rank} has not come to its first round") from None
-        waiting = {rank: m for rank, m in moments.items() if m.waits}
-        at_work = {rank: m for rank, m in moments.items() if not m.waits}
-        # The one that has been at it for longest; others may have come to wait just now.
-        culprit = min(at_work or waiting, key=lambda rank: moments[rank].since)
-        if at_work and now - moments[culprit].since < self.patience:
-            return
-        chain = "; ".join(waits(rank, m, now) for rank, m in waiting.items())
-        raise HangError(culprit, f"{blame(culprit, moments[culprit], now)}; {chain}")
+
+class Overseer:
+    """Looks from outside, for a run whose peers are all at work: none of them would look."""
+
+    def __init__(self, folder: Path, peers: int, patience: float) -> None:
+        self.folder, self.peers, self.patience = folder, peers, patience + GRACE
+        self.began = time.time()
+        self.next = self.began + self.patience
+
+    def __call__(self) -> str:
+        """What the culprit does, after that has been written down; "" as long as nothing hangs."""
+        if time.time() < self.next:
+            return ""
+        self.next = time.time() + max(1.0, self.patience / 10)
+        files = [self.folder / recorder.peer_file(rank) for rank in range(self.peers)]
+        if not all(file.exists() for file in files) or recorder.status(self.folder) != "running":
+            return ""
+        try:
+            look(self.folder, self.peers, self.patience, self.began)
+        except HangError as error:
+            with contextlib.suppress(OSError):  # a full disk
+                recorder.set_failure(self.folder, error.culprit, str(error))
+            return str(error)
+        return ""
 
 
 def blame(rank: int, moment: Moment, now: float) -> str:

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import functools
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -107,6 +108,8 @@ def start(way: Way, peers: int, arguments: Sequence[str]) -> subprocess.Popen[by
     They have a session of their own: Ctrl-C is for this process, which knows what to do about it.
     """
     one_thread()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # mpiexec has several for each rank
     command, environment = way.command(peers)
     # No other launch is called that.
     environment["P2PSIM_LAUNCHED"] = f"{os.getpid()}-{time.time_ns()}"

@@ -36,6 +36,8 @@ PARENT = os.getppid()
 PASSED = (SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2)
 # What belongs to one rank and must not reach the server.
 OWN = ("PMI", "OMPI_COMM", "PRTE", "PMIX", "MPI_LOCAL", "HYD")
+DIED = "it ended at its start"
+RECENT = 60.0  # seconds: an older socket was left by another run that had the same name
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -77,7 +79,7 @@ def connect(home: str) -> socket:
         lock = os.open(home + "/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         connected = attempt(path)
-        if connected is None:
+        if connected is None and not killed(path):
             start_server(home, path)
             connected = attempt(path)
         os.close(lock)
@@ -87,6 +89,14 @@ def connect(home: str) -> socket:
     if int.from_bytes(owner[4:8], sys.byteorder) != os.geteuid():
         raise RefusedError("it is another user's")
     return connected
+
+
+def killed(path: str) -> bool:
+    """Whether this run had a server: with a second one some ranks would wait for the others."""
+    try:
+        return time.time() - os.stat(path).st_mtime < RECENT
+    except OSError:
+        return False
 
 
 def start_server(home: str, path: str) -> None:
@@ -144,8 +154,8 @@ class Rank:
 class Forked(Rank):
     """A rank forked by the server, in which this stub's environment and descriptors live on."""
 
-    def __init__(self, arguments: list[str], will: int) -> None:
-        self.home = folder()
+    def __init__(self, arguments: list[str], will: int, home: str) -> None:
+        self.home = home
         self.server = connect(self.home)
         self.news = self.server.fileno()
         given = {"P2PSIM_WILL": will}
@@ -154,8 +164,11 @@ class Forked(Rank):
         hello = self.hello(arguments, list(given))
         packet = len(hello).to_bytes(8, "little") + hello
         rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in (0, 1, 2, *given.values()))
-        sent = self.server.sendmsg([packet], [(SOL_SOCKET, SCM_RIGHTS, rights)])
-        self.server.sendall(packet[sent:])
+        try:
+            sent = self.server.sendmsg([packet], [(SOL_SOCKET, SCM_RIGHTS, rights)])
+            self.server.sendall(packet[sent:])
+        except OSError:
+            raise RefusedError(DIED) from None
         answer = self.read(5)
         if answer[:1] != b"F":
             raise RefusedError(self.reason(answer))
@@ -194,7 +207,7 @@ class Forked(Rank):
         """Why the server refused."""
         if answer[:1] == b"R":
             return self.read(int.from_bytes(answer[1:], "little")).decode()
-        return "it ended at its start"
+        return DIED
 
     def signal(self, number: int) -> None:
         try:
@@ -215,8 +228,8 @@ class Forked(Rank):
 class Plain(Rank):
     """A rank with an interpreter of its own."""
 
-    def __init__(self, arguments: list[str], will: int) -> None:
-        self.will = will
+    def __init__(self, arguments: list[str], will: int, home: str = "") -> None:
+        self.will, self.home = will, home
         os.set_inheritable(will, True)
         stub = os.getpid()
         self.pid = os.fork()
@@ -237,6 +250,8 @@ class Plain(Rank):
         if not pid:
             return None
         self.kill()
+        if self.home:  # of a server that could not serve, and perhaps not clean up
+            place.remove(self.home)
         if not self.told and os.pread(self.will, 1, 0):
             command = [sys.executable, "-m", "p2psim.will", str(self.will), str(status)]
             os.spawnv(os.P_WAIT, sys.executable, command)
@@ -256,8 +271,10 @@ def rank(arguments: list[str], will: int) -> Rank:
     start, (local, count) = os.environ.get("P2PSIM_START", ""), place.neighbors_here()
     if start == "plain" or (start != "forkserver" and count == 1):
         return Plain(arguments, will)
+    home = ""
     try:
-        return Forked(arguments, will)
+        home = folder()
+        return Forked(arguments, will, home)
     except (RefusedError, OSError) as error:
         alone = start == "forkserver"
         if local == 0:
@@ -266,7 +283,7 @@ def rank(arguments: list[str], will: int) -> Rank:
         if alone:
             time.sleep(0 if local == 0 else 1)  # some mpiexec end all once one has ended
             os._exit(3)
-        return Plain(arguments, will)
+        return Plain(arguments, will, home)
 
 
 def report(number: int, begun: bool) -> None:

@@ -262,7 +262,23 @@ def test_a_lost_peer_file_is_told(content: bytes | None, tmp_path: Path) -> None
     lost.unlink()
     if content:
         lost.write_bytes(content)
-    with pytest.raises(InputError, match=r"peer-00002.h5 cannot be read .* start anew"):
+    with pytest.raises(InputError, match=r"peer-00002.h5 cannot be used .* start anew"):
+        be_threads(table, tmp_path, place, resume=True)
+
+
+@pytest.mark.parametrize("source", ["another run", "another peer", "another experiment"])
+def test_rows_that_belong_elsewhere_are_told(source: str, tmp_path: Path) -> None:
+    table, place = stopped(tmp_path)
+    rank = 3 if source == "another peer" else 2
+    if source == "another run":
+        _, other = stopped(tmp_path)
+    elif source == "another experiment":
+        _, other = stopped(tmp_path, rounds=9)
+    else:
+        other = place
+    name = Path("peers") / f"peer-{rank:05d}.h5"
+    (place / "peers" / "peer-00002.h5").write_bytes((other / name).read_bytes())
+    with pytest.raises(InputError, match=r"peer-00002.h5 cannot be used \(it belongs elsewhere"):
         be_threads(table, tmp_path, place, resume=True)
 
 

@@ -118,7 +118,7 @@ class Cluster:
         names = {"host": socket.gethostname(), "folder": self.folder, "ports": free_ports(3)}
         conf = CONF.format(**names, first=random.randrange(10**6, 10**7))
         (self.folder / "slurm.conf").write_text(conf)
-        (self.folder / "state").mkdir()
+        (self.folder / "state").mkdir(parents=True)
         key = self.folder / "munge.key"
         key.touch(0o600)
         key.write_bytes(os.urandom(128))

@@ -283,6 +283,14 @@ def test_a_setting_is_refused(setting: str, bench: Bench) -> None:
         bench.refused(*SETTINGS[setting], call=(command, bench.file, "--set", setting))
 
 
+@pytest.mark.parametrize("key", ["algorithm.compressor", "algorithm.compressor.keep"])
+def test_a_setting_that_the_sweep_would_undo_is_refused(key: str, bench: Bench) -> None:
+    sweep = b'\n[sweep]\n"algorithm.compressor" = ["sign"]'
+    bench.file.write_bytes(bench.file.read_bytes() + sweep)
+    fragments = (f"--set '{key}=1': [sweep] has values for algorithm.compressor", "--only K")
+    bench.refused(*fragments, call=("plan", bench.file, "--set", f"{key}=1"))
+
+
 @pytest.mark.parametrize("name", ["nowhere.toml", "."])
 def test_no_experiment_file(name: str, bench: Bench) -> None:
     for command in ("run", "plan"):

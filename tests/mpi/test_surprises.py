@@ -1,0 +1,143 @@
+"""What nobody foresees in one peer alone ends the run with a sentence, and does not hang it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.launching import Started, Table, assert_refused, p2psim, run, under_mpiexec, write
+
+PEERS, VICTIM = 4, 2
+ODD = f"""
+import os, time
+import numpy as np
+from p2psim.algorithms.d_psgd import DPSGD
+from p2psim.data.digits import Digits
+from p2psim.launcher import place
+from p2psim.registry import plugin
+
+@plugin("data", "odd")
+class OddDigits(Digits):
+    def train(self, indices):
+        if place.inside() and place.inside()[0] == {VICTIM}:
+            raise ArithmeticError("no such sample")
+        return super().train(indices)
+
+@plugin("algorithm", "odd")
+class Odd(DPSGD):
+    what: str = "nothing"
+
+    def local(self, x, oracle, net):
+        x = super().local(x, oracle, net)
+        if net.rank != {VICTIM} and self.what != "sleep":
+            return x
+        if self.what == "sleep":
+            time.sleep(1000)
+        if self.what == "chdir":
+            os.chdir("/")
+        return {{"short": x[:5], "double": x.astype(float), "none": None}}.get(self.what, x)
+"""
+SMALL: Table = {
+    "peers": PEERS,
+    "rounds": 4,
+    "data": {"name": "digits", "batch_size": 16},
+    "model": "linear",
+    "algorithm": "d-psgd",
+    "topology": "ring",
+    "run": {"checkpoint_rounds": 2},
+}
+# Root may write everywhere, unless it gives that up.
+POWERS = "-dac_override,-dac_read_search,-fowner"
+HUMBLE = ["setpriv", "--bounding-set", POWERS, "--inh-caps", POWERS, "--"]
+
+
+def odd(folder: Path, **changes: object) -> Path:
+    """An experiment with the odd plug-ins at hand."""
+    (folder / "odd.py").write_text(ODD)
+    return write(folder, {**SMALL, **changes})
+
+
+@pytest.mark.parametrize("way", ["launcher", "mpiexec"])
+def test_a_failure_before_the_first_round(way: str, tmp_path: Path) -> None:
+    command = p2psim("run", odd(tmp_path, data={"name": "odd.py:OddDigits", "batch_size": 16}))
+    ended = run(under_mpiexec(PEERS, command) if way == "mpiexec" else command, tmp_path)
+    assert ended.code == 3, ended.stderr
+    assert f"p2psim: peer {VICTIM} on " in ended.stderr
+    assert "before its first round or after its last: ArithmeticError: no such" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("short", "it has returned float32 (5,), not float32 (650,)"),
+        ("double", "it has returned float64 (650,), not float32 (650,)"),
+        ("none", "it has returned NoneType, not float32 (650,)"),
+    ],
+)
+def test_what_a_phase_must_not_return(what: str, told: str, tmp_path: Path) -> None:
+    file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": what})
+    ended = run(p2psim("run", file, "--out", "out"), tmp_path)
+    assert ended.code == 3, ended.stderr
+    assert any(f"peer {VICTIM} on " in line and told in line for line in ended.said())
+
+
+def test_all_peers_hang(tmp_path: Path) -> None:
+    """None waits for another, so that none would look."""
+    file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": "sleep"}, run={"patience": 1.0})
+    ended = run(p2psim("run", file, "--out", "out"), tmp_path)
+    assert ended.code == 3, ended.stderr
+    assert re.search(r"peer \d on \S+ hangs: in phase 'local' of round 1 for \d+ s", ended.stderr)
+
+
+def test_a_plug_in_may_go_elsewhere(tmp_path: Path) -> None:
+    file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": "chdir"})
+    ended = run(p2psim("run", file, "--out", "out"), tmp_path)
+    assert ended.code == 0, ended.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="no setpriv here")
+@pytest.mark.parametrize("way", ["launcher", "mpiexec", "debug"])
+def test_a_run_folder_that_cannot_be_written_to(way: str, tmp_path: Path) -> None:
+    file = odd(tmp_path)
+    (tmp_path / "out").mkdir(mode=0o555)
+    command = p2psim("run", file, "--out", "out", *["--debug"] * (way == "debug"))
+    command = under_mpiexec(PEERS, command) if way == "mpiexec" else command
+    ended = run([*(HUMBLE if os.geteuid() == 0 else []), *command], tmp_path)
+    assert_refused(ended.code, ended.stderr, ["cannot write to the run folder", "out'"])
+
+
+def test_a_fork_server_that_is_killed_at_its_start(tmp_path: Path) -> None:
+    command = p2psim("run", odd(tmp_path), "--out", "out")
+    with Started(command, tmp_path, {"P2PSIM_START": "auto"}) as started:
+        home = f"/tmp/p2psim-{os.geteuid()}-{started.process.pid}-"
+        line, end = f"-m\0p2psim.forkserver\0{home}".encode(), time.monotonic() + 30
+        found: list[int] = []
+        while not found:
+            assert time.monotonic() < end
+            for folder in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    if line in (folder / "cmdline").read_bytes():
+                        found.append(int(folder.name))
+        os.kill(found[0], signal.SIGKILL)
+        ended = started.end(60)
+    assert ended.code == 0, ended.stderr
+    reasons = "it ended at its start|it could not be started"
+    assert re.search(rf"no fork server \(({reasons})\): ranks start one by one\n", ended.stderr)
+    assert not list(Path("/tmp").glob(f"{Path(home).name}*"))
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(streams: str, tmp_path: Path) -> None:
+    file = odd(tmp_path)
+    command = p2psim("run", file, "--out", "out")
+    ended = run(["sh", "-c", f'"$@" {streams}', "sh", *command], tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert (tmp_path / "out" / "run.h5").exists()
