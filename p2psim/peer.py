@@ -151,6 +151,7 @@ class LocalOracle:
         self.rank = batches.rank
         self.step_count = 0
         self.losses: list[float] = []
+        self.alive: Callable[[], None] = lambda: None  # called in every step
         self.pool = Pool()
         self.optimizer.start(model.x)
 
@@ -178,6 +179,7 @@ class LocalOracle:
 
     def _gradient(self, x: Vector) -> Vector:
         """The next minibatch's gradient at x; overwritten by the next call."""
+        self.alive()
         model = self.model
         model.load(x)
         inputs, targets = self.batches.take(self.step_count)

@@ -53,12 +53,13 @@ EVAL = {
 NOW = {
     "phase": ((), "S32", "", "what the peer does"),
     "round": ((), "i8", "", "the round that it is in, from 1; 0: before the first"),
-    "since": ((), "f8", "s", "Unix time since when"),
+    "since": ((), "f8", "s", "Unix time since when, or since its last gradient"),
     "waits": ((), "f8", "s", "Unix time since when it waits for other peers; 0: it does not"),
     "waits_for": ((16,), "i8", "", "peers that it waits for, the first 16; -1: none"),
 }
 PHASES = ("local", "consensus")
 FLUSH_SECONDS = 5.0
+SEEN = 60.0  # seconds after which what one node has written is seen on every other
 STOP = ".stop"  # a file of this name in the run folder asks all peers to stop
 
 
@@ -164,6 +165,10 @@ class Recorder:
         self.columns["now/round"][...] = round_
         self.columns["now/since"][...] = time.time()
         self.columns["now/waits"][...] = 0.0
+
+    def alive(self) -> None:
+        """The peer has got on within its phase."""
+        self.columns["now/since"][...] = time.time()
 
     def waiting(self, since: float, others: list[int]) -> None:
         """The peer has waited for these others since then, in Unix time; 0.0: it does not."""
@@ -298,7 +303,11 @@ def go_on(folder: Path, round_: int) -> None:
 
 
 def identity(folder: Path) -> str:
-    """What tells this run from all others."""
+    """What tells this run from all others. Another node may have made the file just now."""
+    end = time.monotonic() + SEEN
+    while not (folder / "run.h5").exists() and time.monotonic() < end:
+        os.listdir(folder)  # a network file system may remember that the file was not there
+        time.sleep(0.1)
     with h5py.File(folder / "run.h5", "r", locking=False) as file:
         return str(file.attrs["id"])
 

@@ -55,6 +55,7 @@ class Simulation:
         samples = Samples(data, train, self.model.g.dtype)
         batches = Batches(data, samples, scenario.batch_size(rank), seed, rank)
         self.oracle = LocalOracle(scenario, self.model, batches, self.clock)
+        self.oracle.alive = self.log.alive
         self.evaluator = Evaluator(scenario, self.model, self.side)
         scenario.held = None  # what is not in use by now may go
         vars(scenario).pop("test", None)

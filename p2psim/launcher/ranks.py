@@ -24,6 +24,7 @@ from p2psim.launcher import libraries, place, slurm
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
 PR_SET_PDEATHSIG = 1
 STARTS = ("auto", "forkserver", "plain")  # see stub.py
+FILES = 16  # that mpiexec may have open for each rank
 YOUNG = 5.0  # seconds in which a server may not listen yet
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -108,8 +109,7 @@ def start(way: Way, peers: int, arguments: Sequence[str]) -> subprocess.Popen[by
     They have a session of their own: Ctrl-C is for this process, which knows what to do about it.
     """
     one_thread()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # mpiexec has several for each rank
+    allow_files(FILES * peers + 256)
     command, environment = way.command(peers)
     # No other launch is called that.
     environment["P2PSIM_LAUNCHED"] = f"{os.getpid()}-{time.time_ns()}"
@@ -120,6 +120,14 @@ def start(way: Way, peers: int, arguments: Sequence[str]) -> subprocess.Popen[by
         start_new_session=True,
         preexec_fn=end_with_parent(),
     )
+
+
+def allow_files(wanted: int) -> None:
+    """Let this process and mpiexec have so many files open, or as many as the system allows."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        more = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (more, most))
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -36,8 +36,11 @@ class Odd(DPSGD):
 
     def local(self, x, oracle, net):
         x = super().local(x, oracle, net)
-        if net.rank != {VICTIM} and self.what != "sleep":
+        if net.rank != {VICTIM} and self.what not in ("sleep", "steady"):
             return x
+        for _ in range(20 if self.what == "steady" else 0):
+            oracle.grad(x)
+            time.sleep(0.4)
         if self.what == "sleep":
             time.sleep(1000)
         if self.what == "chdir":
@@ -95,6 +98,14 @@ def test_all_peers_hang(tmp_path: Path) -> None:
     ended = run(p2psim("run", file, "--out", "out"), tmp_path)
     assert ended.code == 3, ended.stderr
     assert re.search(r"peer \d on \S+ hangs: in phase 'local' of round 1 for \d+ s", ended.stderr)
+
+
+def test_a_long_phase_that_gets_on_is_no_hang(tmp_path: Path) -> None:
+    """Of 8 s, more than patience and the launcher's grace."""
+    algorithm = {"name": "odd.py:Odd", "what": "steady"}
+    file = odd(tmp_path, algorithm=algorithm, rounds=1, run={"patience": 1.0})
+    ended = run(p2psim("run", file, "--out", "out"), tmp_path)
+    assert ended.code == 0, ended.stderr
 
 
 def test_a_plug_in_may_go_elsewhere(tmp_path: Path) -> None:

@@ -115,10 +115,10 @@ class Cluster:
         self.daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Cluster:
+        (self.folder / "state").mkdir(parents=True)
         names = {"host": socket.gethostname(), "folder": self.folder, "ports": free_ports(3)}
         conf = CONF.format(**names, first=random.randrange(10**6, 10**7))
         (self.folder / "slurm.conf").write_text(conf)
-        (self.folder / "state").mkdir(parents=True)
         key = self.folder / "munge.key"
         key.touch(0o600)
         key.write_bytes(os.urandom(128))
@@ -179,6 +179,8 @@ class Cluster:
 
     def stop(self) -> None:
         """End the jobs, then the daemons, then whatever is still there."""
+        for number in (signal.SIGINT, signal.SIGTERM):  # once is enough
+            signal.signal(number, signal.SIG_IGN)
         with contextlib.suppress(subprocess.TimeoutExpired):  # there may be no controller
             self.ask("scancel", "--full", "--signal=KILL", "--state=RUNNING")
             self.ask("scancel", "--state=PENDING")
