@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +20,8 @@ def test_what_mpich_left_stays_while_a_proxy_may_need_it(tmp_path: Path) -> None
     left.touch()
     shutil.copy(shutil.which("sleep") or "", proxy)
     with subprocess.Popen([proxy, "60"]) as process:
+        while Path(f"/proc/{process.pid}") not in ranks.proxies():  # not yet under its name
+            time.sleep(0.01)
         ranks.remove_leftovers(tmp_path, 0.1)
         process.kill()
     assert left.exists()
