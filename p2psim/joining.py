@@ -57,8 +57,11 @@ def join(size: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # mpi4py's own, at variables of another library
             MPI.Init_thread(MPI.THREAD_SINGLE)  # no locks inside the library
-    slurm.check_joined(size, MPI.COMM_WORLD.size)
-    if MPI.COMM_WORLD.size == 1 < size:
+    joined = MPI.COMM_WORLD.size
+    if joined < size:
+        MPI.Finalize()  # leaves nothing in shared memory
+    slurm.check_joined(size, joined)
+    if joined == 1 < size:
         started = f"the ranks were started as {size}, but"
         raise InputError(f"{started} {libraries.apart(loaded)}")
 
