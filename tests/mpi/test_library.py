@@ -48,8 +48,10 @@ def test_ranks_that_would_be_alone_refuse(variables: str, tmp_path: Path) -> Non
     kind = foreign.other()
     mpiexec = foreign.mpiexec(tmp_path, kind, variables)
     command = p2psim("run", write(tmp_path, TABLE), "--out", "out")
+    shared = set(Path("/dev/shm").glob("mpich_shm_*"))
     ended = run([str(mpiexec), "-n", "4", *command], tmp_path, SOON)
     assert ended.code == 2, ended.stderr
+    assert set(Path("/dev/shm").glob("mpich_shm_*")) <= shared
     (told,) = ended.said()
     starter = "as 4" if variables else f"by {foreign.TITLES[kind]}'s mpiexec"
     for fragment in (starter, libraries.of_mpi4py().title, "PATH", "MPI4PY_LIBMPI"):
