@@ -59,7 +59,10 @@ def join(size: int) -> None:
             MPI.Init_thread(MPI.THREAD_SINGLE)  # no locks inside the library
     joined = MPI.COMM_WORLD.size
     if joined < size:
-        MPI.Finalize()  # leaves nothing in shared memory
+        from p2psim.wire import forget_names
+
+        forget_names()  # nobody else will open that memory
+        MPI.Finalize()
     slurm.check_joined(size, joined)
     if joined == 1 < size:
         started = f"the ranks were started as {size}, but"

@@ -42,16 +42,22 @@ def test_the_launcher_refuses_before_it_starts_a_rank(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def memory() -> set[Path]:
+    """What the MPI libraries keep in shared memory."""
+    names = ("mpich_shm_*", "sm_segment.*")
+    return {path for name in names for path in Path("/dev/shm").glob(name)}
+
+
 @pytest.mark.parametrize("variables", ["", foreign.PMI], ids=["mpiexec", "srun"])
 def test_ranks_that_would_be_alone_refuse(variables: str, tmp_path: Path) -> None:
     """One of them says so for all; with the variables of srun only MPI can tell."""
     kind = foreign.other()
     mpiexec = foreign.mpiexec(tmp_path, kind, variables)
     command = p2psim("run", write(tmp_path, TABLE), "--out", "out")
-    shared = set(Path("/dev/shm").glob("mpich_shm_*"))
+    shared = memory()
     ended = run([str(mpiexec), "-n", "4", *command], tmp_path, SOON)
     assert ended.code == 2, ended.stderr
-    assert set(Path("/dev/shm").glob("mpich_shm_*")) <= shared
+    assert memory() <= shared
     (told,) = ended.said()
     starter = "as 4" if variables else f"by {foreign.TITLES[kind]}'s mpiexec"
     for fragment in (starter, libraries.of_mpi4py().title, "PATH", "MPI4PY_LIBMPI"):
