@@ -163,7 +163,7 @@ class Recorder:
         """From now on the peer is in this phase, and waits for nobody."""
         self.columns["now/phase"][...] = phase
         self.columns["now/round"][...] = round_
-        self.columns["now/since"][...] = time.time()
+        self.alive()
         self.columns["now/waits"][...] = 0.0
 
     def alive(self) -> None:

@@ -2,8 +2,8 @@
 
 Every peer's own file says what it does at this moment (recorder.NOW). A peer that has waited for
 [run] patience reads all of them, and so does p2psim run, which has started them. If one peer is at
-work and has been in the same phase for as long, the run is over: that peer is the culprit. If none
-is at work, they wait for each other.
+work and has for as long taken no step and begun no phase, the run is over: that peer is the
+culprit. If none is at work, they wait for each other.
 """
 
 from __future__ import annotations
