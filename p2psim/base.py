@@ -87,6 +87,14 @@ class Neighborhood(Protocol):
     rank: int
     peers: int
 
+    @property
+    def own_weight(self) -> float:
+        """W[i, i] of this consensus step, in the precision of float64."""
+
+    @property
+    def diameter(self) -> int:
+        """Rounds of passing on, by the graphs of the first steps, until all have heard of all."""
+
     def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Message:
         """C(v), ready to travel; `value` is what every receiver will decode.
 
@@ -114,6 +122,8 @@ class Oracle(Protocol):
     """The papers' oracle: the next minibatch's gradient. A call takes virtual time."""
 
     local_steps: int  # T
+    consensus_steps: int  # S
+    shapes: Sequence[Shape]  # of the model's tensors, in the order in which they lie in x
 
     def grad(self, x: Vector) -> Vector:
         """Stochastic gradient of this peer's loss at x, shape (d,); the caller's to keep."""
@@ -140,6 +150,16 @@ class Algorithm:
     @property
     def requires(self) -> tuple[str, ...]:
         return ()
+
+    def fit(self, peers: int) -> None:
+        """ValueError where the parameters do not suit so many peers; asked before any starts."""
+
+    def outlook(self, weights: NDArray[Any], consensus_steps: int) -> dict[str, str]:
+        """What W_t, shape (period, n, n), tells before a run: lines for `p2psim plan` by name.
+
+        What stands under "warning" is also said when the run is started.
+        """
+        return {}
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         """Set up the state, all peers at once; messages are allowed."""

@@ -52,8 +52,9 @@ class DataSection:
 
 @dataclass(kw_only=True)
 class ModelSection:
-    """[model] beside the model's own parameters."""
+    """[model] beside the model's own parameters. init: the same first x everywhere, or one each."""
 
+    init: Literal["same", "own"] = "same"
     dtype: Literal["float32", "float64"] = "float32"
 
 

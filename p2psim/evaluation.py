@@ -11,8 +11,9 @@ import torch
 from p2psim import rng
 from p2psim.base import Vector
 from p2psim.neighborhood import Neighborhood
-from p2psim.peer import FlatModel, Samples, squared_norm
+from p2psim.peer import FlatModel, Samples
 from p2psim.scenario import Scenario
+from p2psim.vectors import squared_norm
 
 CHUNK = 2048  # samples per forward pass
 

@@ -219,6 +219,14 @@ class Neighborhood:
         weights: Vector = self.topology.at(self.step)[self.rank].astype(dtype)
         return weights
 
+    @property
+    def own_weight(self) -> float:
+        return float(self.topology.at(self.step)[self.rank, self.rank])
+
+    @property
+    def diameter(self) -> int:
+        return self.topology.diameter()
+
     @staticmethod
     def capacity(like: Packet, entries: int) -> int:
         """Bytes that a message like this one takes at most."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional
 
 from p2psim import rng
-from p2psim.base import Data, LearningRule, LocalOptimizer, StragglerModel, Vector
+from p2psim.base import Data, LearningRule, LocalOptimizer, Shape, StragglerModel, Vector
 from p2psim.clock import Clock
 from p2psim.neighborhood import Pool
 from p2psim.scenario import Scenario
-from p2psim.vectors import add_scaled
+from p2psim.vectors import add_scaled, squared_norm
 
 torch.set_num_threads(1)  # ranks share the cores; one thread also fixes the order of sums
 
@@ -38,11 +38,6 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def squared_norm(v: Vector) -> float:
-    """||v||^2 in float64; not by BLAS, whose sums depend on its number of threads."""
-    return float(np.einsum("i,i->", v, v, dtype=np.float64))
-
-
 class FlatModel:
     """A torch module whose parameters are views of the flat vector x, their .grad views of g."""
 
@@ -50,7 +45,8 @@ class FlatModel:
         experiment, data = scenario.experiment, scenario.experiment.data
         dtype = getattr(torch, experiment.model_section.dtype)
         # torch.manual_seed is for all devices; it formats a traceback for those that are not there.
-        torch.default_generator.manual_seed(rng.key(experiment.head.seed, "init"))
+        own = rank if experiment.model_section.init == "own" else 0
+        torch.default_generator.manual_seed(rng.key(experiment.head.seed, "init", own))
         self.module = experiment.model.build(data.shape, data.outputs).to(dtype)
         self.parameters: list[torch.Tensor] = list(self.module.parameters())
         self.criterion = LOSSES[data.loss]
@@ -146,7 +142,9 @@ class LocalOracle:
         self.rule: LearningRule = learning.rule
         self.optimizer: LocalOptimizer = learning.optimizer
         self.compute: StragglerModel | None = scenario.experiment.time.compute
-        self.local_steps, self.l2 = learning.local_steps, learning.l2
+        self.local_steps, self.consensus_steps = learning.local_steps, learning.consensus_steps
+        self.shapes: Sequence[Shape] = scenario.shapes
+        self.l2 = learning.l2
         self.steps_per_epoch, self.epochs = scenario.steps_per_epoch, scenario.epochs
         self.rank = batches.rank
         self.step_count = 0

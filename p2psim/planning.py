@@ -43,7 +43,14 @@ def plan(scenario: Scenario) -> dict[str, str]:
         "memory": f"about {memory(scenario, most, state) / 2**20:,.0f} MiB per peer, and "
         f"{SHARED >> 20} MiB on every node",
         "virtual time": virtual_time(scenario, most),
+        **outlook(scenario),
     }
+
+
+def outlook(scenario: Scenario) -> dict[str, str]:
+    """What the algorithm itself has to say beforehand."""
+    steps = scenario.experiment.learning.consensus_steps
+    return scenario.experiment.algorithm.outlook(scenario.topology.weights, steps)
 
 
 def span(low: float, high: float) -> str:

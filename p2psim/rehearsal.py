@@ -6,12 +6,12 @@ second account of its bytes. Neighbors are taken to send what this peer sends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from p2psim.base import Compressor, Handle, Message, Vector
+from p2psim.base import Compressor, Handle, Message, Shape, Vector
 from p2psim.clock import Clock
 from p2psim.neighborhood import Pool, block_sizes, pack
 from p2psim.rng import Stream, generator
@@ -44,6 +44,14 @@ class Rehearsal:
         self.pool, self.step = Pool(), 0
         self.bytes_sent = self.messages_sent = self.largest = 0
         self.bytes_at_start = 0
+
+    @property
+    def own_weight(self) -> float:
+        return float(self.topology.at(self.step)[self.rank, self.rank])
+
+    @property
+    def diameter(self) -> int:
+        return self.topology.diameter()
 
     def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Message:
         return pack(self.pool, v, compressor, plain)
@@ -87,7 +95,9 @@ class Draws:
     """An oracle whose gradients are noise: compressors meet a dense vector."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self.local_steps = scenario.experiment.learning.local_steps
+        learning = scenario.experiment.learning
+        self.local_steps, self.consensus_steps = learning.local_steps, learning.consensus_steps
+        self.shapes: Sequence[Shape] = scenario.shapes
         self.random = generator(0, "rehearsal")
 
     def grad(self, x: Vector) -> Vector:

@@ -20,6 +20,7 @@ from p2psim import (
     config,
     heap,
     joining,
+    planning,
     recorder,
     report,
     results,
@@ -157,6 +158,8 @@ def check(request: Request) -> Size:
         starting.check_folder(request.folder, request.force)
     starting.check_writable(request.folder)
     ready.hold(0)
+    if "warning" in (said := planning.outlook(ready)):
+        click.echo(f"p2psim: warning: {said['warning']}", err=True)
     return Size(ready.peers, ready.experiment.run.patience)
 
 

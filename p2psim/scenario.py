@@ -109,6 +109,7 @@ def prepare(experiment: Experiment) -> Scenario:
     graph = topology.build(
         experiment.topology, head.peers, head.seed, experiment.folder, [len(p) for p in parts]
     )
+    check_algorithm(experiment.algorithm, head.peers)
     check_weights(experiment.algorithm, graph)
     try:
         shapes = experiment.model.shapes(data.shape, data.outputs)
@@ -152,6 +153,14 @@ def split(experiment: Experiment) -> list[Indices]:
     except ValueError as error:
         raise InputError(f"data.partition: {error}") from None
     return [np.asarray(part) for part in parts]
+
+
+def check_algorithm(algorithm: Any, peers: int) -> None:
+    """Refuse parameters that do not suit the number of peers."""
+    try:
+        algorithm.fit(peers)
+    except ValueError as error:
+        raise InputError(f"algorithm: {error}") from None
 
 
 def check_weights(algorithm: Any, graph: topology.Topology) -> None:

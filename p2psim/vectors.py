@@ -30,6 +30,11 @@ def add_scaled(x: Vector, a: float, y: Vector, out: Vector) -> Vector:
     return out
 
 
+def squared_norm(v: Vector) -> float:
+    """||v||^2 in float64; not by BLAS, whose sums depend on its number of threads."""
+    return float(np.einsum("i,i->", v, v, dtype=np.float64))
+
+
 def spans(m: int, chunk: int = CHUNK, first: int = 0) -> Iterator[slice]:
     """The slices that cut m entries into chunks, the first one `first` entries where given."""
     first = min(first, m)

@@ -260,12 +260,60 @@ def sgp(s: Setup) -> Matrix:
     return X / u
 
 
+def p2pl(s: Setup) -> Matrix:
+    """T steps with the bias D added to each; S times X + eps (A X - X), and what `bias` says.
+
+    B = beta holds the weights of A without its diagonal, each row divided by its sum.
+    """
+    local, X, t = LocalSteps(s), p2pl_start(s), 0
+    o: dict[str, Any] = {
+        "eta_d": 1.0,
+        "affinity_ref": "post",
+        "epsilon": 1.0,
+        "eta_b": 0.0,
+        "bias": "anchored",
+    }
+    o |= s.options
+    eps = np.diag(np.broadcast_to(np.asarray(o["epsilon"], float), s.n))
+    D = np.zeros_like(X)
+    for _ in range(s.rounds):
+        for _ in range(s.local_steps):
+            X = s.stored(X - local.change(s.gradient(X), X) + o["eta_d"] * D)
+        after = X
+        for _ in range(s.consensus_steps):
+            A, before = s.mixing(t), X
+            t += 1
+            X = X + eps @ (A @ X - X)
+            if o["bias"] == "printed":
+                X = X + o["eta_b"] * after / s.consensus_steps
+            else:
+                X = (1 - o["eta_b"]) * X + o["eta_b"] * after
+            D = np.zeros_like(X)
+            for k in range(s.n):
+                total = sum(A[k, j] for j in range(s.n) if j != k)
+                for j in range(s.n):
+                    if j != k and total:
+                        ref = X[k] if o["affinity_ref"] == "post" else before[k]
+                        D[k] += A[k, j] / total * (before[j] - ref) / s.local_steps
+    return X
+
+
+def p2pl_start(s: Setup) -> Matrix:
+    """Everybody adopts the longest vector around, as often as is asked for or until all have it."""
+    X, around = s.x0, s.weights[0] != 0
+    rounds = s.options.get("sync_rounds")
+    for _ in range(s.n if rounds is None else rounds):
+        X = np.array([max(X[row], key=np.linalg.norm) for row in around])
+    return X
+
+
 ALGORITHMS: dict[str, Callable[[Setup], Matrix]] = {
     "all-reduce": all_reduce,
     "choco-sgd": choco_sgd,
     "d-psgd": d_psgd,
     "deep-squeeze": deep_squeeze,
     "isolated": isolated,
+    "p2pl": p2pl,
     "sgp": sgp,
 }
 COMPRESSORS: dict[str, Callable[..., Compressor]] = {

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "rng", "heap"],
     ["base"],
-    ["push_sum", "registry", "clock", "vectors", "weights", "datafiles", "unpickle"],
+    ["registry", "clock", "vectors", "weights", "datafiles", "unpickle"],
+    ["push_sum", "max_norm"],
     ["config"],
     [
         *("algorithms", "compressors", "learning", "optimizers", "models", "data"),

@@ -161,6 +161,17 @@ CASES: dict[str, list[Case]] = {
         Case({}, HEAVY, gamma=0.4, compressor=AFFINE),
     ],
     "sgp": [Case({}, HEAVY), Case({}, NESTEROV, T=2, S=2)],
+    "p2pl": [
+        Case({}, HEAVY, T=3),
+        Case({"eta_d": 0.5, "sync_rounds": 1}, NESTEROV, T=2, S=3),
+        Case({"eta_d": 0.2, "affinity_ref": "pre"}, HEAVY, T=2),
+        Case({"eta_d": 0.3, "epsilon": 0.6, "eta_b": 0.2}, PLAIN, T=2, S=2),
+        Case({"eta_d": 0.9, "eta_b": 0.01, "bias": "printed"}, HEAVY, T=2, S=2),
+    ],
+    "p2pl unsynchronized": [
+        Case({"sync_rounds": 0, "eta_d": 0.7}, HEAVY, T=2),
+        Case({"sync_rounds": 0, "eta_d": 0.1, "affinity_ref": "pre"}, PLAIN, T=4, S=2),
+    ],
     "choco-sgd push-sum": [
         Case(FRESH | PUSH, HEAVY, gamma=1.0, compressor=IDENTITY, T=2, S=2),
         Case(FRESH | PUSH, PLAIN, gamma=0.2, compressor=TOP),
@@ -184,6 +195,8 @@ NEEDS: dict[str, set[str]] = {
     "choco-sgd": {"doubly-stochastic", "symmetric", "static"},
     "deep-squeeze": {"doubly-stochastic", "symmetric"},
     "sgp": {"column-stochastic"},
+    "p2pl": {"row-stochastic", "static"},
+    "p2pl unsynchronized": {"row-stochastic"},
     "choco-sgd push-sum": {"column-stochastic", "static"},
     "deep-squeeze push-sum": {"column-stochastic"},
 }

@@ -28,12 +28,17 @@ CASES: dict[str, tuple[str | Table, Table]] = {
     ),
     "deep-squeeze": ({"name": "deep-squeeze", "compressor": "qsgd"}, UNDIRECTED),
     "sgp": ("sgp", MANY),
+    "p2pl": ({"name": "p2pl", "eta_b": 0.1}, UNDIRECTED),
+    "p2pl-layer": ({"name": "p2pl", "granularity": "layer"}, {"name": "directed-ring"}),
     "choco-sgd-push-sum": (
         {"name": "choco-sgd", "push_sum": True, "compressor": TOP_K},
         {"name": "directed-ring"},
     ),
     "deep-squeeze-push-sum": ({"name": "deep-squeeze", "push_sum": True}, MANY),
 }
+
+# all-reduce makes x the same in one go, p2pl in diameter = 2 or 4 rounds of 1 message, not S = 2.
+AT_START = {"all-reduce": 1, "p2pl": 1, "p2pl-layer": 2}
 
 
 def experiment(algorithm: str | Table, topology: Table, rounds: int) -> Table:
@@ -64,10 +69,10 @@ def test_the_rehearsal_sends_what_a_run_sends(name: str, tmp_path: Path) -> None
     for rank in range(5):
         net, _ = rehearse(scenario.load(table, tmp_path), rank)
         assert run.train["bytes_sent"][rank, -1] == net.bytes_at_start + net.bytes_sent
-        # all-reduce also makes x the same once, at the start: as many messages as in a round
-        assert bool(net.bytes_at_start) == (name == "all-reduce")
-        extra = 2 if name == "all-reduce" else 1
-        assert run.train["messages_sent"][rank, -1] == net.messages_sent * extra
+        assert bool(net.bytes_at_start) == (name in AT_START)
+        # In rounds of the same number of messages: how many of them go before the first.
+        before = AT_START.get(name, 0)
+        assert run.train["messages_sent"][rank, -1] == net.messages_sent * (1 + before)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,14 @@ VARIANTS: dict[str, Table] = {
         "deep-squeeze", algorithm={"gamma": 0.2, "compressor": {"name": "sign"}}
     ),
     "sgp-one-peer-exponential": variant("sgp", WANDERING),
+    "p2pl": variant(
+        "p2pl",
+        {"name": "star", "weights": "data-size"},
+        model={"init": "own"},
+        data={"partition": {"name": "dirichlet", "alpha": 0.5}},
+        algorithm={"epsilon": [1.0, 0.5, 0.9, 0.4, 0.7, 1.0], "eta_b": 0.1},
+        learning={"local_steps": 3, "consensus_steps": 2},
+    ),
     "choco-push-sum": variant(
         "choco-sgd",
         {"name": "directed-ring"},
