@@ -7,13 +7,11 @@ A section is a dataclass; its annotations say what is allowed. Where a section i
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import itertools
 import math
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -44,8 +42,12 @@ MOST_ROUNDS = 10**8  # every round has a row, laid out at the start
 
 @dataclass(kw_only=True)
 class DataSection:
-    """[data] beside the data set's own parameters. Without batch_size: the full local set."""
+    """[data] beside the data set's own parameters. Without batch_size: the full local set.
 
+    `classes`: only their samples are used, for training and for tests; labels stay as they are.
+    """
+
+    classes: list[Natural] | None = None
     partition: Partition | None = None
     batch_size: Count | None = None
 
@@ -79,7 +81,10 @@ class Time:
 
 @dataclass(kw_only=True)
 class Eval:
-    """[eval]: every so many rounds and the last, on all test samples or a seeded subset."""
+    """[eval]: every so many rounds and the last, on all test samples or a seeded subset.
+
+    The last is on all samples in any case.
+    """
 
     every: Count = 10
     phases: list[Literal["local", "consensus"]] = field(
@@ -141,74 +146,6 @@ def read(path: Path) -> Table:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{str(path)!r} is not valid TOML: {error}") from None
     return {"name": path.stem, **table}
-
-
-def assign(table: Table, assignments: Sequence[str]) -> Table:
-    """Apply KEY=VALUE settings to a copy of the tables; VALUE is TOML, or a bare word."""
-    table = copy.deepcopy(table)
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"[\w.-]+", key.strip()):
-            raise InputError(f"--set {text!r}: give KEY=VALUE with a dotted key")
-        sweep = table.get("sweep", {})
-        for name in sweep if isinstance(sweep, dict) else {}:
-            if f"{key.strip()}.".startswith(f"{name}."):
-                raise InputError(
-                    f"--set {text!r}: [sweep] has values for {name}, which would take its place: "
-                    "change them there, or choose a combination with --only K"
-                )
-        put(table, key.strip(), toml_value(value.strip(), text))
-    return table
-
-
-def toml_value(text: str, given: str) -> Any:
-    """One TOML value; a word without quotes is a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        if re.fullmatch(r"[A-Za-z_./][\w./:+-]*", text):
-            return text
-        raise InputError(f"--set {given!r}: {text!r} is not a TOML value") from None
-
-
-def put(table: Table, key: str, value: Any) -> None:
-    """Set a dotted key; a plug-in given by name alone becomes a table on the way."""
-    *parents, last = key.split(".")
-    for parent in parents:
-        inner = table.get(parent, {})
-        table[parent] = inner = {"name": inner} if isinstance(inner, str) else inner
-        if not isinstance(inner, dict):
-            raise InputError(f"{key}: {parent!r} is a value, not a table")
-        table = inner
-    table[last] = value
-
-
-def combinations(table: Table) -> list[tuple[str, Table]]:
-    """[sweep]: one (name, tables) per combination; a single one where there is no sweep."""
-    table = dict(table)
-    sweep = table.pop("sweep", {})
-    if not isinstance(sweep, dict) or not all(isinstance(v, list) and v for v in sweep.values()):
-        raise InputError(
-            '[sweep] holds lists by dotted key, such as "algorithm.gamma" = [0.1, 0.2]'
-        )
-    made = []
-    for values in itertools.product(*sweep.values()):
-        one = copy.deepcopy(table)
-        for key, value in zip(sweep, values, strict=True):
-            put(one, key, value)
-        made.append(("-".join(label(k, v) for k, v in zip(sweep, values, strict=True)), one))
-    names = [name for name, _ in made]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"[sweep] has the combination {name!r} more than once")
-    return made
-
-
-def label(key: str, value: Any) -> str:
-    """A combination's part of the folder name: last part of the key and the value."""
-    if isinstance(value, dict):
-        value = ",".join(str(v) for v in value.values())
-    return re.sub(r"[^\w.,=+-]+", "_", f"{key.rpartition('.')[2]}={value}")
 
 
 def check(table: Table, folder: Path) -> Experiment:

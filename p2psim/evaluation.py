@@ -19,22 +19,36 @@ CHUNK = 2048  # samples per forward pass
 
 
 class Evaluator:
-    """Every peer tests its own model on all samples, and the mean model on 1/n of them."""
+    """Every peer tests its own model on all samples, and the mean model on 1/n of them.
+
+    With eval.samples that is a seeded subset, the same everywhere, until `use_all`.
+    """
 
     def __init__(self, scenario: Scenario, model: FlatModel, net: Neighborhood) -> None:
-        data, head = scenario.experiment.data, scenario.experiment.head
-        self.net, self.model, self.classes = net, model, data.classes
+        self.scenario, self.net, self.model = scenario, net, model
+        self.classes = scenario.experiment.data.classes
         self.l2 = scenario.experiment.learning.l2
-        _, (inputs, targets) = scenario.hold(net.rank)
+        (_, own), (inputs, targets) = scenario.hold(net.rank)
+        self.seen = np.isin(np.arange(self.classes), own)
         wanted = scenario.experiment.eval.samples
-        if wanted and wanted < len(targets):
-            # The same subset on every peer and in every round.
-            chosen = rng.generator(head.seed, "eval").permutation(len(targets))[:wanted]
-            chosen.sort()
+        self.partial = wanted is not None and wanted < len(targets)
+        if self.partial:
+            draw = rng.generator(scenario.experiment.head.seed, "eval")
+            chosen = np.sort(draw.permutation(len(targets))[:wanted])
             inputs, targets = inputs[chosen], targets[chosen]
-        dtype = getattr(torch, scenario.experiment.model_section.dtype)
-        self.samples = Samples(data, (inputs, targets), dtype)
+        self.use(inputs, targets)
+
+    def use(self, inputs: Any, targets: Any) -> None:
+        """Test on these samples from now on."""
+        dtype = getattr(torch, self.scenario.experiment.model_section.dtype)
+        self.samples = Samples(self.scenario.experiment.data, (inputs, targets), dtype)
         self.counts = np.bincount(targets, minlength=self.classes) if self.classes else None
+
+    def use_all(self) -> None:
+        """Test on the whole test set; it is read again, for few nodes can hold it n times."""
+        if self.partial:
+            self.partial = False
+            self.use(*self.scenario.test)
 
     def measure(self, x: Vector) -> dict[str, Any]:
         """One row of /eval for this peer's model x; all peers must call it together."""
@@ -54,14 +68,19 @@ class Evaluator:
             "loss": loss,
             "accuracy": math.nan,
             "class_accuracy": math.nan,
+            "seen_accuracy": math.nan,
+            "unseen_accuracy": math.nan,
             "consensus_distance": math.sqrt(sums[0] / self.net.peers),
             "mean_model_accuracy": math.nan,
         }
         if self.counts is not None:
+            counts, seen = self.counts, self.seen
             row["accuracy"] = hits.sum() / total
             row["mean_model_accuracy"] = sums[1] / total
-            with np.errstate(invalid="ignore"):
-                row["class_accuracy"] = hits / self.counts
+            with np.errstate(invalid="ignore"):  # where there are no test samples
+                row["class_accuracy"] = hits / counts
+                row["seen_accuracy"] = hits[seen].sum() / counts[seen].sum()
+                row["unseen_accuracy"] = hits[~seen].sum() / counts[~seen].sum()
         return row
 
     def test(self, x: Vector, part: slice) -> tuple[float, Any]:

@@ -45,6 +45,8 @@ EVAL = {
     "time": ("f8", "s", "virtual time"),
     "loss": ("f8", "", "mean loss of the peer's model on the test samples"),
     "accuracy": ("f8", "", "share of test samples that the peer's model gets right, in [0, 1]"),
+    "seen_accuracy": ("f8", "", "accuracy on the classes in the peer's own training set"),
+    "unseen_accuracy": ("f8", "", "accuracy on all other classes; NaN if there are none"),
     "consensus_distance": ("f8", "", "sqrt(mean_i ||x_i - mean||^2), the same on every peer"),
     "mean_model_accuracy": ("f8", "", "accuracy of the mean of all models"),
     "class_accuracy": ("f8", "", "accuracy by class; NaN for a class without test samples"),

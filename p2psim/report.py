@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from p2psim import metrics
 from p2psim.recorder import PHASES
 from p2psim.results import Array, Run, Table, column, open_run, read
+
+OWN = ("accuracy", "seen_accuracy", "unseen_accuracy")  # of each peer's own model
 
 
 @dataclass
@@ -38,12 +41,15 @@ def measures(run: Run) -> list[Measure]:
     """The models at the last evaluation, the rest at each peer's last round."""
     made = []
     last = [(phase, row) for phase in (0, 1) for row in run.rows(phase)[-1:]]
-    for name in dict.fromkeys([run.measure, "loss", "mean_model_accuracy", "consensus_distance"]):
-        for phase, row in last if name != "mean_model_accuracy" or run.measure != "loss" else []:
+    accuracies = (*OWN, "mean_model_accuracy") if run.measure == "accuracy" else ()
+    split = np.isfinite(run.eval["unseen_accuracy"]).any()  # else all that is tested is seen
+    for name in (*accuracies, "loss", "consensus_distance"):
+        for phase, row in last if split or "seen" not in name else []:
             values = run.eval[name][:, row]
             made.append(Measure(f"{name} after {PHASES[phase]}".replace("_", " "), values))
-            if name not in ("accuracy", "loss"):  # the same on every peer
+            if name in ("mean_model_accuracy", "consensus_distance"):  # the same on every peer
                 made[-1].values = made[-1].values[:1]
+    made += oscillations(run, [name for name in OWN if split or "seen" not in name])
     made.append(Measure("training loss", run.last("loss")))
     made.append(Measure("payload sent", run.last("bytes_sent"), "byte"))
     made.append(Measure("messages sent", run.last("messages_sent"), "count"))
@@ -52,6 +58,18 @@ def measures(run: Run) -> list[Measure]:
     rate = run.done.max() / wall if wall else np.nan
     made.append(Measure("wall time", np.array([wall]), "s"))
     return [*made, Measure("rounds per second", np.array([rate]))]
+
+
+def oscillations(run: Run, names: Sequence[str]) -> list[Measure]:
+    """Of the second half of the rounds, where both phases have been evaluated in each."""
+    half = run.train["round"].shape[1] // 2 + 1
+    made = []
+    for name in names:
+        moved = metrics.oscillation(run, name, first=half)
+        for what, value in (("rise at consensus", moved.rise), ("fall at local", moved.fall)):
+            if np.isfinite([moved.rise, moved.fall]).all():
+                made.append(Measure(f"{name.replace('_', ' ')}: {what}", np.array([value])))
+    return made
 
 
 def quantity(value: float, unit: str = "") -> str:

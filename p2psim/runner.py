@@ -31,6 +31,7 @@ from p2psim import (
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
 from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
+from p2psim.settings import assign, combinations
 from p2psim.watchdog import Overseer
 from p2psim.wire import MPIWire, run_threads
 
@@ -91,11 +92,11 @@ def requests(
     """Every combination of the experiment."""
     if force and resume:
         raise InputError("--force starts anew and --resume goes on: give one of them")
-    table = config.assign(config.read(file), settings)
+    table = assign(config.read(file), settings)
     base = out or Path("runs") / str(table["name"])
     return [
         Request(file, settings, one, base, label, force, resume)
-        for label, one in config.combinations(table)
+        for label, one in combinations(table)
     ]
 
 

@@ -54,7 +54,12 @@ class Scenario:
     @cached_property
     def test(self) -> Raw:
         """The test set, the same on every peer."""
-        return self.experiment.data.test()
+        inputs, targets = self.experiment.data.test()
+        wanted = self.experiment.data_section.classes
+        if wanted is None:
+            return inputs, targets
+        chosen = np.isin(targets, wanted)
+        return inputs[chosen], targets[chosen]
 
     def fingerprint(self, rank: int) -> str:
         """A digest of this peer's training samples and of the test labels."""
@@ -137,10 +142,10 @@ def split(experiment: Experiment) -> list[Indices]:
     head, section = experiment.head, experiment.data_section
     fixed = experiment.data.parts(head.peers)
     if fixed is not None:
-        if section.partition or section.batch_size:
+        if section.partition or section.batch_size or section.classes:
             raise InputError(
                 f"data {experiment.table['data']['name']!r} fixes who holds what and gives full "
-                "gradients: remove data.partition and data.batch_size"
+                "gradients: remove data.partition, data.batch_size and data.classes"
             )
         return fixed
     partition: Any = section.partition
@@ -148,11 +153,23 @@ def split(experiment: Experiment) -> list[Indices]:
         partition = find("partition", "iid", experiment.folder)()
         experiment.table["data"]["partition"] = {"name": "iid"}
     stream = rng.generator(head.seed, "partition")
+    labels = experiment.data.labels()
+    used = of_classes(labels, section.classes)
     try:
-        parts = partition.split(experiment.data.labels(), head.peers, stream)
+        parts = partition.split(labels[used], head.peers, stream)
     except ValueError as error:
         raise InputError(f"data.partition: {error}") from None
-    return [np.asarray(part) for part in parts]
+    return [used[part] for part in parts]
+
+
+def of_classes(labels: Indices, wanted: list[int] | None) -> Indices:
+    """The samples of the classes that are wanted, in order; InputError for one that has none."""
+    if wanted is None:
+        return np.arange(labels.size)
+    known = np.unique(labels)
+    if not wanted or not np.isin(wanted, known).all():
+        raise InputError(f"data.classes = {wanted}: give some of {known.tolist()}")
+    return np.flatnonzero(np.isin(labels, wanted))
 
 
 def check_algorithm(algorithm: Any, peers: int) -> None:

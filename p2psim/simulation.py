@@ -181,6 +181,8 @@ class Simulation:
         if self.round in self.due and self.phase in self.scenario.experiment.eval.phases:
             phase = self.phase
             self.at(f"evaluation after {phase}")
+            if self.round == self.scenario.rounds:
+                self.evaluator.use_all()
             row = self.evaluator.measure(x)
             self.log.evaluation(self.round, phase, time=self.clock.now, **row)
 

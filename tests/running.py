@@ -14,7 +14,7 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from p2psim import config, scenario, session
+from p2psim import scenario, session, settings
 from p2psim.base import Wire
 from p2psim.launcher import ranks
 from p2psim.wire import run_threads
@@ -161,7 +161,7 @@ def be_threads(
     def body(wire: Wire) -> None:
         left = iter(range(asks - 1, -1, -1))
         # A deep copy each: a table is shared by all peers, and resolving it may fill in defaults.
-        ready = scenario.load(config.assign(table, ()), folder)
+        ready = scenario.load(settings.assign(table, ()), folder)
         session.run_peer(ready, wire, place, resume=resume, asked=lambda: next(left, 1) == 0)
 
     run_threads(table["peers"], body)

@@ -12,7 +12,7 @@ FLOORS = [
     ["base"],
     ["registry", "clock", "vectors", "weights", "datafiles", "unpickle"],
     ["push_sum", "max_norm"],
-    ["config"],
+    ["config", "settings"],
     [
         *("algorithms", "compressors", "learning", "optimizers", "models", "data"),
         *("topology", "stragglers", "wire"),
@@ -24,7 +24,8 @@ FLOORS = [
     ["will", "watchdog", "starting"],
     ["simulation", "results", "launcher", "planning", "listing"],
     ["session"],
-    ["report", "following", "joining"],
+    ["metrics", "following", "joining"],
+    ["report"],
     ["screen"],
     ["runner", "plots", "watching"],
     ["doctor", "submission"],

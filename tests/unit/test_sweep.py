@@ -1,0 +1,55 @@
+"""[sweep]: lists of values by key, and cases that set several keys at once."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from p2psim.errors import InputError
+from p2psim.settings import assign, combinations
+
+CASES = {"local DSGD": {"algorithm.eta_d": 0.0}, "DSGD": {"rounds": 20, "algorithm": "d-psgd"}}
+TABLE: dict[str, Any] = {
+    "rounds": 2,
+    "algorithm": {"name": "p2pl", "eta_d": 1.0},
+    "sweep": {"seed": [1, 2], "case": CASES},
+}
+
+
+def test_a_case_sets_all_its_keys() -> None:
+    made = dict(combinations(TABLE))
+    assert list(made) == ["seed=1-local_DSGD", "seed=1-DSGD", "seed=2-local_DSGD", "seed=2-DSGD"]
+    assert made["seed=2-DSGD"] == {"rounds": 20, "algorithm": "d-psgd", "seed": 2}
+    own = {"rounds": 2, "algorithm": {"name": "p2pl", "eta_d": 0.0}, "seed": 1}
+    assert made["seed=1-local_DSGD"] == own
+    assert TABLE["algorithm"]["eta_d"] == 1.0
+
+
+def test_a_case_without_keys_is_the_file_as_it_is() -> None:
+    table = {"rounds": 2, "sweep": {"case": {"plain": {}}}}
+    assert combinations(table) == [("plain", {"rounds": 2})]
+
+
+@pytest.mark.parametrize("key", ["seed", "algorithm", "rounds"])
+def test_a_setting_that_a_case_would_undo_is_refused(key: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"[sweep] has values for {key}, which would")):
+        assign(TABLE, [f"{key}=5"])
+    assert assign(TABLE, ["peers=5"])["peers"] == 5
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"case": {}}, {"case": {"a": 1}}, {"seed": 3}, {"seed": []}, [1, 2]]
+)
+def test_what_is_neither_is_refused(given: Any) -> None:
+    if given == {}:
+        assert combinations({"rounds": 2, "sweep": given}) == [("", {"rounds": 2})]
+        return
+    with pytest.raises(InputError, match="holds lists by dotted key"):
+        combinations({"rounds": 2, "sweep": given})
+
+
+def test_two_cases_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="'a_b' more than once"):
+        combinations({"sweep": {"case": {"a b": {}, "a/b": {}}}})
