@@ -54,16 +54,14 @@ class Evaluator:
         """One row of /eval for this peer's model x; all peers must call it together."""
         # The mean borrows the module first; x goes in last and stays, in case x is its own vector.
         x = x.copy() if x is self.model.x else x
-        mean = self.net.mean(x)
+        mean = self.net.total(x) / self.net.peers
         total = len(self.samples)
         share = slice(
             total * self.net.rank // self.net.peers, total * (self.net.rank + 1) // self.net.peers
         )
         _, mean_hits = self.test(mean, share)
         loss, hits = self.test(x, slice(0, total))
-        difference = x.astype(np.float64) - mean
-        square = squared_norm(difference)
-        sums = self.net.gather(np.array([square, float(mean_hits.sum())])).sum(axis=0)
+        sums = self.net.total(np.array([squared_norm(x - mean), mean_hits.sum()]))
         row = {
             "loss": loss,
             "accuracy": math.nan,

@@ -282,6 +282,34 @@ class Neighborhood:
             result[cuts[j] : cuts[j + 1]] = part.value
         return result
 
+    def total(self, v: Vector) -> Vector:
+        """sum_i v_i in float64, the same bits on every peer, up a tree of ranks and down again.
+
+        2 (n - 1) messages in all, where `mean` takes 2 n (n - 1) shorter ones.
+        """
+        rank, step = self.rank, 1
+        result = v.astype(np.float64)
+        children = []
+        while not rank & step and step < self.peers:  # a rank's last 0 bits are those of its tree
+            children += [rank + step] if rank + step < self.peers else []
+            step *= 2
+
+        def receive(source: int) -> Vector:
+            return Transfer(self, {}, own, {source: v.size}).wait()[source].value
+
+        def send(to: int) -> None:
+            Transfer(self, {to: own}, own, {}).wait()
+
+        own = self._dense(result)
+        for child in children:
+            result += receive(child)
+        if rank:
+            send(rank - step)
+            result[:] = receive(rank - step)
+        for child in reversed(children):
+            send(child)
+        return result
+
     def gather(self, v: Vector) -> Vector:
         """The vectors of all peers as rows, shape (n, len(v))."""
         own = self._dense(v)

@@ -202,6 +202,21 @@ def check_mean(wire: MPIWire) -> None:
     assert single[0] == (n - 1) / 2
 
 
+def check_total(wire: MPIWire) -> None:
+    """The sum over all peers, with the same bits everywhere, in 2 (n - 1) messages."""
+    n = wire.size
+    net = made(wire, np.eye(n))
+    for d in (1, 1003):
+        rows = np.random.default_rng(d).standard_normal((n, d)).astype(np.float32)
+        got = net.total(rows[wire.rank])
+        assert got.dtype == np.float64
+        assert np.abs(got - rows.sum(axis=0, dtype=np.float64)).max() <= 1e-12 * n
+        assert (net.gather(got) == got).all()
+    before = net.messages_sent
+    net.total(np.ones(3))
+    assert net.gather(np.array([float(net.messages_sent - before)])).sum() == 2 * (n - 1)
+
+
 def check_gather(wire: MPIWire) -> None:
     """All vectors as rows, on every peer the same, whatever the graph."""
     net = made(wire, np.eye(wire.size))

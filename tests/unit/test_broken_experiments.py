@@ -158,11 +158,11 @@ IMPOSSIBLE: dict[str, tuple[Changes, Fragments]] = {
     "hypercube-of-6": ({"peers": 6, "topology.name": "hypercube"}, ("topology: ", "power of")),
     "quadratic-with-a-batch": (
         {**QUADRATIC, "data.batch_size": 2},
-        ("'quadratic'", "remove data.partition and data.batch_size"),
+        ("'quadratic'", "remove data.partition, data.batch_size and data.classes"),
     ),
     "quadratic-with-a-partition": (
         {**QUADRATIC, "data.partition": "iid"},
-        ("'quadratic'", "remove data.partition and data.batch_size"),
+        ("'quadratic'", "remove data.partition, data.batch_size and data.classes"),
     ),
     "quadratic-with-5-peers": (
         {**QUADRATIC, "peers": 5},
