@@ -5,7 +5,6 @@ CPU time and memory are those of all processes of a run: launcher, mpiexec, stub
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -18,12 +17,13 @@ from typing import NamedTuple
 
 import tomli_w
 
+from bench.processes import cpu, members, memory
+
 PEERS, REPEATS = 100, 3
 MANY, TIMES = 64, 20
 CPU_BOUND, MEMORY_BOUND = 25.0, 2.5  # seconds, GB
 PLAIN_CPU = 200.0  # seconds that a plain start takes at least, or the comparison means nothing
 LIMIT = 900.0
-TICKS = os.sysconf("SC_CLK_TCK")
 PLUGINS = Path(__file__).with_name("start_plugins.py")
 
 
@@ -49,34 +49,6 @@ def experiment(folder: Path, peers: int) -> None:
         "topology": "ring",
     }
     (folder / "experiment.toml").write_text(tomli_w.dumps(table))
-
-
-def members(launcher: int) -> list[int]:
-    """All processes of a run: they have the launcher's name for it in their environment."""
-    mark = f"P2PSIM_LAUNCHED={launcher}-".encode()
-    found = [launcher]
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-    return found
-
-
-def cpu(pid: int) -> float:
-    """CPU seconds of a process and of its children that have ended."""
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:15])) / TICKS
-    return 0.0
-
-
-def memory(pid: int) -> float:
-    """GB of a process, what it shares with others divided among them."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024 / 1e9
-    return 0.0
 
 
 def start(peers: int, mode: str) -> Start:

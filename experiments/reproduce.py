@@ -1,0 +1,178 @@
+"""Reproduce a paper: run its experiments, draw its figures, check its claims, write a report.
+
+    python -m experiments.reproduce PAPER [--data digits] [--out OUT]
+
+PAPER is a folder beside this file. Its `figures.py` has `TITLE`, and by data set in `FIGURES` what
+there is to reproduce (see `Figure`). Runs are kept in OUT/NAME: what is done is not run again, what
+was interrupted goes on. OUT/report.md and report.html come out; ends with 1 where a claim does not
+hold, with 2 where something is missing, otherwise as `p2psim run` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from bench.processes import members, memory
+from experiments.report import write
+from p2psim import config, plots, recorder, results, scenario, starting
+from p2psim.errors import InputError
+from p2psim.registry import load_file
+from p2psim.settings import combinations
+
+HERE = Path(__file__).parent
+SAMPLE = 5.0  # seconds between two looks at the memory
+COSTS = "cost.json"
+Runs: TypeAlias = dict[str, list[results.Run]]  # by case, one for each seed
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What must be seen: in the paper and here."""
+
+    text: str
+    paper: str
+    ours: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One experiment file of a paper, and what is made of its runs."""
+
+    name: str  # of the runs' folder, the picture and the section of the report
+    title: str
+    file: str  # relative to the paper's folder
+    draw: Callable[[Any, Runs], None]  # onto a matplotlib figure
+    claims: Callable[[Runs], list[Claim]]
+    size: tuple[float, float] = (10, 4)  # inches
+
+
+@dataclass
+class Done:
+    """A figure's runs, and what they took: seconds of wall time and GB, both of this machine."""
+
+    figure: Figure
+    command: str
+    runs: Runs
+    claims: list[Claim]
+    wall: float
+    memory: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is left, then draw, check and write."""
+    parser = argparse.ArgumentParser(prog="reproduce")
+    parser.add_argument("paper", choices=papers())
+    parser.add_argument("--data", help="data set that the experiments are for")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(arguments)
+    paper = load_file(HERE / given.paper / "figures.py")
+    data = given.data or next(iter(paper.FIGURES))
+    if data not in paper.FIGURES:
+        parser.error(f"DATA = {data}: give one of {', '.join(paper.FIGURES)}")
+    out = given.out or Path("runs") / given.paper / data
+    figures: list[Figure] = paper.FIGURES[data]
+    try:
+        for figure in figures:
+            check(HERE / given.paper / figure.file, out / figure.name)
+        done = [reproduce(figure, HERE / given.paper, out) for figure in figures]
+    except InputError as error:
+        others = " or ".join(f"DATA={name}" for name in paper.FIGURES if name != data)
+        print(f"reproduce: {error}\nreproduce: without it, give {others}", file=sys.stderr)
+        return error.exit_code
+    report = write(paper.TITLE, f"make reproduce-{given.paper} DATA={data}", done, out)
+    for one in done:
+        for claim in one.claims:
+            mark = "holds" if claim.holds else "FAILS"
+            print(f"{mark}: {one.figure.name}: {claim.text} ({claim.ours})")
+    print(report)
+    return int(not all(claim.holds for one in done for claim in one.claims))
+
+
+def papers() -> list[str]:
+    """What can be reproduced."""
+    return sorted(path.parent.name for path in HERE.glob("*/figures.py"))
+
+
+def check(file: Path, place: Path) -> bool:
+    """Whether runs are left to do. InputError where one cannot be done here, or was another."""
+    left = False
+    for label, table in combinations(config.read(file)):
+        ready, begun = scenario.load(table, file.parent), (place / label / "run.h5").exists()
+        if begun:
+            starting.check_same(place / label, ready)
+        left |= not begun or recorder.status(place / label) != "done"
+    return left
+
+
+def reproduce(figure: Figure, folder: Path, out: Path) -> Done:
+    """Run what is left of an experiment and make its picture; SystemExit if a run fails."""
+    file, place = folder / figure.file, out / figure.name
+    command = ["p2psim", "run", str(file.relative_to(HERE.parent)), "--out", str(place)]
+    if check(file, place):
+        run(command, place)
+    runs: Runs = {}
+    for label, _ in combinations(config.read(file)):
+        case = re.sub(r"-?\bseed=\d+-?", "", label) or figure.name
+        runs.setdefault(case, []).append(results.read(place / label))
+    picture(figure, runs, out / f"{figure.name}.png")
+    return Done(figure, " ".join(command), runs, figure.claims(runs), **costs(place))
+
+
+def run(command: list[str], place: Path) -> None:
+    """Run the experiment, or go on with it; SystemExit if that fails."""
+    resume = ["--resume"] if any(place.glob("**/run.h5")) else []
+    with subprocess.Popen(
+        [sys.executable, "-m", *command, *resume], stdout=subprocess.DEVNULL
+    ) as process:
+        note_costs(process, place)
+    if process.returncode:
+        sys.exit(process.returncode)
+
+
+def note_costs(process: subprocess.Popen[bytes], place: Path) -> None:
+    """Until it ends, add to what the runs in this folder have taken: it may be killed any time."""
+    before, began = costs(place), time.monotonic()
+    peak = before["memory"]
+    while process.poll() is None:
+        peak = max(peak, sum(map(memory, members(process.pid))))
+        spent = before["wall"] + time.monotonic() - began
+        if place.is_dir():
+            (place / COSTS).write_text(json.dumps({"wall": spent, "memory": peak}))
+        try:
+            process.wait(SAMPLE)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def costs(place: Path) -> dict[str, float]:
+    """Seconds of wall time and GB that the runs in a folder have taken so far."""
+    file = place / COSTS
+    return json.loads(file.read_text()) if file.exists() else {"wall": 0.0, "memory": 0.0}
+
+
+def picture(figure: Figure, runs: Runs, target: Path) -> None:
+    """Draw the figure into a file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context(plots.STYLE):
+        drawn = plt.figure(figsize=figure.size, layout="constrained")
+        figure.draw(drawn, runs)
+        drawn.savefig(target)
+        plt.close(drawn)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
