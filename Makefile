@@ -11,10 +11,10 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run referee test test-mpich test-openmpi test-faults test-slurm check bench bench-start clean
+.PHONY: help setup run referee reproduce reproduce-p2pl-affinity test test-mpich test-openmpi test-faults test-slurm check bench bench-start clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-23s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make .venv with p2psim, MPICH, CPU torch and all tools in it
 
@@ -30,6 +30,13 @@ run: $(READY)  ## Run the quickstart: 8 peers learn digits on a ring; prints, dr
 
 referee: $(READY)  ## Run exact problems with known answers, compare with theory, draw them
 	$(BIN)/python experiments/referee/run.py runs/referee
+
+reproduce: reproduce-p2pl-affinity  ## Reproduce all papers: run, draw, check the claims, write reports
+
+# Without MNIST: make reproduce-p2pl-affinity DATA=digits
+DATA = mnist
+reproduce-p2pl-affinity: $(READY)  ## Reproduce P2PL with Affinity in runs/p2pl-affinity
+	$(BIN)/python -m experiments.reproduce p2pl-affinity --data $(DATA)
 
 test: $(READY)  ## Run all tests, with real ranks under MPICH
 	$(BIN)/python -m pytest --numprocesses auto tests/test_architecture.py tests/laws tests/unit

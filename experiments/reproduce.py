@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 from bench.processes import members, memory
 from experiments.report import write
 from p2psim import config, plots, recorder, results, scenario, starting
-from p2psim.errors import InputError
+from p2psim.errors import STOPPED, InputError
 from p2psim.registry import load_file
 from p2psim.settings import combinations
 
@@ -87,8 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done = [reproduce(figure, HERE / given.paper, out) for figure in figures]
     except InputError as error:
         others = " or ".join(f"DATA={name}" for name in paper.FIGURES if name != data)
-        print(f"reproduce: {error}\nreproduce: without it, give {others}", file=sys.stderr)
+        print(f"reproduce: {error}\nreproduce: there is also {others}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("reproduce: stopped; the same command goes on", file=sys.stderr)
+        return STOPPED
     report = write(paper.TITLE, f"make reproduce-{given.paper} DATA={data}", done, out)
     for one in done:
         for claim in one.claims:

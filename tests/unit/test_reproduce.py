@@ -1,0 +1,164 @@
+"""Reproducing a paper, on a toy: runs, pictures, claims, report; going on, and what fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import reproduce
+from p2psim import recorder, results
+from p2psim.registry import load_file
+
+FIGURES = """
+from experiments.reproduce import Claim, Figure
+
+TITLE = "A toy"
+
+def draw(figure, runs):
+    figure.subplots().plot(runs["slow"][0].eval["accuracy"][0])
+
+def claims(runs):
+    slow, fast = (runs[case][1].eval["accuracy"].max() for case in ("slow", "fast"))
+    return [
+        Claim("two seeds each", "2", str(len(runs["slow"])), len(runs["slow"]) == 2),
+        Claim("fast | slow", "better", f"{fast:.2f}", bool(fast > slow)),
+    ]
+
+FIGURES = {
+    "digits": [Figure("one", "the first", "one.toml", draw, claims, (3, 2))],
+    "mnist": [Figure("other", "needs MNIST", "other.toml", draw, claims)],
+}
+"""
+ONE = """
+peers = 2
+rounds = ROUNDS
+data = { name = "digits", batch_size = 16 }
+model = { name = "mlp", hidden = [8] }
+topology = "complete"
+algorithm = "d-psgd"
+run = { checkpoint_rounds = 5 }
+learning = { optimizer = { name = "sgd" } }
+[eval]
+every = 10
+[sweep]
+seed = [1, 2]
+[sweep.case.slow]
+"learning.optimizer.lr" = 1e-6
+[sweep.case.fast]
+"learning.optimizer.lr" = 0.5
+"""
+START = """
+import sys
+from pathlib import Path
+from experiments import reproduce
+reproduce.HERE = Path(sys.argv.pop(1))
+sys.exit(reproduce.main(["toy", "--out", "out"]))
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with experiments/toy, and to work in."""
+    toy = tmp_path / "experiments" / "toy"
+    toy.mkdir(parents=True)
+    (toy / "figures.py").write_text(FIGURES)
+    (toy / "one.toml").write_text(ONE.replace("ROUNDS", "20"))
+    (toy / "other.toml").write_text(ONE.replace("ROUNDS", "20").replace("digits", "mnist"))
+    monkeypatch.setattr(reproduce, "HERE", tmp_path / "experiments")
+    monkeypatch.setenv("P2PSIM_DATA", str(tmp_path / "nothing"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_paper_is_run_drawn_checked_and_written_up(
+    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert reproduce.main(["toy", "--out", "out"]) == 0
+    assert "holds: one: fast | slow" in capfd.readouterr().out
+    text = (place / "out/report.md").read_text()
+    assert "All claims hold." in text
+    assert "| one | two seeds each | 2 | 2 | holds |" in text
+    assert "    p2psim run experiments/toy/one.toml --out out/one" in text
+    assert "4 runs of 2 peers, d = 610" in text
+    page = (place / "out/report.html").read_text()
+    assert page.count("<td>holds</td>") == 2
+    assert 'src="one.png"' in page
+    assert (place / "out/one.png").stat().st_size > 1000
+    # What is done is not run again, and its costs stay.
+    monkeypatch.setattr(reproduce, "run", lambda *_: pytest.fail("it runs again"))
+    cost = reproduce.costs(place / "out/one")
+    assert cost["wall"] > 0.1
+    assert 0.02 < cost["memory"] < 20
+    assert reproduce.main(["toy", "--out", "out"]) == 0
+    assert reproduce.costs(place / "out/one") == cost
+
+
+def test_a_claim_that_fails_is_seen(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    toy = place / "experiments/toy/figures.py"
+    toy.write_text(toy.read_text().replace("fast > slow", "fast < slow"))
+    assert reproduce.main(["toy", "--out", "out"]) == 1
+    assert "FAILS: one: fast | slow" in capfd.readouterr().out
+    text = (place / "out/report.md").read_text()
+    assert "**1 of 2 claims do not hold.**" in text
+    assert "**does not hold** |" in text
+    assert "<strong>does not hold</strong>" in (place / "out/report.html").read_text()
+
+
+def test_what_is_killed_in_the_middle_goes_on(place: Path) -> None:
+    (place / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "4000"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", START, str(place / "experiments")]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        second = place / "out/one/seed=1-fast"
+        end = time.monotonic() + 120
+        while not (second / "checkpoints").is_dir() and time.monotonic() < end:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    first = (place / "out/one/seed=1-slow/run.h5").stat().st_mtime_ns
+    assert recorder.status(second) == "running"
+    assert not (place / "out/report.md").exists()
+    assert subprocess.run(command, env=environment, timeout=200).returncode == 0
+    assert (place / "out/one/seed=1-slow/run.h5").stat().st_mtime_ns == first
+    assert results.read(second).state == "done"
+    assert "All claims hold." in (place / "out/report.md").read_text()
+
+
+def test_data_that_are_not_there_are_told_before_anything_runs(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce.main(["toy", "--data", "mnist", "--out", "out"]) == 2
+    said = capfd.readouterr().err
+    assert "p2psim data fetch mnist" in said
+    assert "DATA=digits" in said
+    assert not (place / "out").exists()
+    with pytest.raises(SystemExit) as ended:
+        reproduce.main(["toy", "--data", "cifar10", "--out", "out"])
+    assert ended.value.code == 2
+    assert "give one of digits, mnist" in capfd.readouterr().err
+
+
+def test_runs_of_another_experiment_are_not_taken(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce.main(["toy", "--out", "out"]) == 0
+    (place / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "30"))
+    assert reproduce.main(["toy", "--out", "out"]) == 2
+    assert "rounds" in capfd.readouterr().err
+
+
+def test_every_paper_says_what_must_be_seen() -> None:
+    assert reproduce.papers() == ["p2pl-affinity"]
+    folder = reproduce.HERE / "p2pl-affinity"
+    paper = load_file(folder / "figures.py")
+    for data, figures in paper.FIGURES.items():
+        assert figures
+        for figure in figures:
+            assert (folder / figure.file).is_file()
+            if data == "digits":
+                reproduce.check(folder / figure.file, Path("nowhere"))
