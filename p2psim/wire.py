@@ -26,6 +26,7 @@ from p2psim.errors import AbortedError
 
 HEADER_TAG, PAYLOAD_TAG = 1, 2
 EAGER = 4096  # bytes; the sender of a larger payload waits until its receiver has taken it
+POLLS = 4  # in a row, before the core is given away: one poll takes in one message, or a part of it
 SPIN = 2e-2  # seconds of polling, the core given away each time, before the first sleep
 SHORTEST, LONGEST = 2e-4, 5e-3  # seconds of sleep between polls while no bell rings
 PATIENCE = 0.1  # of the time waited so far: what such a sleep may add to it
@@ -140,7 +141,7 @@ class MPIWire:
     def wait(self, requests: list[Any], alarm: Alarm) -> None:
         test_all, began = self.mpi.Request.Testall, time.perf_counter()
         next_alarm = ALARM
-        while not test_all(requests):
+        while not any(test_all(requests) for _ in range(POLLS)):
             waited = time.perf_counter() - began
             if waited > next_alarm:
                 next_alarm = waited + ALARM
