@@ -20,6 +20,7 @@ from p2psim.clock import Clock, Link
 from p2psim.topology import Topology
 from p2psim.vectors import get, not_finite, put
 
+WINDOW = 16 * 2**20  # bytes that a mix receives into at most; never less than two messages
 HEADER = np.dtype([("nbytes", "<u8"), ("sent_at", "<f8"), ("step", "<u4"), ("entries", "<u4")])
 
 
@@ -47,6 +48,14 @@ class Pool:
 def block_sizes(d: int, n: int) -> list[int]:
     """How many of d entries each of n peers owns in a mean."""
     return [d * (j + 1) // n - d * j // n for j in range(n)]
+
+
+def group_size(messages: int, nbytes: int) -> int:
+    """How many of these messages, each of at most `nbytes`, a mix receives into one block.
+
+    All where they fit into WINDOW; otherwise it has two blocks of half of that.
+    """
+    return messages if messages * nbytes <= WINDOW else max(1, WINDOW // 2 // nbytes)
 
 
 class Packet:
@@ -110,8 +119,8 @@ def pack(pool: Pool, v: Vector, compressor: Compressor | None, plain: int) -> Pa
 class Transfer:
     """Messages under way. Their buffers stay referenced here until both directions are done.
 
-    `own` are the messages to send by receiver, `sources` the peers to receive from; what they send
-    is of the kind of `like` and holds `entries[j]` entries.
+    `own` are the messages to send by receiver. What peer j of `entries` sends is of the kind of
+    `like` and holds `entries[j]` entries; it is received into a block of at least `room` bytes.
     """
 
     def __init__(
@@ -120,17 +129,18 @@ class Transfer:
         own: Mapping[int, Packet],
         like: Packet,
         entries: Mapping[int, int],
+        room: int = 0,
     ) -> None:
         self.net, self.like, self.own, self.entries = net, like, own, entries
         self.step, self.row = net.step, net.row(like.dtype)
         self.headers = net.pool.take((len(own) + len(entries)) * HEADER.itemsize, np.uint8)
         heads = list(self.headers.reshape(-1, HEADER.itemsize))
-        room = [net.capacity(like, size) for size in entries.values()]
-        block = net.pool.take(sum(room), np.uint8)
-        ends = np.cumsum(room, dtype=int)
+        sizes = [net.capacity(like, size) for size in entries.values()]
+        block = net.pool.take(max(sum(sizes), room), np.uint8)
+        ends = np.cumsum(sizes, dtype=int)
         self.arriving = {
             j: (heads.pop(), block[end - size : end])
-            for j, size, end in zip(entries, room, ends.tolist(), strict=True)
+            for j, size, end in zip(entries, sizes, ends.tolist(), strict=True)
         }
         self.requests: list[Any] = []
         self.others: list[int] = []  # whom each request is with
@@ -185,16 +195,27 @@ class Transfer:
 
     def mix(self) -> Vector:
         """sum_j W[i, j] value_j, own included, in rank order; W of the step of posting."""
-        like = self.like
-        packets: dict[int, Message] = {**self.wait(), self.net.rank: like}
-        out: Vector = self.net.pool.take(like.entries, like.dtype)
-        term = self.net.pool.take(like.entries, like.dtype)
-        for number, j in enumerate(sorted(packets)):
+        mixture = Mixture(self.net.pool, self.like, self.row)
+        mixture.add({**self.wait(), self.net.rank: self.like})
+        return mixture.out
+
+
+class Mixture:
+    """sum_j W[i, j] value_j in the making; whoever adds keeps to the order of the ranks."""
+
+    def __init__(self, pool: Pool, like: Packet, row: Vector) -> None:
+        self.row, self.empty = row, True
+        self.out: Vector = pool.take(like.entries, like.dtype)
+        self.term: Vector = pool.take(like.entries, like.dtype)
+
+    def add(self, packets: dict[int, Message]) -> None:
+        """Add the terms of these messages, by sender, and let go of them."""
+        for j in sorted(packets):
             packet = packets.pop(j)  # so that its decoded value is free for the next one
-            np.multiply(packet.value, self.row[j], out=term if number else out)
-            if number:
-                np.add(out, term, out=out)
-        return out
+            np.multiply(packet.value, self.row[j], out=self.out if self.empty else self.term)
+            if not self.empty:
+                np.add(self.out, self.term, out=self.out)
+            self.empty = False
 
 
 def silent(seconds: float, peers: list[int]) -> None:
@@ -252,7 +273,12 @@ class Neighborhood:
         return dict(Transfer(self, own, like, dict.fromkeys(senders, like.entries)).wait())
 
     def mix(self, m: Vector | Message) -> Vector:
-        return self._start(self._packet(m)).mix()
+        packet = self._packet(m)
+        senders = self.topology.senders(self.rank, self.step)
+        size = group_size(len(senders), self.capacity(packet, packet.entries))
+        if size == len(senders):
+            return self._start(packet).mix()
+        return self._mix_in_groups(packet, sorted([*senders, self.rank]), size)
 
     def post(self, m: Vector | Message) -> Handle:
         # A vector is copied: its owner goes on while it travels.
@@ -336,6 +362,32 @@ class Neighborhood:
         """Let whatever is under way arrive; whoever asks for it later finds it."""
         for transfer in self.under_way:
             transfer.complete()
+
+    def _mix_in_groups(self, packet: Packet, ranks: list[int], size: int) -> Vector:
+        """The sum over these ranks, by groups that are received into two blocks in turn.
+
+        While one group is added the next one arrives. All sends start before the first wait, so
+        that no peer has to receive anything before others receive from it.
+        """
+        groups = [ranks[at : at + size] for at in range(0, len(ranks), size)]
+        room = size * self.capacity(packet, packet.entries)
+
+        def receive(group: list[int]) -> Transfer:
+            entries = {j: packet.entries for j in group if j != self.rank}
+            return Transfer(self, {}, packet, entries, room)
+
+        arriving = [receive(group) for group in groups[:2]]
+        receivers = self.topology.receivers(self.rank, self.step)
+        leaving = Transfer(self, dict.fromkeys(receivers, packet), packet, {})
+        mixture = Mixture(self.pool, packet, leaving.row)
+        for number, group in enumerate(groups):
+            packets = arriving.pop(0).wait()
+            if self.rank in group:
+                packets[self.rank] = packet
+            mixture.add(packets)  # and its block is free
+            arriving += [receive(later) for later in groups[number + 2 : number + 3]]
+        leaving.wait()
+        return mixture.out
 
     def _start(self, packet: Packet) -> Transfer:
         senders = self.topology.senders(self.rank, self.step)

@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from p2psim.clock import Clock, Link
-from p2psim.neighborhood import HEADER, Neighborhood
+from p2psim.neighborhood import HEADER, WINDOW, Neighborhood
 from p2psim.registry import find
 from p2psim.rng import Stream
 from p2psim.topology import Topology
@@ -274,6 +274,30 @@ def check_no_allocation(wire: MPIWire) -> None:
     used = new_memory(lambda: net.mean(own))
     block = 8 * (d // wire.size)  # its own block's sum, in float64
     assert used < block + own.nbytes / 10, f"{used} bytes for a mean of {own.nbytes}"
+
+
+def check_mix_in_groups(wire: MPIWire) -> None:
+    """Messages of 8 MiB by all to all: a mix receives two at a time, also beside a post."""
+    n, rank = wire.size, wire.rank
+    W = np.arange(1.0, n * n + 1).reshape(n, n)
+    net = made(wire, W, W.T.copy())
+    own = vector(rank, LARGE, 9)
+    for step in range(3):
+        handle = net.post(vector(rank, 5, step))
+        mixture = net.mix(vector(rank, LARGE, step))
+        wished = mixed(W.T if step % 2 else W, rank, lambda j, at=step: vector(j, LARGE, at))  # type: ignore[misc]
+        assert mixture.tobytes() == wished.tobytes()
+        assert all((m.value == vector(j, 5, step)).all() for j, m in handle.wait().items())
+        net.step += 1
+    assert net.bytes_sent == net.bytes_received == 3 * (n - 1) * 4 * (LARGE + 5)
+    blocks = {size: len(kept) for (size, kind), kept in net.pool.arrays.items() if kind == "|u1"}
+    assert sum(size * count for size, count in blocks.items() if size > LARGE) <= WINDOW
+    assert new_memory(lambda: net.mix(own)) < own.nbytes / 4
+    handle = net.post(own)
+    mixture = net.mix(vector(rank, LARGE, 3))
+    assert mixture.tobytes() == mixed(W.T, rank, lambda j: vector(j, LARGE, 3)).tobytes()
+    assert all((m.value == vector(j, LARGE, 9)).all() for j, m in handle.wait().items())
+    assert not net.under_way
 
 
 def new_memory(work: Callable[[], object]) -> int:
