@@ -81,8 +81,7 @@ def peer_memory(scenario: Scenario) -> float:
 def memory(scenario: Scenario, most: Rehearsal, state: int) -> float:
     """Bytes of a peer: process, model, gradient, momentum, algorithm, buffers, its samples."""
     d = scenario.parameters * np.dtype(scenario.experiment.model_section.dtype).itemsize
-    senders = len(most.topology.senders(most.rank, 0))
-    buffers = senders * most.largest + 4 * d
+    buffers = sum(size * blocks for size, blocks in most.blocks.items()) + 4 * d
     sample = 4 * math.prod(scenario.experiment.data.shape)
     return PROCESS + 3 * d + state + buffers + max(map(len, scenario.parts)) * sample
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from p2psim.base import Compressor, Handle, Message, Shape, Vector
 from p2psim.clock import Clock
-from p2psim.neighborhood import Pool, block_sizes, pack
+from p2psim.neighborhood import Neighborhood, Pool, block_sizes, group_size, pack
 from p2psim.rng import Stream, generator
 from p2psim.scenario import Scenario
 
@@ -42,8 +42,8 @@ class Rehearsal:
         self.topology, self.rank, self.peers = scenario.topology, rank, scenario.peers
         self.link, self.clock = scenario.experiment.time.link, Clock()
         self.pool, self.step = Pool(), 0
-        self.bytes_sent = self.messages_sent = self.largest = 0
-        self.bytes_at_start = 0
+        self.bytes_sent = self.messages_sent = self.bytes_at_start = 0
+        self.blocks: dict[int, int] = {}  # bytes to receive into -> how many such at a time
 
     @property
     def own_weight(self) -> float:
@@ -57,19 +57,28 @@ class Rehearsal:
         return pack(self.pool, v, compressor, plain)
 
     def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
-        return self._send(m).wait()
+        return self.post(m).wait()
 
     def mix(self, m: Vector | Message) -> Vector:
-        return self._send(m).mix()
+        echo = self._send(m)
+        senders, size = len(echo.messages), self._capacity(echo.own)
+        group = group_size(senders, size)
+        self._receive(group * size, 1 if group == senders else 2)
+        return echo.mix()
 
-    def post(self, m: Vector | Message) -> Handle:
-        return self._send(m)
+    def post(self, m: Vector | Message | Mapping[int, Message]) -> Handle:
+        echo = self._send(m)
+        self._receive(len(echo.messages) * self._capacity(echo.own))
+        return echo
 
     def mean(self, v: Vector) -> Vector:
         blocks = block_sizes(v.size, self.peers)
         own = blocks.pop(self.rank)
         for size in [block for block in blocks if block] + [own] * (len(blocks) if own else 0):
             self._count(size * v.itemsize)
+        both = [own * len(blocks) * v.itemsize, sum(blocks) * v.itemsize]
+        for nbytes in both:
+            self._receive(nbytes, both.count(nbytes))
         for size in (own, max(blocks, default=0)):
             if self.peers > 1:
                 self.clock.arrival(self.link.arrival(self.clock.now, size * v.itemsize))
@@ -88,7 +97,14 @@ class Rehearsal:
     def _count(self, nbytes: int) -> None:
         self.bytes_sent += nbytes
         self.messages_sent += 1
-        self.largest = max(self.largest, nbytes)
+
+    def _receive(self, nbytes: int, blocks: int = 1) -> None:
+        """Blocks of this size are in the pool from now on."""
+        self.blocks[nbytes] = max(blocks, self.blocks.get(nbytes, 0))
+
+    @staticmethod
+    def _capacity(own: Any) -> int:
+        return Neighborhood.capacity(own, own.entries)
 
 
 class Draws:

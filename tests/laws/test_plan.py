@@ -9,10 +9,12 @@ import pytest
 import tomli_w
 from click.testing import CliRunner
 
-from p2psim import cli, planning, registry, scenario
+from p2psim import cli, neighborhood, planning, registry, scenario, simulation
+from p2psim.neighborhood import HEADER, Neighborhood
 from p2psim.rehearsal import rehearse
 from tests.running import Table, run_here
 
+PEERS = 5
 UNDIRECTED: Table = {"name": "star"}
 MANY: Table = {"name": "one-peer-exponential"}
 TOP_K: Table = {"name": "top-k", "keep": 0.1}
@@ -44,7 +46,7 @@ AT_START = {"all-reduce": 1, "p2pl": 1, "p2pl-layer": 2}
 def experiment(algorithm: str | Table, topology: Table, rounds: int) -> Table:
     return {
         "name": "plan",
-        "peers": 5,
+        "peers": PEERS,
         "rounds": rounds,
         "data": {"name": "digits", "batch_size": 16},
         "model": {"name": "mlp", "hidden": [16]},
@@ -66,13 +68,44 @@ def test_the_rehearsal_sends_what_a_run_sends(name: str, tmp_path: Path) -> None
     period = 3 if topology is MANY else 1
     table = experiment(algorithm, topology, rounds=period)
     run = run_here(table, tmp_path)
-    for rank in range(5):
+    for rank in range(PEERS):
         net, _ = rehearse(scenario.load(table, tmp_path), rank)
         assert run.train["bytes_sent"][rank, -1] == net.bytes_at_start + net.bytes_sent
         assert bool(net.bytes_at_start) == (name in AT_START)
         # In rounds of the same number of messages: how many of them go before the first.
         before = AT_START.get(name, 0)
         assert run.train["messages_sent"][rank, -1] == net.messages_sent * (1 + before)
+
+
+@pytest.mark.parametrize("window", [neighborhood.WINDOW, 1])
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_the_rehearsal_knows_what_a_run_receives_into(
+    name: str, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's pool has the planned blocks of bytes, and beside them what it sends, and headers."""
+    nets: dict[int, Neighborhood] = {}
+
+    class Kept(Neighborhood):
+        def __init__(self, wire: Any, *rest: Any) -> None:
+            super().__init__(wire, *rest)
+            nets[wire.rank] = self
+
+    monkeypatch.setattr(simulation, "Neighborhood", Kept)
+    monkeypatch.setattr(neighborhood, "WINDOW", window)
+    algorithm, topology = CASES[name]
+    table = experiment(algorithm, topology, rounds=6)
+    run_here(table, tmp_path)
+    for rank, net in nets.items():
+        ready = scenario.load(table, tmp_path)
+        planned = rehearse(ready, rank)[0].blocks
+        held = {size: len(kept) for (size, kind), kept in net.pool.arrays.items() if kind == "|u1"}
+        # What is compressed lies in such blocks before it is sent, too.
+        more = PEERS if ready.experiment.algorithm.compressors() else 0
+        for size, count in planned.items():
+            assert not size or count <= held[size] <= count + more
+        message = net.bytes_sent // max(net.messages_sent, 1)
+        beside = {size for size in held if size != message and size > 2 * PEERS * HEADER.itemsize}
+        assert beside <= planned.keys()
 
 
 @pytest.mark.parametrize(
