@@ -111,6 +111,9 @@ class Neighborhood(Protocol):
     def mix(self, m: Vector | Message) -> Vector:
         """sum_j W[i, j] value_j over in-neighbors and self, in rank order."""
 
+    def visit(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
+        """As exchange, but few messages are there at a time: see(j, m_j), own included, by rank."""
+
     def post(self, m: Vector | Message) -> Handle:
         """Start sending m now, use the handle later: what runs between overlaps the transfer."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from p2psim.base import Neighborhood, Shape, Vector
+from p2psim.base import Message, Neighborhood, Shape, Vector
 from p2psim.vectors import squared_norm
 
 
@@ -24,10 +24,13 @@ def synchronize(x: Vector, shapes: Sequence[Shape], rounds: int, net: Neighborho
     spans = list(itertools.starmap(slice, itertools.pairwise(cuts)))
     norms = [squared_norm(x[span]) for span in spans]
     origins = np.full(len(spans), net.rank, x.dtype)
+
+    def see(_: int, message: Message) -> None:
+        theirs, owners = message.value[: x.size], message.value[x.size :]
+        for k, span in enumerate(spans):
+            norm = squared_norm(theirs[span])
+            if (norm, -owners[k]) > (norms[k], -origins[k]):
+                norms[k], origins[k], x[span] = norm, owners[k], theirs[span]
+
     for _ in range(rounds):
-        for message in net.exchange(np.append(x, origins)).values():
-            theirs, owners = message.value[: x.size], message.value[x.size :]
-            for k, span in enumerate(spans):
-                norm = squared_norm(theirs[span])
-                if (norm, -owners[k]) > (norms[k], -origins[k]):
-                    norms[k], origins[k], x[span] = norm, owners[k], theirs[span]
+        net.visit(np.append(x, origins), see)

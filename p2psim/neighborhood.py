@@ -9,40 +9,18 @@ they are handed to the wire; headers are counted in `header_bytes`.
 from __future__ import annotations
 
 import itertools
-import sys
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from p2psim.base import Compressor, Handle, Message, Payload, Vector, Wire
 from p2psim.clock import Clock, Link
+from p2psim.messages import Packet, Pool, pack
 from p2psim.topology import Topology
-from p2psim.vectors import get, not_finite, put
 
 WINDOW = 16 * 2**20  # bytes that a mix receives into at most; never less than two messages
 HEADER = np.dtype([("nbytes", "<u8"), ("sent_at", "<f8"), ("step", "<u4"), ("entries", "<u4")])
-
-
-class Pool:
-    """Arrays that are handed out again once nobody refers to them: no allocation per round."""
-
-    def __init__(self) -> None:
-        self.arrays: dict[tuple[int, str], list[Any]] = {}
-        self.idle = self._counts([np.empty(0)])[0]
-
-    @staticmethod
-    def _counts(arrays: list[Any]) -> list[int]:
-        return [sys.getrefcount(array) for array in arrays]
-
-    def take(self, size: int, dtype: Any) -> Any:
-        """An array of this size that nobody else holds; its content is arbitrary."""
-        kept = self.arrays.setdefault((size, np.dtype(dtype).str), [])
-        for index, count in enumerate(self._counts(kept)):
-            if count == self.idle:
-                return kept[index]
-        kept.append(np.empty(size, dtype))
-        return kept[-1]
 
 
 def block_sizes(d: int, n: int) -> list[int]:
@@ -56,64 +34,6 @@ def group_size(messages: int, nbytes: int) -> int:
     All where they fit into WINDOW; otherwise it has two blocks of half of that.
     """
     return messages if messages * nbytes <= WINDOW else max(1, WINDOW // 2 // nbytes)
-
-
-class Packet:
-    """A message: payload bytes, and the vector that they decode to."""
-
-    def __init__(
-        self, pool: Pool, payload: Payload, codec: Codec | None, entries: int, dtype: Any
-    ) -> None:
-        self.pool, self.payload, self.codec = pool, payload, codec
-        self.entries, self.dtype = entries, dtype
-        self._value: Vector | None = None
-
-    @property
-    def value(self) -> Vector:
-        """The decoded vector, shape (entries,)."""
-        if self._value is None:
-            if self.codec is None:
-                self._value = self.payload.view(self.dtype)
-            else:
-                self._value = self.pool.take(self.entries, self.dtype)
-                self.codec.decode(self.payload, self._value)
-        return self._value
-
-
-class Tailed:
-    """A compressor of all entries but the last `plain`, which travel as they are."""
-
-    def __init__(self, codec: Compressor, plain: int) -> None:
-        self.codec, self.plain = codec, plain
-
-    def encode(self, v: Vector, out: Payload) -> int:
-        used = self.codec.encode(v[: -self.plain], out)
-        if not np.isfinite(v[-self.plain :]).all():
-            raise not_finite(self.codec)
-        return used + put(out[used:], v.dtype, *v[-self.plain :])
-
-    def decode(self, payload: Payload, out: Vector) -> None:
-        tail = self.plain * out.itemsize
-        self.codec.decode(payload[:-tail], out[: -self.plain])
-        out[-self.plain :] = get(payload[-tail:], out.dtype, self.plain)
-
-    def max_bytes(self, d: int, itemsize: int = 4) -> int:
-        return self.codec.max_bytes(d - self.plain, itemsize) + self.plain * itemsize
-
-
-Codec: TypeAlias = Compressor | Tailed
-
-
-def pack(pool: Pool, v: Vector, compressor: Compressor | None, plain: int) -> Packet:
-    """C(v) as a message of its own: v may change afterwards. See base.Neighborhood.message."""
-    if compressor is None:
-        copy = pool.take(v.size, v.dtype)
-        np.copyto(copy, v)
-        return Packet(pool, copy.view(np.uint8), None, v.size, v.dtype)
-    codec: Codec = Tailed(compressor, plain) if plain else compressor
-    room = pool.take(codec.max_bytes(v.size, v.itemsize), np.uint8)
-    used = codec.encode(v, room)
-    return Packet(pool, room[:used], codec, v.size, v.dtype)
 
 
 class Transfer:
@@ -278,7 +198,19 @@ class Neighborhood:
         size = group_size(len(senders), self.capacity(packet, packet.entries))
         if size == len(senders):
             return self._start(packet).mix()
-        return self._mix_in_groups(packet, sorted([*senders, self.rank]), size)
+        mixture = Mixture(self.pool, packet, self.row(packet.dtype))
+        for group in self._in_groups(packet, sorted([*senders, self.rank]), size):
+            mixture.add(group)
+        return mixture.out
+
+    def visit(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
+        packet = self._packet(m)
+        senders = self.topology.senders(self.rank, self.step)
+        size = group_size(len(senders), self.capacity(packet, packet.entries))
+        size += size == len(senders)  # with its own in one group
+        for group in self._in_groups(packet, sorted([*senders, self.rank]), size):
+            for j in sorted(group):
+                see(j, group.pop(j))
 
     def post(self, m: Vector | Message) -> Handle:
         # A vector is copied: its owner goes on while it travels.
@@ -363,14 +295,17 @@ class Neighborhood:
         for transfer in self.under_way:
             transfer.complete()
 
-    def _mix_in_groups(self, packet: Packet, ranks: list[int], size: int) -> Vector:
-        """The sum over these ranks, by groups that are received into two blocks in turn.
+    def _in_groups(
+        self, packet: Packet, ranks: list[int], size: int
+    ) -> Iterator[dict[int, Message]]:
+        """Messages of these ranks, by groups that are received into two blocks in turn.
 
-        While one group is added the next one arrives. All sends start before the first wait, so
-        that no peer has to receive anything before others receive from it.
+        While one group is in use the next one arrives; its block is free once all its messages are
+        let go. All sends start before the first wait, so that no peer has to receive anything
+        before others receive from it.
         """
         groups = [ranks[at : at + size] for at in range(0, len(ranks), size)]
-        room = size * self.capacity(packet, packet.entries)
+        room = size * self.capacity(packet, packet.entries) if len(groups) > 1 else 0
 
         def receive(group: list[int]) -> Transfer:
             entries = {j: packet.entries for j in group if j != self.rank}
@@ -379,15 +314,14 @@ class Neighborhood:
         arriving = [receive(group) for group in groups[:2]]
         receivers = self.topology.receivers(self.rank, self.step)
         leaving = Transfer(self, dict.fromkeys(receivers, packet), packet, {})
-        mixture = Mixture(self.pool, packet, leaving.row)
         for number, group in enumerate(groups):
             packets = arriving.pop(0).wait()
             if self.rank in group:
                 packets[self.rank] = packet
-            mixture.add(packets)  # and its block is free
+            yield packets
+            packets.clear()
             arriving += [receive(later) for later in groups[number + 2 : number + 3]]
         leaving.wait()
-        return mixture.out
 
     def _start(self, packet: Packet) -> Transfer:
         senders = self.topology.senders(self.rank, self.step)

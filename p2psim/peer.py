@@ -12,7 +12,7 @@ from torch.nn import functional
 from p2psim import rng
 from p2psim.base import Data, LearningRule, LocalOptimizer, Shape, StragglerModel, Vector
 from p2psim.clock import Clock
-from p2psim.neighborhood import Pool
+from p2psim.messages import Pool
 from p2psim.scenario import Scenario
 from p2psim.vectors import add_scaled, squared_norm
 

@@ -6,14 +6,15 @@ second account of its bytes. Neighbors are taken to send what this peer sends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from p2psim.base import Compressor, Handle, Message, Shape, Vector
 from p2psim.clock import Clock
-from p2psim.neighborhood import Neighborhood, Pool, block_sizes, group_size, pack
+from p2psim.messages import Pool, pack
+from p2psim.neighborhood import Neighborhood, block_sizes, group_size
 from p2psim.rng import Stream, generator
 from p2psim.scenario import Scenario
 
@@ -60,11 +61,19 @@ class Rehearsal:
         return self.post(m).wait()
 
     def mix(self, m: Vector | Message) -> Vector:
+        return self._send_by_groups(m).mix()
+
+    def visit(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
+        echo = self._send_by_groups(m)
+        for j, message in sorted({**echo.wait(), self.rank: echo.own}.items()):
+            see(j, message)
+
+    def _send_by_groups(self, m: Vector | Message) -> Echo:
         echo = self._send(m)
         senders, size = len(echo.messages), self._capacity(echo.own)
         group = group_size(senders, size)
         self._receive(group * size, 1 if group == senders else 2)
-        return echo.mix()
+        return echo
 
     def post(self, m: Vector | Message | Mapping[int, Message]) -> Handle:
         echo = self._send(m)

@@ -11,7 +11,7 @@ FLOORS = [
     ["errors", "rng", "heap"],
     ["base"],
     ["registry", "clock", "vectors", "weights", "datafiles", "unpickle"],
-    ["push_sum", "max_norm"],
+    ["push_sum", "max_norm", "messages"],
     ["config", "settings"],
     [
         *("algorithms", "compressors", "learning", "optimizers", "models", "data"),

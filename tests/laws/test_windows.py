@@ -37,6 +37,7 @@ TOP_K: Table = {"name": "top-k", "keep": 0.2}
 ALGORITHMS: dict[str, Table] = {
     "dense": {"name": "d-psgd"},
     "while a post is under way": {"name": "d-psgd", "order": "cta"},
+    "visited at the start": {"name": "p2pl", "eta_d": 0.3},
     "compressed": {"name": "choco-sgd", "gamma": 0.3, "compressor": TOP_K},
     "directed": {"name": "sgp"},
     "directed, compressed": {
@@ -47,8 +48,8 @@ ALGORITHMS: dict[str, Table] = {
     },
 }
 CASES = [
-    *((name, topology) for name in list(ALGORITHMS)[:3] for topology in ("ring", "complete")),
-    *((name, topology) for name in list(ALGORITHMS)[3:] for topology in ("complete", "wandering")),
+    *((name, topology) for name in list(ALGORITHMS)[:4] for topology in ("ring", "complete")),
+    *((name, topology) for name in list(ALGORITHMS)[4:] for topology in ("complete", "wandering")),
 ]
 
 
@@ -56,13 +57,13 @@ CASES = [
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The size of the groups of every mix that receives by groups, from now on."""
     seen = []
-    mix_in_groups = Neighborhood._mix_in_groups
+    in_groups = Neighborhood._in_groups
 
     def spy(net: Neighborhood, packet: Any, ranks: list[int], size: int) -> Any:
-        seen.append(size)
-        return mix_in_groups(net, packet, ranks, size)
+        seen.extend([size] if size < len(ranks) else [])
+        return in_groups(net, packet, ranks, size)
 
-    monkeypatch.setattr(Neighborhood, "_mix_in_groups", spy)
+    monkeypatch.setattr(Neighborhood, "_in_groups", spy)
     return seen
 
 
@@ -96,7 +97,7 @@ def test_groups_change_no_bit_no_count_and_no_time(
     assert not groups
     payload = int(whole.train["bytes_sent"][0, -1] // whole.train["messages_sent"][0, -1])
     # Two messages are all that a peer on the ring receives.
-    for window, size in ((1, 1), (2 * payload, 1), (5 * payload, 2)):
+    for window, size in ((1, 1), (2 * payload + 16, 1), (5 * payload, 2)):
         monkeypatch.setattr(neighborhood, "WINDOW", window)
         assert run_here(table, tmp_path).datasets() == whole.datasets()
         assert set(groups) == ({size} if topology != "ring" or window == 1 else set())

@@ -1,0 +1,90 @@
+"""Messages: the bytes that travel, the vectors that they stand for, the memory of both."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from p2psim.base import Compressor, Payload, Vector
+from p2psim.vectors import get, not_finite, put
+
+
+class Pool:
+    """Arrays that are handed out again once nobody refers to them: no allocation per round."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[tuple[int, str], list[Any]] = {}
+        self.idle = self._counts([np.empty(0)])[0]
+
+    @staticmethod
+    def _counts(arrays: list[Any]) -> list[int]:
+        return [sys.getrefcount(array) for array in arrays]
+
+    def take(self, size: int, dtype: Any) -> Any:
+        """An array of this size that nobody else holds; its content is arbitrary."""
+        kept = self.arrays.setdefault((size, np.dtype(dtype).str), [])
+        for index, count in enumerate(self._counts(kept)):
+            if count == self.idle:
+                return kept[index]
+        kept.append(np.empty(size, dtype))
+        return kept[-1]
+
+
+class Packet:
+    """A message: payload bytes, and the vector that they decode to."""
+
+    def __init__(
+        self, pool: Pool, payload: Payload, codec: Codec | None, entries: int, dtype: Any
+    ) -> None:
+        self.pool, self.payload, self.codec = pool, payload, codec
+        self.entries, self.dtype = entries, dtype
+        self._value: Vector | None = None
+
+    @property
+    def value(self) -> Vector:
+        """The decoded vector, shape (entries,)."""
+        if self._value is None:
+            if self.codec is None:
+                self._value = self.payload.view(self.dtype)
+            else:
+                self._value = self.pool.take(self.entries, self.dtype)
+                self.codec.decode(self.payload, self._value)
+        return self._value
+
+
+class Tailed:
+    """A compressor of all entries but the last `plain`, which travel as they are."""
+
+    def __init__(self, codec: Compressor, plain: int) -> None:
+        self.codec, self.plain = codec, plain
+
+    def encode(self, v: Vector, out: Payload) -> int:
+        used = self.codec.encode(v[: -self.plain], out)
+        if not np.isfinite(v[-self.plain :]).all():
+            raise not_finite(self.codec)
+        return used + put(out[used:], v.dtype, *v[-self.plain :])
+
+    def decode(self, payload: Payload, out: Vector) -> None:
+        tail = self.plain * out.itemsize
+        self.codec.decode(payload[:-tail], out[: -self.plain])
+        out[-self.plain :] = get(payload[-tail:], out.dtype, self.plain)
+
+    def max_bytes(self, d: int, itemsize: int = 4) -> int:
+        return self.codec.max_bytes(d - self.plain, itemsize) + self.plain * itemsize
+
+
+Codec: TypeAlias = Compressor | Tailed
+
+
+def pack(pool: Pool, v: Vector, compressor: Compressor | None, plain: int) -> Packet:
+    """C(v) as a message of its own: v may change afterwards. See base.Neighborhood.message."""
+    if compressor is None:
+        copy = pool.take(v.size, v.dtype)
+        np.copyto(copy, v)
+        return Packet(pool, copy.view(np.uint8), None, v.size, v.dtype)
+    codec: Codec = Tailed(compressor, plain) if plain else compressor
+    room = pool.take(codec.max_bytes(v.size, v.itemsize), np.uint8)
+    used = codec.encode(v, room)
+    return Packet(pool, room[:used], codec, v.size, v.dtype)
