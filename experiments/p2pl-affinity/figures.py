@@ -204,7 +204,7 @@ def claims_3(runs: Runs) -> list[Claim]:
             "IID: the oscillation is less than a third of the non-IID one",
             "much smaller",
             f"{spread(iid)} against {spread(other)}",
-            bool((iid < other / 3).all()),
+            bool((np.abs(iid) < other / 3).all()),
         ),
     ]
 
@@ -232,7 +232,8 @@ def draw_pair(figure: Any, runs: Runs) -> None:
 def claims_4(runs: Runs) -> list[Claim]:
     """Half the local steps, less to forget."""
     five, ten = over(runs["T-5"], UNSEEN), over(runs["T-10"], UNSEEN)
-    better = late(runs["T-5"], ALL, 1, 0.9) - late(runs["T-10"], ALL, 1, 0.9)
+    more = [late(runs["T-5"], ALL, k, 0.9) - late(runs["T-10"], ALL, k, 0.9) for k in (0, 1)]
+    both = (more[0] + more[1]) / 2
     return [
         Claim(
             "T = 5 oscillates less than T = 10 (unseen classes)",
@@ -241,11 +242,11 @@ def claims_4(runs: Runs) -> list[Claim]:
             bool((five < ten).all()),
         ),
         Claim(
-            "and is no less accurate after consensus (last tenth)",
-            "about +0.2 %",
-            f"{points(better.mean())}, between seeds {points(better.min())} to "
-            f"{points(better.max())}",
-            bool(better.mean() > -0.002),
+            "and is more accurate, taking both moments of a round together (last tenth)",
+            "about +0.2 % (of which moment is not said)",
+            f"{points(both.mean())}: after local {points(more[0].mean())}, after consensus "
+            f"{points(more[1].mean())}",
+            bool(both.mean() > 0),
         ),
     ]
 

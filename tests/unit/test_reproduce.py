@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,56 +65,81 @@ sys.exit(reproduce.main(["toy", "--out", "out"]))
 """
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with experiments/toy, and to work in."""
-    toy = tmp_path / "experiments" / "toy"
+def set_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the toy into experiments/toy, and work there."""
+    toy = place / "experiments" / "toy"
     toy.mkdir(parents=True)
     (toy / "figures.py").write_text(FIGURES)
     (toy / "one.toml").write_text(ONE.replace("ROUNDS", "20"))
     (toy / "other.toml").write_text(ONE.replace("ROUNDS", "20").replace("digits", "mnist"))
-    monkeypatch.setattr(reproduce, "HERE", tmp_path / "experiments")
-    monkeypatch.setenv("P2PSIM_DATA", str(tmp_path / "nothing"))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "HERE", place / "experiments")
+    monkeypatch.setenv("P2PSIM_DATA", str(place / "nothing"))
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where nothing has run yet."""
+    set_up(tmp_path, monkeypatch)
     return tmp_path
 
 
-def test_a_paper_is_run_drawn_checked_and_written_up(
-    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert reproduce.main(["toy", "--out", "out"]) == 0
-    assert "holds: one: fast | slow" in capfd.readouterr().out
-    text = (place / "out/report.md").read_text()
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `reproduce toy` leaves, and beside it what it said."""
+    made = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as monkeypatch, io.StringIO() as said:
+        set_up(made, monkeypatch)
+        with contextlib.redirect_stdout(said):
+            assert reproduce.main(["toy", "--out", "out"]) == 0
+        (made / "said").write_text(said.getvalue())
+    return made
+
+
+@pytest.fixture
+def again(first: Path, place: Path) -> Path:
+    """A copy of that."""
+    shutil.copytree(first / "out", place / "out")
+    return place
+
+
+def test_a_paper_is_run_drawn_checked_and_written_up(first: Path) -> None:
+    assert "holds: one: fast | slow" in (first / "said").read_text()
+    text = (first / "out/report.md").read_text()
     assert "All claims hold." in text
     assert "| one | two seeds each | 2 | 2 | holds |" in text
     assert "    p2psim run experiments/toy/one.toml --out out/one" in text
     assert "4 runs of 2 peers, d = 610" in text
-    page = (place / "out/report.html").read_text()
+    page = (first / "out/report.html").read_text()
     assert page.count("<td>holds</td>") == 2
     assert 'src="one.png"' in page
-    assert (place / "out/one.png").stat().st_size > 1000
-    # What is done is not run again, and its costs stay.
+    assert (first / "out/one.png").stat().st_size > 1000
+
+
+def test_what_is_done_is_not_run_again_and_its_costs_stay(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reproduce, "run", lambda *_: pytest.fail("it runs again"))
-    cost = reproduce.costs(place / "out/one")
+    cost = reproduce.costs(again / "out/one")
     assert cost["wall"] > 0.1
     assert 0.02 < cost["memory"] < 20
     assert reproduce.main(["toy", "--out", "out"]) == 0
-    assert reproduce.costs(place / "out/one") == cost
+    assert reproduce.costs(again / "out/one") == cost
 
 
-def test_a_claim_that_fails_is_seen(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    toy = place / "experiments/toy/figures.py"
+def test_a_claim_that_fails_is_seen(again: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    toy = again / "experiments/toy/figures.py"
     toy.write_text(toy.read_text().replace("fast > slow", "fast < slow"))
     assert reproduce.main(["toy", "--out", "out"]) == 1
     assert "FAILS: one: fast | slow" in capfd.readouterr().out
-    text = (place / "out/report.md").read_text()
+    text = (again / "out/report.md").read_text()
     assert "**1 of 2 claims do not hold.**" in text
     assert "**does not hold** |" in text
-    assert "<strong>does not hold</strong>" in (place / "out/report.html").read_text()
+    assert "<strong>does not hold</strong>" in (again / "out/report.html").read_text()
 
 
 def test_what_is_killed_in_the_middle_goes_on(place: Path) -> None:
-    (place / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "4000"))
+    (place / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "1500"))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", START, str(place / "experiments")]
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
@@ -144,10 +172,9 @@ def test_data_that_are_not_there_are_told_before_anything_runs(
 
 
 def test_runs_of_another_experiment_are_not_taken(
-    place: Path, capfd: pytest.CaptureFixture[str]
+    again: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduce.main(["toy", "--out", "out"]) == 0
-    (place / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "30"))
+    (again / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "30"))
     assert reproduce.main(["toy", "--out", "out"]) == 2
     assert "rounds" in capfd.readouterr().err
 
