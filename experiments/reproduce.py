@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -137,7 +138,15 @@ def run(command: list[str], place: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", *command, *resume], stdout=subprocess.DEVNULL
     ) as process:
-        note_costs(process, place)
+        # A Ctrl-C reaches it as well; to be stopped by a signal is for it to answer, too.
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            note_costs(process, place)
+        except KeyboardInterrupt:
+            process.wait()  # for its checkpoint
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
     if process.returncode:
         sys.exit(process.returncode)
 

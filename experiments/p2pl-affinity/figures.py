@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.reproduce import Claim, Figure, Runs
 from p2psim.metrics import Curve, curve, oscillation, rounds_to
-from p2psim.plots import COLORS, LOCAL
+from p2psim.plots import COLORS
 from p2psim.results import Array, Run
 
 TITLE = "Peer-to-peer learning and consensus with non-IID data (P2PL with Affinity)"
@@ -60,22 +60,28 @@ def points(value: float) -> str:
 # Drawing
 
 
-def sawtooth(axes: Any, runs: Sequence[Run], name: str, color: str, label: str) -> None:
-    """After local learning and after consensus in turn, mean over devices and seeds, with range."""
+def sawtooth(
+    axes: Any, runs: Sequence[Run], name: str, color: str, label: str, unit: float = 1.0
+) -> None:
+    """After local learning and after consensus in turn, mean over devices and seeds, with range.
+
+    `unit`: how many units of the axis a round is.
+    """
     local, consensus = mean(runs, name, 0), mean(runs, name, 1)
-    where = np.stack([local.rounds - 0.5, consensus.rounds], axis=1).reshape(-1)
+    where = unit * np.stack([local.rounds - 0.5, consensus.rounds], axis=1).reshape(-1)
     values = np.stack([local.values, consensus.values], axis=2).reshape(len(runs), -1)
     axes.plot(where, values.mean(axis=0), color=color, linewidth=1, label=label)
-    if len(runs) > 1:
-        axes.fill_between(where, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
+    band = {"color": color, "alpha": 0.15, "linewidth": 0}
+    axes.fill_between(where, values.min(axis=0), values.max(axis=0), **band)
 
 
 def line(
-    axes: Any, runs: Sequence[Run], name: str, color: str, label: str, every: int = 1, **style: Any
+    axes: Any, runs: Sequence[Run], name: str, color: str, label: str, unit: float = 1.0
 ) -> None:
-    """After consensus alone; `every` rounds of these runs are one of the others."""
+    """After consensus alone."""
     found = mean(runs, name, 1)
-    axes.plot(found.rounds / every, found.values.mean(axis=0), color=color, label=label, **style)
+    style = {"color": color, "linestyle": (0, (4, 2))}
+    axes.plot(unit * found.rounds, found.values.mean(axis=0), label=label, **style)
 
 
 def ready(axes: Any, title: str, of: str = "test accuracy") -> None:
@@ -152,15 +158,15 @@ def draw_3(figure: Any, runs: Runs) -> None:
         strict=False,
     ):
         sawtooth(axes, runs["local-dsgd"], name, COLORS[0], "local DSGD, T = 10")
-        line(axes, runs["dsgd"], name, COLORS[1], "DSGD", every=10)
-        line(axes, runs["isolated"], name, COLORS[6], "isolated", linestyle=LOCAL)
+        line(axes, runs["dsgd"], name, COLORS[1], "DSGD", unit=0.1)
+        line(axes, runs["isolated"], name, COLORS[6], "isolated")
         ready(axes, title)
     for axes, pair in zip(panels[2:], ((0, 1), (7, 8)), strict=True):
         title = f"({'c' if pair == (0, 1) else 'd'}) IID, classes {pair[0]} and {pair[1]}"
         sawtooth(
             axes, of_pair(runs["local-dsgd-iid"], pair), "pair", COLORS[0], "local DSGD, T = 10"
         )
-        line(axes, of_pair(runs["dsgd-iid"], pair), "pair", COLORS[1], "DSGD", every=10)
+        line(axes, of_pair(runs["dsgd-iid"], pair), "pair", COLORS[1], "DSGD", unit=0.1)
         ready(axes, title)
 
 
@@ -218,13 +224,7 @@ def draw_pair(figure: Any, runs: Runs) -> None:
     for axes, name in zip(panels, (UNSEEN, ALL), strict=True):
         for color, (case, group) in zip(COLORS, runs.items(), strict=False):
             steps = group[0].experiment["learning"]["local_steps"]
-            local, consensus = mean(group, name, 0), mean(group, name, 1)
-            where = np.stack([local.rounds * steps - 0.5 * steps, consensus.rounds * steps], axis=1)
-            values = np.stack([local.values, consensus.values], axis=2).reshape(len(group), -1)
-            where = where.reshape(-1) / 10  # ten steps are an epoch
-            axes.plot(where, values.mean(axis=0), color=color, linewidth=1, label=case)
-            band = {"color": color, "alpha": 0.15, "linewidth": 0}
-            axes.fill_between(where, values.min(axis=0), values.max(axis=0), **band)
+            sawtooth(axes, group, name, color, case, unit=steps / 10)  # ten steps are an epoch
         ready(axes, f"{name.replace('_', ' ')}, mean and range of three seeds")
         axes.set_xlabel("epoch")
 
@@ -278,9 +278,9 @@ def draw_6(figure: Any, runs: Runs) -> None:
     for axes, name in zip(figure.subplots(1, 2), (UNSEEN, SEEN), strict=True):
         sawtooth(axes, runs["local-dsgd"], name, COLORS[0], "local DSGD")
         sawtooth(axes, runs["affinity"], name, COLORS[2], "with affinity")
-        line(axes, runs["dsgd"], name, COLORS[1], "DSGD", every=10)
+        line(axes, runs["dsgd"], name, COLORS[1], "DSGD", unit=0.1)
         if "isolated" in runs:
-            line(axes, runs["isolated"], name, COLORS[6], "isolated", linestyle=LOCAL)
+            line(axes, runs["isolated"], name, COLORS[6], "isolated")
         ready(axes, f"{name.replace('_', ' ')}, mean and range of three seeds")
 
 
