@@ -287,13 +287,14 @@ def draw_6(figure: Any, runs: Runs) -> None:
 def claims_6(runs: Runs) -> list[Claim]:
     """Affinity damps forgetting and costs nothing after consensus."""
     local, affinity, dsgd = (runs[case] for case in ("local-dsgd", "affinity", "dsgd"))
-    damped, plain = over(affinity, UNSEEN), over(local, UNSEEN)
+    damped, plain = over(affinity, UNSEEN, 0.5), over(local, UNSEEN, 0.5)
+    whole = f"{spread(over(affinity, UNSEEN))} against {spread(over(local, UNSEEN))}"
     apart = late(affinity, ALL, 1) - late(dsgd, ALL, 1)
     return [
         Claim(
-            "affinity at least halves the oscillation on unseen classes of local DSGD",
+            "affinity at least halves the oscillation on unseen classes of local DSGD (second half)",
             "damped",
-            f"{spread(damped)} against {spread(plain)}",
+            f"{spread(damped)} against {spread(plain)}; over all rounds {whole}",
             bool((damped <= plain / 2).all()),
         ),
         Claim(
