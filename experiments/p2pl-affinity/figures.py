@@ -292,7 +292,7 @@ def claims_6(runs: Runs) -> list[Claim]:
     apart = late(affinity, ALL, 1) - late(dsgd, ALL, 1)
     return [
         Claim(
-            "affinity at least halves the oscillation on unseen classes of local DSGD (second half)",
+            "affinity at least halves the oscillation on unseen classes (second half)",
             "damped",
             f"{spread(damped)} against {spread(plain)}; over all rounds {whole}",
             bool((damped <= plain / 2).all()),
