@@ -83,9 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = given.out or Path("runs") / given.paper / data
     figures: list[Figure] = paper.FIGURES[data]
     try:
-        for figure in figures:
-            check(HERE / given.paper / figure.file, out / figure.name)
-        done = [reproduce(figure, HERE / given.paper, out) for figure in figures]
+        folder = HERE / given.paper
+        # All, before the first runs.
+        left = [check(folder / figure.file, out / figure.name) for figure in figures]
+        done = [reproduce(*one, folder, out) for one in zip(figures, left, strict=True)]
     except InputError as error:
         others = " or ".join(f"DATA={name}" for name in paper.FIGURES if name != data)
         print(f"reproduce: {error}\nreproduce: there is also {others}", file=sys.stderr)
@@ -118,11 +119,11 @@ def check(file: Path, place: Path) -> bool:
     return left
 
 
-def reproduce(figure: Figure, folder: Path, out: Path) -> Done:
+def reproduce(figure: Figure, left: bool, folder: Path, out: Path) -> Done:
     """Run what is left of an experiment and make its picture; SystemExit if a run fails."""
     file, place = folder / figure.file, out / figure.name
     command = ["p2psim", "run", str(file.relative_to(HERE.parent)), "--out", str(place)]
-    if check(file, place):
+    if left:
         run(command, place)
     runs: Runs = {}
     for label, _ in combinations(config.read(file)):
@@ -174,16 +175,13 @@ def costs(place: Path) -> dict[str, float]:
 
 def picture(figure: Figure, runs: Runs, target: Path) -> None:
     """Draw the figure into a file."""
-    import matplotlib
+    import matplotlib as mpl
+    from matplotlib.figure import Figure as Canvas
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    with plt.rc_context(plots.STYLE):
-        drawn = plt.figure(figsize=figure.size, layout="constrained")
+    with mpl.rc_context(plots.STYLE):
+        drawn = Canvas(figsize=figure.size, layout="constrained")
         figure.draw(drawn, runs)
         drawn.savefig(target)
-        plt.close(drawn)
 
 
 if __name__ == "__main__":

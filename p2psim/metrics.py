@@ -44,12 +44,8 @@ def oscillation(
     last = last or run.train["round"].shape[1] - ("samples" in run.experiment["eval"])
     before, after = curve(run, 0, name), curve(run, 1, name)
     inside = (before.rounds >= first) & (before.rounds <= last)
-    return Oscillation(
-        *(
-            moved(Curve(before.rounds[inside], before.values[:, inside]), after, lag)
-            for lag in (0, 1)
-        )
-    )
+    local = Curve(before.rounds[inside], before.values[:, inside])
+    return Oscillation(rise=moved(local, after, 0), fall=moved(local, after, 1))
 
 
 def moved(local: Curve, consensus: Curve, lag: int) -> float:

@@ -142,7 +142,23 @@ def silent(seconds: float, peers: list[int]) -> None:
     """An alarm that nobody hears."""
 
 
-class Neighborhood:
+class Surroundings:
+    """What a peer knows of the graph without asking anybody; see base.Neighborhood."""
+
+    topology: Topology
+    rank: int
+    step: int  # the consensus step t that selects W_t
+
+    @property
+    def own_weight(self) -> float:
+        return float(self.topology.at(self.step)[self.rank, self.rank])
+
+    @property
+    def diameter(self) -> int:
+        return self.topology.diameter()
+
+
+class Neighborhood(Surroundings):
     """See base.Neighborhood. `step` is the consensus step t that selects W_t."""
 
     def __init__(self, wire: Wire, topology: Topology, clock: Clock, link: Link) -> None:
@@ -159,14 +175,6 @@ class Neighborhood:
         """Row i of W_t in the type of the vectors."""
         weights: Vector = self.topology.at(self.step)[self.rank].astype(dtype)
         return weights
-
-    @property
-    def own_weight(self) -> float:
-        return float(self.topology.at(self.step)[self.rank, self.rank])
-
-    @property
-    def diameter(self) -> int:
-        return self.topology.diameter()
 
     @staticmethod
     def capacity(like: Packet, entries: int) -> int:
@@ -194,21 +202,13 @@ class Neighborhood:
 
     def mix(self, m: Vector | Message) -> Vector:
         packet = self._packet(m)
-        senders = self.topology.senders(self.rank, self.step)
-        size = group_size(len(senders), self.capacity(packet, packet.entries))
-        if size == len(senders):
-            return self._start(packet).mix()
         mixture = Mixture(self.pool, packet, self.row(packet.dtype))
-        for group in self._in_groups(packet, sorted([*senders, self.rank]), size):
+        for group in self._arrivals(packet):
             mixture.add(group)
         return mixture.out
 
     def visit(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
-        packet = self._packet(m)
-        senders = self.topology.senders(self.rank, self.step)
-        size = group_size(len(senders), self.capacity(packet, packet.entries))
-        size += size == len(senders)  # with its own in one group
-        for group in self._in_groups(packet, sorted([*senders, self.rank]), size):
+        for group in self._arrivals(self._packet(m)):
             for j in sorted(group):
                 see(j, group.pop(j))
 
@@ -295,6 +295,15 @@ class Neighborhood:
         for transfer in self.under_way:
             transfer.complete()
 
+    def _arrivals(self, packet: Packet) -> Iterator[dict[int, Message]]:
+        """What exchange gives and the own message, all at once or by groups, in rank order."""
+        senders = self.topology.senders(self.rank, self.step)
+        size = group_size(len(senders), self.capacity(packet, packet.entries))
+        if size == len(senders):
+            yield {**self._start(packet).wait(), self.rank: packet}
+        else:
+            yield from self._in_groups(packet, sorted([*senders, self.rank]), size)
+
     def _in_groups(
         self, packet: Packet, ranks: list[int], size: int
     ) -> Iterator[dict[int, Message]]:
@@ -305,7 +314,7 @@ class Neighborhood:
         before others receive from it.
         """
         groups = [ranks[at : at + size] for at in range(0, len(ranks), size)]
-        room = size * self.capacity(packet, packet.entries) if len(groups) > 1 else 0
+        room = size * self.capacity(packet, packet.entries)
 
         def receive(group: list[int]) -> Transfer:
             entries = {j: packet.entries for j in group if j != self.rank}

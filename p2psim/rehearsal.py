@@ -14,7 +14,7 @@ import numpy as np
 from p2psim.base import Compressor, Handle, Message, Shape, Vector
 from p2psim.clock import Clock
 from p2psim.messages import Pool, pack
-from p2psim.neighborhood import Neighborhood, block_sizes, group_size
+from p2psim.neighborhood import Neighborhood, Surroundings, block_sizes, group_size
 from p2psim.rng import Stream, generator
 from p2psim.scenario import Scenario
 
@@ -36,7 +36,7 @@ class Echo:
         return np.array(self.own.value)
 
 
-class Rehearsal:
+class Rehearsal(Surroundings):
     """A neighborhood of one; it counts what would be sent (see base.Neighborhood)."""
 
     def __init__(self, scenario: Scenario, rank: int) -> None:
@@ -45,14 +45,6 @@ class Rehearsal:
         self.pool, self.step = Pool(), 0
         self.bytes_sent = self.messages_sent = self.bytes_at_start = 0
         self.blocks: dict[int, int] = {}  # bytes to receive into -> how many such at a time
-
-    @property
-    def own_weight(self) -> float:
-        return float(self.topology.at(self.step)[self.rank, self.rank])
-
-    @property
-    def diameter(self) -> int:
-        return self.topology.diameter()
 
     def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Message:
         return pack(self.pool, v, compressor, plain)

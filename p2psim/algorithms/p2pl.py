@@ -78,11 +78,13 @@ class P2PL(Algorithm):
         synchronize(x, shapes, rounds, net)
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
-        drift = self.eta_d * self.d
-        for _ in range(oracle.local_steps):
-            x = oracle.descend(x)
-            if self.eta_d:
+        if self.eta_d:
+            drift = self.eta_d * self.d
+            for _ in range(oracle.local_steps):
+                x = oracle.descend(x)
                 x += drift
+        else:
+            x = super().local(x, oracle, net)
         if self.eta_b:
             self.b = x / oracle.consensus_steps if self.bias == "printed" else x.copy()
         return x
@@ -119,10 +121,11 @@ class P2PL(Algorithm):
         radius, growth = apart ** (1 / rounds), U[0].sum() ** (1 / rounds)
         said = {"disagreement": f"times {radius:.4f} a round, gradients left out"}
         if radius >= 1 + (EDGE if self.affinity_ref == "post" else -EDGE) or growth > 1 + EDGE:
+            what, cure = "all models", 'set bias = "anchored", or eta_b = 0'
+            if radius >= growth - EDGE:
+                what = "differences between models"
+                cure = 'lower eta_d, or set affinity_ref = "post"'
             factor = f"{max(radius, growth):.4g} in every round"
-            what = "differences between models" if radius >= growth - EDGE else "all models"
-            cure = 'lower eta_d, or set affinity_ref = "post"'
-            cure = cure if radius >= growth - EDGE else 'set bias = "anchored", or eta_b = 0'
             said["warning"] = f"this diverges: {what} are multiplied by {factor}; {cure}"
         return said
 

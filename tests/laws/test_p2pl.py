@@ -27,7 +27,7 @@ from tests.running import (
 
 HEAVY: Table = {"momentum": 0.8, "weight_decay": 0.01}
 ALONE: Table = {"name": "p2pl", "eta_d": 0.0, "sync_rounds": 0}
-SIZES = [30, 50, 80, 20, 60, 40]
+SIZES = [20, 32, 52, 12, 40, 26]
 
 
 def p2pl(**parameters: Any) -> Table:
@@ -50,7 +50,6 @@ def of_different_sizes(algorithm: Table | str, topology: Table, **changes: Any) 
         "topology": topology,
         "eval": {"every": 10**6},
     }
-    table["data"]["partition"]["samples"] = [2 * (size // 3) for size in SIZES]
     for section, values in changes.items():
         table[section] = {**table[section], **values} if isinstance(values, dict) else values
     return table
@@ -58,7 +57,7 @@ def of_different_sizes(algorithm: Table | str, topology: Table, **changes: Any) 
 
 def sizes() -> Matrix:
     """n_k of `of_different_sizes`."""
-    return np.array([2.0 * (size // 3) for size in SIZES])
+    return np.array(SIZES, float)
 
 
 def around(run: Run) -> Matrix:

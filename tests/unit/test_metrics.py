@@ -40,15 +40,12 @@ def experiment(**changes: Any) -> Table:
     return table
 
 
-def test_labels(classes: list[int] | None) -> np.ndarray[Any, Any]:
+def samples_of(classes: list[int] | None) -> np.ndarray[Any, Any]:
     """How many test samples of digits each class has, without those that are left out."""
     table = experiment()
     ready = scenario.load(table, Path())
     counts = np.bincount(ready.experiment.data.test()[1], minlength=10).astype(float)
     return counts if classes is None else counts * np.isin(np.arange(10), classes)
-
-
-test_labels.__test__ = False  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("classes", [None, [0, 1, 7, 8]])
@@ -59,7 +56,7 @@ def test_seen_and_unseen_are_shares_of_test_samples(
     table["data"].pop("classes")
     table["data"] |= {"classes": classes} if classes else {}
     run = run_here(table, tmp_path)
-    counts = test_labels(classes)
+    counts = samples_of(classes)
     for peer, held in enumerate(CLASSES):
         by_class = np.nan_to_num(run.eval["class_accuracy"][peer]) * counts
         seen = np.isin(np.arange(10), held)
