@@ -45,7 +45,7 @@ class Evaluator:
         self.counts = np.bincount(targets, minlength=self.classes) if self.classes else None
 
     def use_all(self) -> None:
-        """Test on the whole test set; it is read again, for few nodes can hold it n times."""
+        """Test on the whole test set from now on."""
         if self.partial:
             self.partial = False
             self.use(*self.scenario.test)

@@ -142,6 +142,7 @@ def rehearse(scenario: Scenario, rank: int) -> tuple[Rehearsal, int]:
     algorithm.start(x, oracle, net)
     net.bytes_at_start, net.bytes_sent, net.messages_sent = net.bytes_sent, 0, 0
     net.clock = Clock()
+    net.blocks.clear()
     for _ in range(scenario.topology.period):
         x = algorithm.local(x, oracle, net)
         for _ in range(scenario.experiment.learning.consensus_steps):

@@ -43,13 +43,21 @@ class Scenario:
     shapes: list[Shape]  # of the model's parameters
     rounds: int
     held: tuple[Raw, Raw] | None = None  # what `hold` has read
+    trains: list[Raw] | None = None  # what `hold_all` has read
 
     def hold(self, rank: int) -> tuple[Raw, Raw]:
         """(training, test) inputs and targets of this peer; InputError for a damaged file."""
         if self.held is None:
-            data = self.experiment.data
-            self.held = data.train(self.parts[rank]), self.test
+            read = self.experiment.data.train
+            train = self.trains[rank] if self.trains else read(self.parts[rank])
+            self.held = train, self.test
         return self.held
+
+    def hold_all(self) -> None:
+        """Read what every peer is to hold at once, for processes forked from this one to share."""
+        inputs, targets = self.experiment.data.train(np.concatenate(self.parts))
+        cuts = np.cumsum([len(part) for part in self.parts])[:-1]
+        self.trains = list(zip(np.split(inputs, cuts), np.split(targets, cuts), strict=True))
 
     @cached_property
     def test(self) -> Raw:

@@ -57,8 +57,7 @@ class Simulation:
         self.oracle = LocalOracle(scenario, self.model, batches, self.clock)
         self.oracle.alive = self.log.alive
         self.evaluator = Evaluator(scenario, self.model, self.side)
-        scenario.held = None  # what is not in use by now may go
-        vars(scenario).pop("test", None)
+        scenario.held = scenario.trains = None  # what is not in use by now may go
         self.due = set(scenario.eval_rounds())
         return self.model.x
 
@@ -73,6 +72,7 @@ class Simulation:
     def rounds(self, x: Vector, pulse: Pulse, book: Book) -> None:
         """From the first x, or from a checkpoint, to the last."""
         self.algorithm.start(x, self.oracle, self.net)
+        self.net.pool.arrays.clear()  # a start may take other sizes than the rounds
         self.wall = 0.0
         if book.round:
             self.net.settle()  # what `start` has sent counts no more

@@ -13,12 +13,13 @@ class Job:
 
     def __init__(self, hello: dict[str, Any]) -> None:
         self.key = hello["arguments"], hello["folder"]
+        self.ranks: int = hello["ranks"]
         self.parts: tuple[Any, Any] | None = None
         with contextlib.suppress(BaseException):  # a mistake: each rank will find it by itself
             self.parts = self.derive()
 
     def derive(self) -> tuple[Any, Any]:
-        """The request, and the scenario with the test set read."""
+        """The request, and the scenario with the data read that ranks share."""
         from p2psim import cli, runner
 
         arguments, folder = self.key
@@ -29,7 +30,9 @@ class Job:
             wanted = runner.requests(*(given[name] for name in names))
             ((_, request),) = runner.choose(wanted, given["only"])
             ready = request.scenario()
-            _ = ready.test  # read here, shared by all
+            _ = ready.test
+            if self.ranks == ready.peers:  # all are here: one passes through the file for them
+                ready.hold_all()
             return request, ready
         finally:
             os.chdir("/")
