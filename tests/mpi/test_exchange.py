@@ -1,7 +1,7 @@
 """Neighborhoods over real MPI: who gets what, in which order, how much is counted and allocated.
 
-The file is also the program that mpiexec starts: `python -m tests.mpi.test_exchange CHECK` runs
-one of the functions below on every rank; a rank where it fails prints why and ends them all.
+The file is also the program that mpiexec starts: `python -m tests.mpi.test_exchange CHECK...` runs
+some of the functions below on every rank; a rank where one fails prints why and ends them all.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from p2psim.registry import find
 from p2psim.rng import Stream
 from p2psim.topology import Topology
 from p2psim.wire import MPIWire
-from tests.launching import run, under_mpiexec
+from tests.launching import Ended, run, under_mpiexec
 
 Matrix = NDArray[np.float64]
 ROOT = Path(__file__).parents[2]
@@ -320,34 +320,48 @@ CHECKS: dict[str, Callable[[MPIWire], None]] = {
 }
 
 
-def main(name: str) -> None:
-    """Be one rank."""
+def main(names: Sequence[str]) -> None:
+    """Be one rank, for one check after the other."""
     wire = MPIWire()
-    try:
-        CHECKS[name](wire)
-    except BaseException:
-        print(f"rank {wire.rank} of {wire.size}:\n{traceback.format_exc()}", flush=True)
-        wire.abort(1)
-    made(wire, np.eye(wire.size)).gather(np.zeros(1))  # a rank that hangs is a failure
-    print(f"rank {wire.rank} of {wire.size} passed", flush=True)
+    for name in names:
+        try:
+            CHECKS[name](wire)
+        except BaseException:
+            print(f"rank {wire.rank} of {wire.size}:\n{traceback.format_exc()}", flush=True)
+            wire.abort(1)
+        made(wire, np.eye(wire.size)).gather(np.zeros(1))  # a rank that hangs is a failure
+        print(f"rank {wire.rank} passed {name}.", flush=True)
 
 
-@pytest.mark.parametrize("n", [PEERS, 1])
+def checked(n: int, names: Sequence[str]) -> Ended:
+    """What n ranks say to these checks."""
+    return run(under_mpiexec(n, [sys.executable, "-m", "tests.mpi.test_exchange", *names]), ROOT)
+
+
+@pytest.fixture(scope="module", params=[PEERS, 1], ids="n={}".format)
+def all_checked(request: pytest.FixtureRequest) -> tuple[int, Ended]:
+    """All checks by so many ranks: starting them takes longer than most checks."""
+    return request.param, checked(request.param, list(CHECKS))
+
+
 @pytest.mark.parametrize("name", CHECKS)
-def test_exchange(name: str, n: int) -> None:
-    ended = run(under_mpiexec(n, [sys.executable, "-m", "tests.mpi.test_exchange", name]), ROOT)
-    assert ended.code == 0, ended.stdout + ended.stderr
-    passed = re.findall(rf"rank (\d+) of {n} passed", ended.stdout)  # lines may have run together
-    assert sorted(passed) == [str(rank) for rank in range(n)]
+def test_exchange(name: str, all_checked: tuple[int, Ended]) -> None:
+    n, ended = all_checked
+    passed = re.findall(rf"rank (\d+) passed {name}\.", ended.stdout)  # lines may have run together
+    assert sorted(passed) == [str(rank) for rank in range(n)], ended.stdout + ended.stderr
+
+
+def test_all_ranks_end_well(all_checked: tuple[int, Ended]) -> None:
+    assert all_checked[1].code == 0
 
 
 def test_a_check_that_fails_is_seen() -> None:
-    ended = run(
-        under_mpiexec(2, [sys.executable, "-m", "tests.mpi.test_exchange", "nothing"]), ROOT
-    )
+    ended = checked(2, ["gather", "nothing", "mean"])
     assert ended.code != 0
     assert "KeyError: 'nothing'" in ended.stdout
+    assert "passed gather." in ended.stdout
+    assert "passed mean." not in ended.stdout
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])
