@@ -57,7 +57,8 @@ def moved(local: Curve, consensus: Curve, lag: int) -> float:
 
 
 def rounds_to(run: Run, target: float, name: str = "accuracy", phase: int = 1) -> int | None:
-    """The first evaluated round after which every peer has reached `target`; None if none is."""
+    """Evaluated rounds until every peer has once reached `target`; None if one never has."""
     found = curve(run, phase, name)
-    reached = found.rounds[(found.values >= target).all(axis=0)]
-    return int(reached[0]) if reached.size else None
+    first = (found.values >= target).argmax(axis=1)  # where it never is, 0
+    never = (found.values < target).all(axis=1).any()
+    return None if never else int(found.rounds[first.max()])
