@@ -57,7 +57,7 @@ def markdown(title: str, command: str, done: Sequence[Any]) -> str:
             "",
             f"![{one.figure.title}]({one.figure.name}.png)",
             "",
-            f"{size(one.runs)}; {time(one.wall)}, at most {one.memory:.1f} GB in all processes.",
+            f"{size(one)}; {time(one.wall)}, at most {one.memory:.1f} GB in all processes.",
             "",
             f"    {one.command}",
         ]
@@ -82,14 +82,16 @@ def setting(done: Sequence[Any]) -> str:
     return f"p2psim {__version__}, {run.attributes['mpi']}, {platform.machine()}, {cores} cores."
 
 
-def size(runs: dict[str, list[Run]]) -> str:
-    """How many runs of what."""
-    every = [run for group in runs.values() for run in group]
+def size(one: Any) -> str:
+    """How many runs of what, and which are another figure's."""
+    shared = one.figure.shared
+    every = [run for case, group in one.runs.items() if case not in shared for run in group]
     peers = sorted({int(run.attributes["peers"]) for run in every})
     parameters = sorted({int(run.attributes["parameters"]) for run in every})
     return (
         f"{len(every)} runs of {' or '.join(map(str, peers))} peers, "
         f"d = {' or '.join(f'{d:,}' for d in parameters)}"
+        + "".join(f"; {case} is {there} of {name}" for case, (name, there) in shared.items())
     )
 
 

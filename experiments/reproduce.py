@@ -17,8 +17,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -55,6 +55,8 @@ class Figure:
     draw: Callable[[Any, Runs], None]  # onto a matplotlib figure
     claims: Callable[[Runs], list[Claim]]
     size: tuple[float, float] = (10, 4)  # inches
+    # Cases that figures before this one have: name here -> name of the figure and name there.
+    shared: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -86,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = HERE / given.paper
         # All, before the first runs.
         left = [check(folder / figure.file, out / figure.name) for figure in figures]
-        done = [reproduce(*one, folder, out) for one in zip(figures, left, strict=True)]
+        done: dict[str, Done] = {}
+        for figure, some in zip(figures, left, strict=True):
+            done[figure.name] = reproduce(figure, some, folder, out, done)
     except InputError as error:
         others = " or ".join(f"DATA={name}" for name in paper.FIGURES if name != data)
         print(f"reproduce: {error}\nreproduce: there is also {others}", file=sys.stderr)
@@ -94,13 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("reproduce: stopped; the same command goes on", file=sys.stderr)
         return STOPPED
-    report = write(paper.TITLE, f"make reproduce-{given.paper} DATA={data}", done, out)
-    for one in done:
+    report = write(paper.TITLE, f"make reproduce-{given.paper} DATA={data}", [*done.values()], out)
+    for one in done.values():
         for claim in one.claims:
             mark = "holds" if claim.holds else "FAILS"
             print(f"{mark}: {one.figure.name}: {claim.text} ({claim.ours})")
     print(report)
-    return int(not all(claim.holds for one in done for claim in one.claims))
+    return int(not all(claim.holds for one in done.values() for claim in one.claims))
 
 
 def papers() -> list[str]:
@@ -119,7 +123,9 @@ def check(file: Path, place: Path) -> bool:
     return left
 
 
-def reproduce(figure: Figure, left: bool, folder: Path, out: Path) -> Done:
+def reproduce(
+    figure: Figure, left: bool, folder: Path, out: Path, before: Mapping[str, Done]
+) -> Done:
     """Run what is left of an experiment and make its picture; SystemExit if a run fails."""
     file, place = folder / figure.file, out / figure.name
     command = ["p2psim", "run", str(file.relative_to(HERE.parent)), "--out", str(place)]
@@ -129,6 +135,7 @@ def reproduce(figure: Figure, left: bool, folder: Path, out: Path) -> Done:
     for label, _ in combinations(config.read(file)):
         case = re.sub(r"-?\bseed=\d+-?", "", label) or figure.name
         runs.setdefault(case, []).append(results.read(place / label))
+    runs |= {case: before[name].runs[there] for case, (name, there) in figure.shared.items()}
     picture(figure, runs, out / f"{figure.name}.png")
     return Done(figure, " ".join(command), runs, figure.claims(runs), **costs(place))
 

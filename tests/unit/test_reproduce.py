@@ -34,7 +34,10 @@ def claims(runs):
     ]
 
 FIGURES = {
-    "digits": [Figure("one", "the first", "one.toml", draw, claims, (3, 2))],
+    "digits": [
+        Figure("one", "the first", "one.toml", draw, claims, (3, 2)),
+        Figure("two", "alike", "two.toml", draw, claims, shared={"slow": ("one", "slow")}),
+    ],
     "mnist": [Figure("other", "needs MNIST", "other.toml", draw, claims)],
 }
 """
@@ -56,6 +59,7 @@ seed = [1, 2]
 [sweep.case.fast]
 "learning.optimizer.lr" = 0.5
 """
+TWO = ONE.partition("[sweep.case.slow]")[0] + ONE[ONE.index("[sweep.case.fast]") :]
 START = """
 import sys
 from pathlib import Path
@@ -71,6 +75,7 @@ def set_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.mkdir(parents=True)
     (toy / "figures.py").write_text(FIGURES)
     (toy / "one.toml").write_text(ONE.replace("ROUNDS", "20"))
+    (toy / "two.toml").write_text(TWO.replace("ROUNDS", "20"))
     (toy / "other.toml").write_text(ONE.replace("ROUNDS", "20").replace("digits", "mnist"))
     monkeypatch.setattr(reproduce, "HERE", place / "experiments")
     monkeypatch.setenv("P2PSIM_DATA", str(place / "nothing"))
@@ -109,9 +114,11 @@ def test_a_paper_is_run_drawn_checked_and_written_up(first: Path) -> None:
     assert "All claims hold." in text
     assert "| one | two seeds each | 2 | 2 | holds |" in text
     assert "    p2psim run experiments/toy/one.toml --out out/one" in text
-    assert "4 runs of 2 peers, d = 610" in text
+    assert "4 runs of 2 peers, d = 610; " in text
+    assert "2 runs of 2 peers, d = 610; slow is slow of one; " in text
+    assert not (first / "out/two/seed=1-slow").exists()
     page = (first / "out/report.html").read_text()
-    assert page.count("<td>holds</td>") == 2
+    assert page.count("<td>holds</td>") == 4
     assert 'src="one.png"' in page
     assert (first / "out/one.png").stat().st_size > 1000
 
@@ -133,7 +140,7 @@ def test_a_claim_that_fails_is_seen(again: Path, capfd: pytest.CaptureFixture[st
     assert reproduce.main(["toy", "--out", "out"]) == 1
     assert "FAILS: one: fast | slow" in capfd.readouterr().out
     text = (again / "out/report.md").read_text()
-    assert "**1 of 2 claims do not hold.**" in text
+    assert "**2 of 4 claims do not hold.**" in text
     assert "**does not hold** |" in text
     assert "<strong>does not hold</strong>" in (again / "out/report.html").read_text()
 
