@@ -11,6 +11,7 @@ from typing import Any
 from p2psim import __version__
 from p2psim.results import Run
 
+REPORTS = ("report.md", "report.html")
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em; }
 table { border-collapse: collapse; margin: 1em 0; }
@@ -24,9 +25,9 @@ pre { padding: 0.8em; overflow-x: auto; }
 def write(title: str, command: str, done: Sequence[Any], out: Path) -> Path:
     """Write both files into `out`; `done` are the figures' experiments.reproduce.Done."""
     text = markdown(title, command, done)
-    (out / "report.md").write_text(text, encoding="utf-8")
-    (out / "report.html").write_text(html(title, text), encoding="utf-8")
-    return out / "report.md"
+    for name, content in zip(REPORTS, (text, html(title, text)), strict=True):
+        (out / name).write_text(content, encoding="utf-8")
+    return out / REPORTS[0]
 
 
 def markdown(title: str, command: str, done: Sequence[Any]) -> str:
@@ -43,7 +44,7 @@ def markdown(title: str, command: str, done: Sequence[Any]) -> str:
         f"    {command}",
         "",
         *table(
-            ["", "must be seen", "paper", "here", ""],
+            ["", "must be seen", "paper or reference", "here", ""],
             [
                 [name, claim.text, claim.paper, claim.ours, verdict_of(claim.holds)]
                 for name, claim in claims

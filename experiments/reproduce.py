@@ -5,7 +5,7 @@
 PAPER is a folder beside this file. Its `figures.py` has `TITLE`, and by data set in `FIGURES` what
 there is to reproduce (see `Figure`). Runs are kept in OUT/NAME: what is done is not run again, what
 was interrupted goes on. OUT/report.md and report.html come out; ends with 1 where a claim does not
-hold, with 2 where something is missing, otherwise as `p2psim run` does.
+hold, with 2 where something is missing, otherwise as `p2psim run` does (make makes a 2 of all).
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from bench.processes import members, memory
-from experiments.report import write
+from experiments.report import REPORTS, write
 from p2psim import config, plots, recorder, results, scenario, starting
 from p2psim.errors import STOPPED, InputError
 from p2psim.registry import load_file
@@ -84,16 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"DATA = {data}: give one of {', '.join(paper.FIGURES)}")
     out = given.out or Path("runs") / given.paper / data
     figures: list[Figure] = paper.FIGURES[data]
+    folder, done = HERE / given.paper, dict[str, Done]()
     try:
-        folder = HERE / given.paper
         # All, before the first runs.
         left = [check(folder / figure.file, out / figure.name) for figure in figures]
-        done: dict[str, Done] = {}
+        if any(left):  # what they say is not about what comes out now
+            for name in REPORTS:
+                (out / name).unlink(missing_ok=True)
         for figure, some in zip(figures, left, strict=True):
             done[figure.name] = reproduce(figure, some, folder, out, done)
     except InputError as error:
-        others = " or ".join(f"DATA={name}" for name in paper.FIGURES if name != data)
-        print(f"reproduce: {error}\nreproduce: there is also {others}", file=sys.stderr)
+        print(f"reproduce: {error}", file=sys.stderr)
+        if "P2PSIM_DATA" in str(error):
+            others = " or ".join(f"DATA={name}" for name in paper.FIGURES if name != data)
+            print(f"reproduce: without that data set there is {others}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("reproduce: stopped; the same command goes on", file=sys.stderr)
@@ -118,9 +124,23 @@ def check(file: Path, place: Path) -> bool:
     for label, table in combinations(config.read(file)):
         ready, begun = scenario.load(table, file.parent), (place / label / "run.h5").exists()
         if begun:
-            starting.check_same(place / label, ready)
+            anew(starting.check_same, place / label, ready)
         left |= not begun or recorder.status(place / label) != "done"
     return left
+
+
+def anew(check: Callable[..., object], run: Path, *rest: object) -> None:
+    """InputError that says how to start again, where a check of a run fails."""
+    try:
+        check(run, *rest)
+    except InputError as error:
+        raise InputError(f"{error} (here: remove {str(run)!r})") from None
+
+
+def check_whole(run: Path, found: results.Run) -> None:
+    """InputError where rows of a run that is done are gone."""
+    if lost := np.flatnonzero(~(found.train["round"] > 0).all(axis=1)).tolist():
+        raise InputError(f"the run in {str(run)!r} has lost rows of peers {lost}")
 
 
 def reproduce(
@@ -134,7 +154,9 @@ def reproduce(
     runs: Runs = {}
     for label, _ in combinations(config.read(file)):
         case = re.sub(r"-?\bseed=\d+-?", "", label) or figure.name
-        runs.setdefault(case, []).append(results.read(place / label))
+        found = results.read(place / label)
+        anew(check_whole, place / label, found)
+        runs.setdefault(case, []).append(found)
     runs |= {case: before[name].runs[there] for case, (name, there) in figure.shared.items()}
     picture(figure, runs, out / f"{figure.name}.png")
     return Done(figure, " ".join(command), runs, figure.claims(runs), **costs(place))
@@ -155,6 +177,8 @@ def run(command: list[str], place: Path) -> None:
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
+    if process.returncode == STOPPED:
+        raise KeyboardInterrupt
     if process.returncode:
         sys.exit(process.returncode)
 

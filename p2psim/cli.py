@@ -64,6 +64,7 @@ SET = click.option(
 OUT = click.option(
     "--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME)."
 )
+ONLY = click.option("--only", type=int, help="Only this combination of the [sweep], from 0.")
 RESUME = click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 
 
@@ -74,7 +75,7 @@ RESUME = click.option("--resume", is_flag=True, help="Go on with the run in the 
 @click.option("--force", is_flag=True, help="Replace the run in the folder.")
 @RESUME
 @click.option("--debug", is_flag=True, help="All peers as threads of this process.")
-@click.option("--only", type=int, help="Only this combination of the [sweep], from 0.")
+@ONLY
 @click.option("--launch", metavar="NAME", help="Start the ranks with launch/NAME.sh.")
 def run(
     experiment: Path,
@@ -128,11 +129,12 @@ def submit(
 @main.command()
 @EXPERIMENT
 @SET
-def plan(experiment: Path, settings: tuple[str, ...]) -> None:
+@ONLY
+def plan(experiment: Path, settings: tuple[str, ...], only: int | None) -> None:
     """Check an experiment and say what it would be, without running it."""
     from p2psim import planning, runner
 
-    requests = runner.requests(experiment, settings, None)
+    requests = [one for _, one in runner.choose(runner.requests(experiment, settings, None), only)]
     plans = [(request.label, planning.plan(request.scenario())) for request in requests]
     for label, found in plans:
         click.echo(f"\n{label}" if label else "", nl=bool(label))
@@ -233,8 +235,9 @@ def join(run: Path, target: Path | None, force: bool) -> None:
 
 @main.command("list")
 @click.argument("kind", required=False)
-def list_(kind: str | None) -> None:
-    """List the plug-ins, or those of one KIND, with their parameters and sources."""
+@click.argument("name", required=False)
+def list_(kind: str | None, name: str | None) -> None:
+    """List the plug-ins, or those of one KIND, with parameters and sources; all about one NAME."""
     from p2psim import listing
 
-    click.echo(listing.listing(kind))
+    click.echo(listing.details(kind, name) if kind and name else listing.listing(kind))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from p2psim import config, registry, topology
@@ -21,6 +23,17 @@ def listing(kind: str | None = None) -> str:
     if kind is not None and kind not in kinds:
         raise InputError(f"list: unknown kind {kind!r}; {suggest(kind, kinds)}")
     return "\n\n".join("\n".join(section(one)) for one in kinds if kind in (None, one))
+
+
+def details(kind: str, name: str) -> str:
+    """One plug-in: its parameters and its whole docstring. InputError for an unknown one."""
+    listing(kind)
+    if kind == "topology":
+        raise InputError("list: topologies have no more to tell; leave the name out")
+    cls = registry.find(kind, name, Path())
+    head = entry(name, first_line(cls), getattr(cls, "source", ""))
+    text = textwrap.indent(inspect.getdoc(cls) or "", "  ").partition("\n")[2]
+    return "\n".join([*head, *parameters_of(cls), text])
 
 
 def section(kind: str) -> Iterator[str]:

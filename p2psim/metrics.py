@@ -25,9 +25,11 @@ class Oscillation(NamedTuple):
 
 
 def curve(run: Run, phase: int, name: str = "accuracy") -> Curve:
-    """A column after local (0) or consensus (1), as far as all peers have recorded it."""
+    """A column after local (0) or consensus (1); NaN where a row is missing or has diverged."""
     rows = run.rows(phase)
-    return Curve(np.nanmax(run.eval["round"][:, rows], axis=0).astype(int), run.eval[name][:, rows])
+    sound = np.isfinite(run.eval["loss"][:, rows])  # else what it predicts is one class
+    values = np.where(sound, run.eval[name][:, rows], np.nan)
+    return Curve(np.nanmax(run.eval["round"][:, rows], axis=0).astype(int), values)
 
 
 def oscillation(
@@ -59,6 +61,7 @@ def moved(local: Curve, consensus: Curve, lag: int) -> float:
 def rounds_to(run: Run, target: float, name: str = "accuracy", phase: int = 1) -> int | None:
     """Evaluated rounds until every peer has once reached `target`; None if one never has."""
     found = curve(run, phase, name)
-    first = (found.values >= target).argmax(axis=1)  # where it never is, 0
-    never = (found.values < target).all(axis=1).any()
-    return None if never else int(found.rounds[first.max()])
+    reached = found.values >= target
+    if not reached.any(axis=1).all():
+        return None
+    return int(found.rounds[reached.argmax(axis=1).max()])  # argmax: the first

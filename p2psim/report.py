@@ -130,7 +130,9 @@ def diverged(run: Run) -> list[str]:
     peers = int((~np.isfinite(last)).sum()) if run.state == "done" else 0
     if not peers:
         return []
-    return [f"the last test loss of {peers} peers is not finite: diverged (lower lr or gamma)"]
+    return [
+        f"the last test loss of {peers} peers is not finite: diverged (lower lr, gamma or eta_d)"
+    ]
 
 
 def flat(table: Table, path: str = "") -> dict[str, str]:

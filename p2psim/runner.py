@@ -151,7 +151,7 @@ def check(request: Request) -> Size:
     """Everything that can be known before a rank starts."""
     ready = request.scenario()
     results.check_idle(request.folder)
-    if request.resume and not request.begun:
+    if request.resume and not request.begun and not request.label:  # a sweep may have come so far
         click.echo(f"p2psim: no run in {request.folder} to resume: from the beginning", err=True)
     if request.goes_on:
         starting.check_same(request.folder, ready)
@@ -160,7 +160,8 @@ def check(request: Request) -> Size:
     starting.check_writable(request.folder)
     ready.hold(0)
     if "warning" in (said := planning.outlook(ready)):
-        click.echo(f"p2psim: warning: {said['warning']}", err=True)
+        of = f"{request.label}: " if request.label else ""
+        click.echo(f"p2psim: warning: {of}{said['warning']}", err=True)
     return Size(ready.peers, ready.experiment.run.patience)
 
 

@@ -39,7 +39,8 @@ def swept(sweep: Any) -> Iterator[str]:
         if isinstance(given, list):
             yield key
         elif isinstance(given, dict):
-            yield from (name for case in given.values() if isinstance(case, dict) for name in case)
+            cases = (case for case in given.values() if isinstance(case, dict))
+            yield from (name for case in cases for name, _ in dotted(case))
 
 
 def toml_value(text: str, given: str) -> Any:
@@ -68,7 +69,7 @@ def combinations(table: Table) -> list[tuple[str, Table]]:
     """[sweep]: one (name, tables) per combination; a single one where there is no sweep.
 
     A key with a list takes its values in turn. [sweep.case], or under any other name, holds cases
-    by name: each is a table of dotted keys, all of which it sets.
+    by name: each is a table of keys, dotted or nested, all of which it sets, sections first.
     """
     table = dict(table)
     sweep = table.pop("sweep", {})
@@ -76,9 +77,14 @@ def combinations(table: Table) -> list[tuple[str, Table]]:
     made = []
     for choices in itertools.product(*(options(key, given) for key, given in entries)):
         one = copy.deepcopy(table)
+        given = [key for _, settings in choices for key in settings]
+        if twice := {key for key in given if given.count(key) > 1}:
+            raise InputError(f"[sweep] has several values for {min(twice)} in one combination")
+        if "sweep" in (key.partition(".")[0] for key in given):
+            raise InputError("[sweep]: a case holds another sweep; give all cases side by side")
         for _, settings in choices:
-            for key, value in settings.items():
-                put(one, key, copy.deepcopy(value))
+            for key in sorted(settings, key=lambda key: key.count(".")):
+                put(one, key, copy.deepcopy(settings[key]))
         made.append(("-".join(name for name, _ in choices), one))
     names = [name for name, _ in made]
     for name in names:
@@ -92,12 +98,21 @@ def options(key: str, given: Any) -> list[tuple[str, Table]]:
     if isinstance(given, list) and given:
         return [(label(key, value), {key: value}) for value in given]
     if isinstance(given, dict) and given and all(isinstance(v, dict) for v in given.values()):
-        return [(re.sub(UNSAFE, "_", name), settings) for name, settings in given.items()]
+        return [(re.sub(UNSAFE, "_", name), dict(dotted(case))) for name, case in given.items()]
     where = f"sweep.{key}" if key else "sweep"
     raise InputError(
         f'{where}: [sweep] holds lists by dotted key, such as "algorithm.gamma" = [0.1, 0.2], and '
         '[sweep.case] tables by name, such as fast = { "learning.optimizer.lr" = 0.5 }'
     )
+
+
+def dotted(settings: Table, above: str = "") -> Iterator[tuple[str, Any]]:
+    """A case's keys in dotted form; a table with a name is a plug-in, and so a value."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and "name" not in value:
+            yield from dotted(value, f"{above}{key}.")
+        else:
+            yield above + key, value
 
 
 def label(key: str, value: Any) -> str:

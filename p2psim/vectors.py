@@ -193,5 +193,5 @@ def not_finite(codec: Any) -> FloatingPointError:
     """The error for a vector that holds NaN or infinity."""
     return FloatingPointError(
         f"{title(codec)}: the vector to compress holds NaN or infinity; "
-        f"the run has diverged (lower lr or gamma)"
+        f"the run has diverged (lower lr, gamma or eta_d)"
     )

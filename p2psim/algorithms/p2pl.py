@@ -31,8 +31,8 @@ class P2PL(Algorithm):
     from the values of the last consensus step: d costs no traffic. affinity_ref = "pre" is the
     update as printed, ref = S-1, and often diverges (`p2psim plan` says where); "post", ref = S,
     is what the paper's text describes: without a gradient, T local steps lead to sum_j beta_kj w_j.
-    bias = "printed" is equation (4) with b_k = w_k / S after local learning, which doubles the
-    norms for eta_b = 1; "anchored" is w_k <- (1 - eta_b) (the above without b) + eta_b w_k.
+    bias = "printed" is equation (4) with b_k = w_k / S after local learning, which for eta_b = 1
+    and eta_d = 0 doubles the norms; "anchored" is (1 - eta_b) (the above without b) + eta_b w_k.
 
     Special cases: eta_d = eta_b = 0 is P2PL, with eps = 1 local DSGD, and with T = S = 1 DSGD.
 
@@ -67,6 +67,11 @@ class P2PL(Algorithm):
             raise ValueError(
                 f"epsilon has {len(self.epsilon)} entries for {peers} peers; "
                 "give one for each, or one number for all"
+            )
+        if (self.sync_rounds or 0) > peers:
+            raise ValueError(
+                f"sync_rounds = {self.sync_rounds}: give at most {peers}, the number of peers; "
+                "after as many rounds as the graph's diameter nothing changes"
             )
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
@@ -121,13 +126,21 @@ class P2PL(Algorithm):
         radius, growth = apart ** (1 / rounds), U[0].sum() ** (1 / rounds)
         said = {"disagreement": f"times {radius:.4f} a round, gradients left out"}
         if radius >= 1 + (EDGE if self.affinity_ref == "post" else -EDGE) or growth > 1 + EDGE:
-            what, cure = "all models", 'set bias = "anchored", or eta_b = 0'
+            what, cures = "all models", ['set bias = "anchored"', "set eta_b = 0"]
             if radius >= growth - EDGE:
-                what = "differences between models"
-                cure = 'lower eta_d, or set affinity_ref = "post"'
+                what, cures = "differences between models", self.cures()
+            verdict = "diverges" if max(radius, growth) > 1 + EDGE else "does not converge"
             factor = f"{max(radius, growth):.4g} in every round"
-            said["warning"] = f"this diverges: {what} are multiplied by {factor}; {cure}"
+            cure = " or ".join(cures)
+            said["warning"] = f"this {verdict}: {what} are multiplied by {factor}; {cure}"
         return said
+
+    def cures(self) -> list[str]:
+        """What makes differences between models shrink."""
+        made = ["lower eta_d"] if self.eta_d else []
+        if self.eta_d and self.affinity_ref == "pre":
+            made.append('set affinity_ref = "post"')
+        return made + ["lower epsilon"] * bool(np.max(self.epsilon) > 1) or ["choose other weights"]
 
     def one_round(self, U: Any, weights: list[Any]) -> Any:
         """All devices' models, one a row, from after one local phase to after the next."""

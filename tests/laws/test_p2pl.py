@@ -280,12 +280,33 @@ def test_a_run_that_will_diverge_is_warned_of_before_it_starts(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"affinity_ref": "pre"}, "this diverges: .* by 2 in.* lower eta_d or set affinity_ref"),
+        ({"affinity_ref": "pre", "eta_d": 0.5}, "this does not converge: .* by 1 in"),
+        ({"eta_d": 1.1}, r"this diverges: .* by 1\.1 in.* round; lower eta_d$"),
+        ({"eta_d": 0.0, "epsilon": 3.0}, "this diverges: .* by 2 in.* round; lower epsilon$"),
+        ({"eta_d": 0.0, "eta_b": 1.0, "bias": "printed"}, 'by 2 in.* set bias = "anchored" or set'),
+        ({}, None),
+    ],
+)
+def test_a_warning_names_what_to_change(
+    parameters: Table, said: str | None, tmp_path: Path
+) -> None:
+    table = quadratic_table(quadratics(2), tmp_path, p2pl(**parameters), topology="complete")
+    found = planning.outlook(scenario.load(table, tmp_path)).get("warning")
+    assert (found is None) == (said is None)
+    assert found is None or re.search(said or "", found)
+
+
+@pytest.mark.parametrize(
     ("parameters", "text"),
     [
         ({"epsilon": [1.0, 0.5]}, "epsilon has 2 entries for 3 peers; give one for each"),
         ({"epsilon": 0.0}, "algorithm.epsilon = 0.0: give a number > 0 or a list"),
         ({"eta_b": 1.5}, "eta_b = 1.5: with bias = 'anchored' give 0 to 1"),
         ({"sync_rounds": -1}, "algorithm.sync_rounds = -1: give a whole number >= 0"),
+        ({"sync_rounds": 4}, "sync_rounds = 4: give at most 3, the number of peers"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(

@@ -132,6 +132,17 @@ def test_spectral_gaps_to_five_digits(peers: int, topology: str, gap: str, tmp_p
     assert re.search(r"spectral gap +0?" + re.escape(gap), said.output), said.output
 
 
+def test_one_combination_alone(tmp_path: Path) -> None:
+    table = {**experiment("d-psgd", {"name": "ring"}, 1), "sweep": {"rounds": [5, 6]}}
+    (tmp_path / "x.toml").write_text(tomli_w.dumps(table))
+    both, one = (
+        CliRunner().invoke(cli.main, ["plan", str(tmp_path / "x.toml"), *only]).output
+        for only in ([], ["--only", "1"])
+    )
+    assert both.count("rounds  ") == 2
+    assert one == both[both.index("\nrounds=6") :]
+
+
 def test_the_lower_bound_of_virtual_time_is_reached_by_equal_peers(tmp_path: Path) -> None:
     table = experiment("d-psgd", {"name": "ring"}, 4)
     table["time"] = {

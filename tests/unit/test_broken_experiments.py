@@ -300,7 +300,8 @@ def test_no_experiment_file(name: str, bench: Bench) -> None:
 @pytest.mark.parametrize("only", [-1, 1, 7])
 def test_only_out_of_range(only: int, bench: Bench) -> None:
     fragments = (f"--only {only}", "numbered 0 to 0")
-    bench.refused(*fragments, call=("run", bench.file, "--only", only))
+    for command in ("run", "plan"):
+        bench.refused(*fragments, call=(command, bench.file, "--only", only))
 
 
 def test_an_occupied_run_folder(bench: Bench) -> None:

@@ -67,10 +67,31 @@ def test_words_and_defaults() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("kind", "name"), PLUGINS)
+def test_all_about_one_plug_in(kind: str, name: str) -> None:
+    cls = registry.names(kind)[name]
+    text = listing.details(kind, name)
+    for line in (cls.__doc__ or "").strip().splitlines()[1:]:
+        assert line.strip() in text
+    assert all(f" {field.name} " in text for field in dataclasses.fields(cls))
+
+
+def test_what_has_no_more_to_tell() -> None:
+    for kind, name, text in (
+        ("algorithm", "p2pll", "unknown algorithm 'p2pll'"),
+        ("nothing", "p2pl", "unknown kind"),
+        ("topology", "ring", "leave the name out"),
+    ):
+        with pytest.raises(InputError, match=text):
+            listing.details(kind, name)
+
+
 def test_command() -> None:
     outcome = CliRunner().invoke(main, ["list", "topology"])
     assert outcome.exit_code == 0
     assert outcome.output == listing.listing("topology") + "\n"
+    outcome = CliRunner().invoke(main, ["list", "algorithm", "p2pl"])
+    assert outcome.output == listing.details("algorithm", "p2pl") + "\n"
     outcome = CliRunner().invoke(main, ["list", "algoritm"])
     assert outcome.exit_code == 2
     assert "did you mean 'algorithm'?" in outcome.output

@@ -145,6 +145,20 @@ def test_every_peer_must_reach_the_target_once(tmp_path: Path) -> None:
     assert metrics.rounds_to(run, 0.55) == 4  # peer 0 has 0.5 in round 3
     assert metrics.rounds_to(run, 0.65) == 4  # peer 2 has 0.7 in round 3, and 0.2 in round 4
     assert metrics.rounds_to(run, 0.95) is None
+    run.eval["accuracy"][1] = np.nan
+    assert metrics.rounds_to(run, 0.5) is None
+
+
+def test_a_model_that_has_diverged_does_not_count(tmp_path: Path) -> None:
+    run = sawtooth(tmp_path)
+    whole = metrics.oscillation(run, "unseen_accuracy")
+    run.eval["loss"][0, 4:] = np.inf  # peer 0, from round 3 on
+    some = metrics.oscillation(run, "unseen_accuracy")
+    assert metrics.oscillation(run, "unseen_accuracy", last=2) == pytest.approx((0.495, 0.49))
+    assert some.rise == pytest.approx((0.6 + 0.59 + sum(0.4 - 0.01 * r for r in range(6))) / 8)
+    assert some != whole
+    run.eval["loss"][:] = np.nan
+    assert np.isnan(metrics.oscillation(run, "unseen_accuracy")).all()
 
 
 def test_show_tells_seen_from_unseen(tmp_path: Path) -> None:

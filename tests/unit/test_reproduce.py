@@ -183,7 +183,30 @@ def test_runs_of_another_experiment_are_not_taken(
 ) -> None:
     (again / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "30"))
     assert reproduce.main(["toy", "--out", "out"]) == 2
-    assert "rounds" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "rounds was 20 and is 30" in said
+    assert "(here: remove 'out/one/seed=1-slow')" in said
+    assert "DATA=" not in said
+
+
+def test_lost_rows_are_no_result(again: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (again / "out/one/seed=2-fast/peers/peer-00001.h5").unlink()
+    assert reproduce.main(["toy", "--out", "out"]) == 2
+    assert "the run in 'out/one/seed=2-fast' has lost rows of peers [1]" in capfd.readouterr().err
+
+
+def test_an_old_report_does_not_stay_beside_new_runs(
+    again: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    shutil.rmtree(again / "out/two")
+    monkeypatch.setattr(reproduce, "run", stopped)
+    assert reproduce.main(["toy", "--out", "out"]) == 4
+    assert "the same command goes on" in capfd.readouterr().err
+    assert not (again / "out/report.md").exists()
+    assert not (again / "out/report.html").exists()
 
 
 def test_every_paper_says_what_must_be_seen() -> None:

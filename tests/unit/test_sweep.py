@@ -32,6 +32,28 @@ def test_a_case_without_keys_is_the_file_as_it_is() -> None:
     assert combinations(table) == [("plain", {"rounds": 2})]
 
 
+def test_a_case_may_be_written_in_nested_tables() -> None:
+    case = {"algorithm": {"eta_d": 0.5}, "topology": {"name": "ring"}, "time": {"link": {"a": 1}}}
+    ((_, made),) = combinations({**TABLE, "sweep": {"case": {"one": case}}})
+    assert made["algorithm"] == {"name": "p2pl", "eta_d": 0.5}
+    assert made["topology"] == {"name": "ring"}
+    assert made["time"] == {"link": {"a": 1}}
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_in_a_case_a_plug_in_comes_before_its_parameters(turn: int) -> None:
+    items = [("algorithm.eta_d", 0.5), ("algorithm", "isolated")][::turn]
+    ((_, made),) = combinations({**TABLE, "sweep": {"case": {"one": dict(items)}}})
+    assert made["algorithm"] == {"name": "isolated", "eta_d": 0.5}
+
+
+def test_what_two_entries_set_is_refused() -> None:
+    with pytest.raises(InputError, match="several values for seed in one combination"):
+        combinations({"sweep": {"seed": [1, 2], "case": {"a": {"seed": 3}}}})
+    with pytest.raises(InputError, match="a case holds another sweep"):
+        combinations({"sweep": {"case": {"a": {"sweep": {"seed": [1, 2]}}}}})
+
+
 @pytest.mark.parametrize("key", ["seed", "algorithm", "rounds"])
 def test_a_setting_that_a_case_would_undo_is_refused(key: str) -> None:
     with pytest.raises(InputError, match=re.escape(f"[sweep] has values for {key}, which would")):
