@@ -270,8 +270,7 @@ def test_a_peer_that_hangs_is_named(place: Path, whole: Run) -> None:
     assert_goes_on(place, out, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("to", ["rank", "all"])
+@pytest.mark.parametrize(("to", "number"), [("rank", signal.SIGINT), ("all", signal.SIGTERM)])
 def test_a_signal_to_ranks_stops_all(
     to: str, number: signal.Signals, place: Path, whole: Run
 ) -> None:
