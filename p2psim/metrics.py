@@ -32,6 +32,12 @@ def curve(run: Run, phase: int, name: str = "accuracy") -> Curve:
     return Curve(np.nanmax(run.eval["round"][:, rows], axis=0).astype(int), values)
 
 
+def last_alike(run: Run) -> int:
+    """The last round that is tested on the same samples as those before it."""
+    rounds: int = run.train["round"].shape[1]
+    return rounds - ("samples" in run.experiment["eval"])
+
+
 def oscillation(
     run: Run, name: str = "accuracy", first: int = 1, last: int | None = None
 ) -> Oscillation:
@@ -43,7 +49,7 @@ def oscillation(
     after local of r, where both were evaluated. NaN where there is no such pair; peers without a
     value, such as unseen accuracy where all is seen, do not count.
     """
-    last = last or run.train["round"].shape[1] - ("samples" in run.experiment["eval"])
+    last = last or last_alike(run)
     before, after = curve(run, 0, name), curve(run, 1, name)
     inside = (before.rounds >= first) & (before.rounds <= last)
     local = Curve(before.rounds[inside], before.values[:, inside])

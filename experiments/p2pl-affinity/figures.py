@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.reproduce import Claim, Figure, Runs
-from p2psim.metrics import Curve, curve, oscillation, rounds_to
+from p2psim.metrics import Curve, curve, last_alike, oscillation, rounds_to
 from p2psim.plots import COLORS
 from p2psim.results import Array, Run
 
@@ -28,7 +28,7 @@ SEEN, UNSEEN, ALL = "seen_accuracy", "unseen_accuracy", "accuracy"
 def mean(runs: Sequence[Run], name: str, phase: int) -> Curve:
     """Mean over devices, of each seed; without a last round that is on other samples."""
     curves = [curve(run, phase, name) for run in runs]
-    alike = slice(-1 if "samples" in runs[0].experiment["eval"] else None)
+    alike = curves[0].rounds <= last_alike(runs[0])
     values = np.stack([one.values.mean(axis=0) for one in curves])
     return Curve(curves[0].rounds[alike], values[:, alike])
 
@@ -114,7 +114,7 @@ def draw_2(figure: Any, runs: Runs) -> None:
 def reached(run: Run) -> str:
     """Rounds to the target, in words: the last round is on all images, those before on some."""
     found = rounds_to(run, TARGET)
-    return f"{'at most ' * (found == run.train['round'].shape[1])}{found or 'more'}"
+    return f"{'at most ' * ((found or 0) > last_alike(run))}{found or 'more'}"
 
 
 def claims_2(runs: Runs) -> list[Claim]:
