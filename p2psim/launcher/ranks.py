@@ -140,12 +140,15 @@ def end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def remove_leftovers(folder: Path = Path("/tmp"), limit: float = 1.0) -> None:
-    """Remove what MPICH's proxies leave when they are killed, unless one runs that may need it."""
+def remove_leftovers(folder: Path = Path("/tmp"), limit: float = 10.0) -> None:
+    """Remove what MPICH's proxies leave when they are killed, unless one runs that may need it.
+
+    Those of this launcher are about to end and are waited for, at most `limit` seconds.
+    """
     left = [path for path in folder.glob("hydra_hwloc_xmlfile_*") if is_mine(path)]
     end = time.monotonic() + limit
-    while left and proxies():
-        if time.monotonic() > end:
+    while left and (running := proxies()):
+        if time.monotonic() > end or not any(map(is_started_here, running)):
             return
         time.sleep(0.05)
     for path in left:
@@ -170,12 +173,20 @@ def is_mine(path: Path) -> bool:
 
 
 def proxies() -> list[Path]:
-    """MPICH's own processes that start ranks here, of any run."""
+    """MPICH's own processes that start ranks here, of any run; none that has ended."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended
-            found += [folder] * ((folder / "comm").read_text() == "hydra_pmi_proxy\n")
+            _, name, state = (folder / "stat").read_text().split(maxsplit=3)[:3]
+            found += [folder] * (name == "(hydra_pmi_proxy)" and state != "Z")
     return found
+
+
+def is_started_here(process: Path) -> bool:
+    """Whether a process, a folder of /proc, belongs to what this launcher has started."""
+    with contextlib.suppress(OSError):
+        return f"P2PSIM_LAUNCHED={os.getpid()}-".encode() in (process / "environ").read_bytes()
+    return False
 
 
 def end_with_parent() -> Callable[[], object] | None:

@@ -15,16 +15,28 @@ import pytest
 from p2psim.launcher import ranks
 
 
-def test_what_mpich_left_stays_while_a_proxy_may_need_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whose", ["another", "ours, alive", "ours, ends", "dead"])
+def test_what_mpich_left_stays_while_a_proxy_may_need_it(
+    whose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     left, proxy = tmp_path / "hydra_hwloc_xmlfile_a1B2c3", tmp_path / "hydra_pmi_proxy"
     left.touch()
     shutil.copy(shutil.which("sleep") or "", proxy)
-    with subprocess.Popen([proxy, "60"]) as process:
-        while Path(f"/proc/{process.pid}") not in ranks.proxies():  # not yet under its name
+    mark = {"P2PSIM_LAUNCHED": f"{os.getpid()}-1"} if whose.startswith("ours") else {}
+    proxies = ranks.proxies
+    with subprocess.Popen([proxy, "1" if "ends" in whose else "60"], env=mark) as process:
+        here = Path(f"/proc/{process.pid}")
+        while here not in proxies():  # not yet under its name
             time.sleep(0.01)
-        ranks.remove_leftovers(tmp_path, 0.1)
+        if whose == "dead":
+            process.kill()
+            while here in proxies():  # dead, but nobody has asked how it ended
+                time.sleep(0.01)
+        # other tests may have some
+        monkeypatch.setattr(ranks, "proxies", lambda: [x for x in proxies() if x == here])
+        ranks.remove_leftovers(tmp_path, 0.3 if "alive" in whose else 30)
         process.kill()
-    assert left.exists()
+    assert left.exists() == (whose in ("another", "ours, alive"))
 
 
 def test_what_mpich_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
