@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run referee reproduce reproduce-p2pl-affinity test test-mpich test-openmpi test-faults test-slurm check bench bench-start clean
+.PHONY: help setup run referee reproduce reproduce-p2pl-affinity reproduce-lgc test test-mpich test-openmpi test-faults test-load test-slurm check bench bench-start clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-23s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,12 +31,17 @@ run: $(READY)  ## Run the quickstart: 8 peers learn digits on a ring; prints, dr
 referee: $(READY)  ## Run exact problems with known answers, compare with theory, draw them
 	$(BIN)/python experiments/referee/run.py runs/referee
 
-reproduce: reproduce-p2pl-affinity  ## Reproduce all papers: run, draw, check the claims, write reports
+reproduce: reproduce-p2pl-affinity reproduce-lgc  ## Reproduce all papers: run, draw, check the claims, write reports
 
 # Without MNIST: make reproduce-p2pl-affinity DATA=digits
 DATA = mnist
 reproduce-p2pl-affinity: $(READY)  ## Reproduce P2PL with Affinity in runs/p2pl-affinity
 	$(BIN)/python -m experiments.reproduce p2pl-affinity --data $(DATA)
+
+# Without CIFAR-10: make reproduce-lgc DATA=digits
+reproduce-lgc: DATA = cifar10
+reproduce-lgc: $(READY)  ## Reproduce LGC-SGD in runs/lgc
+	$(BIN)/python -m experiments.reproduce lgc --data $(DATA)
 
 test: $(READY)  ## Run all tests, with real ranks under MPICH
 	$(BIN)/python -m pytest --numprocesses auto tests/test_architecture.py tests/laws tests/unit
@@ -50,6 +55,9 @@ test-openmpi: $(OPENMPI)/.ready  ## Run only the tests with real ranks, under Op
 
 test-faults: $(READY)  ## Kill 50 peers at random moments, and everything else once; resume each time
 	FAULTS=50 $(BIN)/python -m pytest tests/mpi/test_faults.py
+
+test-load: $(READY)  ## Beside 4 and 48 processes that only compute, results have the same bits
+	LOAD=1 $(BIN)/python -m pytest tests/mpi/test_loaded.py
 
 test-slurm: $(READY)  ## Run the tests under a real Slurm, which they start here (needs root and Slurm)
 	P2PSIM_SLURM=1 $(BIN)/python -m pytest tests/slurm

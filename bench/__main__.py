@@ -45,8 +45,12 @@ def exchange() -> list[Row]:
 
 def recording() -> list[Row]:
     """(d) what recording costs."""
-    share = in_ranks("bench.recording", 8)["share"]
-    return [row("recording / quickstart run", share, "<= 0.02", share <= 0.02)]
+    found = in_ranks("bench.recording", 8)
+    shares = {"recording rows": found["rows"], "recording virtual time": found["schedule"]}
+    return [
+        row(f"{what} / quickstart run", share, "<= 0.02", share <= 0.02)
+        for what, share in shares.items()
+    ]
 
 
 def saving() -> list[Row]:

@@ -14,7 +14,8 @@ import numpy as np
 from mpi4py import MPI
 
 from p2psim import topology
-from p2psim.clock import Clock, Link
+from p2psim.clock import Clock
+from p2psim.links import Uniform
 from p2psim.neighborhood import Neighborhood
 from p2psim.wire import MPIWire
 
@@ -75,7 +76,7 @@ def main() -> None:
     comm = wire.comm.Dup()
     ring = topology.build({"name": "ring"}, wire.size, 1, Path(), [1] * wire.size)
     x = np.random.default_rng(wire.rank).standard_normal(D).astype(np.float32)
-    ours = Ours(Neighborhood(wire, ring, Clock(), Link()), x)
+    ours = Ours(Neighborhood(wire, ring, Clock(), Uniform()), x)
     bare = Bare(comm, ring, x)
     pairs = [(seconds(comm, bare.step), seconds(comm, ours.step)) for _ in range(REPEATS)]
     same = bool((ours.x == bare.x).all())

@@ -1,54 +1,49 @@
-"""Share of a quickstart round that goes into recording it."""
+"""Share of a quickstart run that goes into recording it, and its schedule in virtual time."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from p2psim import config, recorder, scenario, session
+from p2psim import config, recorder, scenario, schedule, session
 from p2psim.launcher import ranks
 from p2psim.wire import MPIWire
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "quickstart.toml"
-BOUND = 0.02
+TIME = {"compute": "shifted-exponential", "link": {"latency": 1e-4, "bandwidth": 1.25e9}}
+spent = {"rows": 0.0, "schedule": 0.0}
 
 
-class Timed(recorder.Recorder):
-    """A recorder that adds up the seconds spent in it."""
+def timed(what: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, its seconds added up."""
 
-    spent = 0.0
-
-    def at(self, phase: str, round_: int) -> None:
+    def run(*arguments: Any, **options: Any) -> Any:
         began = time.perf_counter()
-        super().at(phase, round_)
-        Timed.spent += time.perf_counter() - began
+        result = method(*arguments, **options)
+        spent[what] += time.perf_counter() - began
+        return result
 
-    def train(self, round_: int, **values: Any) -> None:
-        began = time.perf_counter()
-        super().train(round_, **values)
-        Timed.spent += time.perf_counter() - began
-
-    def evaluation(self, round_: int, phase: str, **values: Any) -> None:
-        began = time.perf_counter()
-        super().evaluation(round_, phase, **values)
-        Timed.spent += time.perf_counter() - began
+    return run
 
 
 def main() -> None:
-    """Run the quickstart on these ranks; print the first rank's share as JSON."""
+    """Run the quickstart on these ranks; print the first rank's shares as JSON."""
     ranks.one_thread()
     wire = MPIWire()
     folder = Path(wire.comm.bcast(tempfile.mkdtemp() if wire.rank == 0 else None))
-    recorder.Recorder = Timed  # type: ignore[misc]
+    for name in ("at", "train", "own", "evaluation"):
+        setattr(recorder.Recorder, name, timed("rows", getattr(recorder.Recorder, name)))
+    schedule.Schedule.event = timed("schedule", schedule.Schedule.event)  # type: ignore[method-assign]
     began = time.perf_counter()
-    ready = scenario.load(config.read(EXPERIMENT), EXPERIMENT.parent)
-    session.run_peer(ready, wire, folder)
+    table = {**config.read(EXPERIMENT), "time": TIME}
+    session.run_peer(scenario.load(table, EXPERIMENT.parent), wire, folder)
     if wire.rank == 0:
         wall = time.perf_counter() - began
-        print(json.dumps({"share": Timed.spent / wall, "spent": Timed.spent, "wall": wall}))
+        print(json.dumps({"wall": wall, **{name: own / wall for name, own in spent.items()}}))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from p2psim import scenario
-from p2psim.clock import Clock, Link
+from p2psim.clock import Clock
 from p2psim.launcher import ranks
+from p2psim.links import Uniform
 from p2psim.neighborhood import Neighborhood
 from p2psim.recorder import Recorder
 from p2psim.simulation import Simulation
@@ -73,7 +74,7 @@ def measure(wire: MPIWire, algorithm: str) -> float:
     """CPU seconds per peer and round, the mean over all ranks."""
     rounds = ROUNDS // wire.size
     ready = experiment(wire.size, algorithm, WARM + rounds)
-    side = Neighborhood(wire.twin(), ready.topology, Clock(), Link())
+    side = Neighborhood(wire.twin(), ready.topology, Clock(), Uniform())
     simulation = Unrecorded(ready, wire, side, NoRecorder())
     x = simulation.prepare()
     simulation.algorithm.start(x, simulation.oracle, simulation.net)

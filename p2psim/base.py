@@ -9,7 +9,9 @@ parameter vector of length d, W the mixing matrix with W[i, j] != 0 iff j sends 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from msgspec import Meta
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
     import torch
 
 Vector: TypeAlias = NDArray[Any]  # float32 or float64, contiguous, one dimension
+Matrix: TypeAlias = NDArray[np.float64]
 Payload: TypeAlias = NDArray[np.uint8]  # the bytes that travel
 Indices: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
+Ranks: TypeAlias = Sequence[int] | None
 
 # Ranges that the experiment file is checked against.
 Count = Annotated[int, Meta(ge=1)]
@@ -80,6 +84,9 @@ class Handle(Protocol):
 
     def mix(self) -> Vector: ...
 
+    def ready(self) -> float:
+        """When, in virtual time, all its messages are there; the clock does not move."""
+
 
 class Neighborhood(Protocol):
     """One peer's view of the network. Vectors that it returns are the caller's to keep."""
@@ -88,8 +95,21 @@ class Neighborhood(Protocol):
     peers: int
 
     @property
-    def own_weight(self) -> float:
-        """W[i, i] of this consensus step, in the precision of float64."""
+    def now(self) -> float:
+        """Virtual seconds on this peer's clock."""
+
+    @property
+    def weights(self) -> Matrix:
+        """W of this consensus step, shape (n, n); not to be changed."""
+
+    def senders(self, rank: int | None = None) -> Sequence[int]:
+        """The in-neighbors of a peer, of this one unless given, in rank order."""
+
+    def receivers(self) -> Sequence[int]:
+        """This peer's out-neighbors, in rank order."""
+
+    def arrives(self, sender: int, receiver: int, sent_at: float, m: Message) -> float:
+        """When a message of m's kind that sets out at `sent_at` would be there."""
 
     @property
     def diameter(self) -> int:
@@ -114,8 +134,15 @@ class Neighborhood(Protocol):
     def visit(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
         """As exchange, but few messages are there at a time: see(j, m_j), own included, by rank."""
 
-    def post(self, m: Vector | Message) -> Handle:
-        """Start sending m now, use the handle later: what runs between overlaps the transfer."""
+    def post(self, m: Vector | Message, to: Ranks = None, of: Ranks = None) -> Handle:
+        """Start sending m now, use the handle later: what runs between overlaps the transfer.
+
+        `to` and `of`: some of the out-neighbors to send to and of the in-neighbors to receive from,
+        all unless given; messages between two peers meet in the order of posting.
+        """
+
+    def announce(self, v: Vector) -> dict[int, Vector]:
+        """The v of all in-neighbors and self, by rank, uncounted: what no network would carry."""
 
     def mean(self, v: Vector) -> Vector:
         """The exact mean of v over all peers, by point-to-point messages outside the topology."""
@@ -127,6 +154,7 @@ class Oracle(Protocol):
     local_steps: int  # T
     consensus_steps: int  # S
     shapes: Sequence[Shape]  # of the model's tensors, in the order in which they lie in x
+    step_count: int  # gradients taken so far
 
     def grad(self, x: Vector) -> Vector:
         """Stochastic gradient of this peer's loss at x, shape (d,); the caller's to keep."""
@@ -140,6 +168,38 @@ class Oracle(Protocol):
     def follow(self, g: Vector, x: Vector) -> Vector:
         """lr * direction from a gradient g at x that the caller made."""
 
+    def seconds(self, rank: int, step: int) -> float:
+        """Virtual seconds of any peer's local step (from 0); 0 without a compute model."""
+
+    def part(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
+        """(1 / blocks) sum of the mean gradients at x of the next minibatch's first `done` blocks.
+
+        What is not done is not computed; the minibatch is used up. It is `until` when it is ready.
+        """
+
+    def work(self, until: float) -> None:
+        """Let virtual time pass in work that `part` will do later, or that comes to nothing."""
+
+    def draw(self, purpose: str) -> np.random.Generator:
+        """This peer's own randomness for its next local step."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What parameters may have to suit, and what models of time may need to know."""
+
+    seed: int
+    peers: int
+    local_steps: int
+    batch_sizes: Sequence[int]  # by rank
+    timed: bool  # local steps take virtual time
+    instant: bool  # messages take none
+    folder: Path  # that relative paths start from
+    operations: Callable[[int], float]  # floating-point operations of a local step, by rank
+    pairs: Sequence[tuple[int, int]]  # (sender, receiver) of every edge
+    edges: Mapping[str, Matrix]  # "latency", "bandwidth": (n, n), row = receiver, NaN: not given
+    stream: str = "compute"  # purpose of what is drawn at random
+
 
 class Algorithm:
     """What a peer does in one round. x may be changed in place; return the new x.
@@ -150,12 +210,19 @@ class Algorithm:
     where it depends on the parameters.
     """
 
+    records: ClassVar[Mapping[str, str]] = {}  # attributes to record after each round: meanings
+
     @property
     def requires(self) -> tuple[str, ...]:
         return ()
 
-    def fit(self, peers: int) -> None:
-        """ValueError where the parameters do not suit so many peers; asked before any starts."""
+    @property
+    def clocked(self) -> bool:
+        """Whether what a peer does depends on virtual time."""
+        return False
+
+    def fit(self, setting: Setting) -> None:
+        """ValueError where the parameters do not suit the run; asked before any peer starts."""
 
     def outlook(self, weights: NDArray[Any], consensus_steps: int) -> dict[str, str]:
         """What W_t, shape (period, n, n), tells before a run: lines for `p2psim plan` by name.
@@ -164,8 +231,17 @@ class Algorithm:
         """
         return {}
 
+    def duration(
+        self, setting: Setting, rounds: int, step: Callable[[int], Sequence[float]]
+    ) -> float | None:
+        """Virtual seconds of so many rounds of what is `clocked`; None: only a run tells.
+
+        step(t): seconds of the t-th local step of each peer.
+        """
+        return None
+
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
-        """Set up the state, all peers at once; messages are allowed."""
+        """Set up the state, all peers at once; messages are allowed that are received here, too."""
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         """T steps of the local optimizer: x <- x - lr * direction(x)."""
@@ -227,6 +303,10 @@ class Model(Protocol):
     def build(self, inputs: Shape, outputs: int) -> torch.nn.Module:
         """The torch module: (batch, *inputs) -> (batch, outputs)."""
 
+    def macs(self, inputs: Shape, outputs: int) -> int:
+        """Multiplications with an addition in the forward pass of a sample (compute "flops")."""
+        raise NotImplementedError
+
 
 class Data:
     """A data set. Peers ask only for what they hold; values are x = raw * scale + shift."""
@@ -273,37 +353,25 @@ class Partition(Protocol):
 
 
 class StragglerModel(Protocol):
-    """Seconds of virtual time that a peer's step takes: a pure function of the seed."""
+    """Seconds of virtual time that a peer's local step takes: a pure function of the seed."""
 
-    def bind(self, seed: int) -> None: ...
+    def bind(self, setting: Setting) -> None:
+        """Once, before all else. InputError where the model does not suit the experiment."""
 
     def seconds(self, rank: int, step: int) -> float: ...
 
 
-Alarm: TypeAlias = Callable[[float, list[int]], None]  # seconds waited, requests not yet done
+class LinkModel(Protocol):
+    """When messages arrive, in virtual time: pure functions."""
 
+    def bind(self, setting: Setting) -> None:
+        """Once, before all else. InputError where the model does not suit the experiment."""
 
-class Wire(Protocol):
-    """Bytes between ranks. Messages between two ranks arrive in the order of sending."""
+    def occupies(self, sender: int, nbytes: int) -> float:
+        """Seconds for which a message keeps the next ones of its sender from setting out."""
 
-    rank: int
-    size: int
-    library: str  # what carries the bytes
-
-    def send(self, header: Payload, payload: Payload, to: int) -> list[Any]:
-        """Start sending; both buffers must stay as they are until `wait`."""
-
-    def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
-        """Start receiving at most `payload.size` bytes; the header says how many came."""
-
-    def wait(self, requests: list[Any], alarm: Alarm) -> None:
-        """Return when all are done; meanwhile `alarm` may be called now and then."""
-
-    def twin(self) -> Wire:
-        """A second, independent wire between the same ranks."""
-
-    def abort(self, code: int) -> None:
-        """End the whole run now."""
+    def arrival(self, sender: int, receiver: int, sent_at: float, nbytes: int) -> float:
+        """When a message that sets out at `sent_at` is there."""
 
 
 KINDS: dict[str, type] = {
@@ -316,4 +384,5 @@ KINDS: dict[str, type] = {
     "rule": LearningRule,
     "schedule": Schedule,
     "compute": StragglerModel,
+    "link": LinkModel,
 }

@@ -215,11 +215,22 @@ def compare(run: Path, other: Path) -> None:
 @main.command()
 @click.argument("runs", type=RUN, nargs=-1, required=True, metavar="RUN...")
 @TO
-def plot(runs: tuple[Path, ...], target: Path | None) -> None:
+@click.option("--timeline", is_flag=True, help="One run's schedule in virtual time: timeline.png.")
+@click.option("--rounds", metavar="A:B", help="With --timeline: these rounds (default: the first).")
+def plot(runs: tuple[Path, ...], target: Path | None, timeline: bool, rounds: str | None) -> None:
     """Draw runs in one figure: .png, .svg or .pdf (default: RUN/figure.png of the first)."""
     from p2psim import plots
+    from p2psim import timeline as drawn
 
-    click.echo(plots.plot(runs, target))
+    if rounds and not timeline:
+        raise InputError("--rounds is for --timeline: give both, or none")
+    if not timeline:
+        click.echo(plots.plot(runs, target))
+        return
+    if len(runs) > 1:
+        raise InputError(f"--timeline shows one run, not {len(runs)}: give one")
+    file, said = drawn.plot(runs[0], target, rounds)
+    click.echo(f"{said}\n{file}")
 
 
 @main.command()

@@ -25,6 +25,7 @@ from p2psim.base import (
     Count,
     Data,
     LearningRule,
+    LinkModel,
     LocalOptimizer,
     Model,
     Natural,
@@ -33,7 +34,6 @@ from p2psim.base import (
     Positive,
     StragglerModel,
 )
-from p2psim.clock import Link
 from p2psim.errors import InputError, suggest
 
 Table = dict[str, Any]
@@ -73,10 +73,16 @@ class Learning:
 
 @dataclass(kw_only=True)
 class Time:
-    """[time]: virtual time; left out, it stands still."""
+    """[time]: virtual time; left out, it stands still.
+
+    schedule: write down when every peer worked, waited and received. realize: sleep until virtual
+    time has passed.
+    """
 
     compute: StragglerModel | None = None
-    link: Link = field(default_factory=Link)
+    link: LinkModel = "uniform"  # type: ignore[assignment]
+    schedule: bool = True
+    realize: bool = False
 
 
 @dataclass(kw_only=True)
@@ -205,6 +211,8 @@ class Builder:
     ) -> tuple[Any, Table]:
         """An instance of the plug-in that `given` (name or table) asks for."""
         table = {"name": given} if isinstance(given, str) else given
+        if kind == "link" and isinstance(table, dict):
+            table = {"name": "uniform", **table}
         if not isinstance(table, dict) or not isinstance(table.get("name"), str):
             allowed = ", ".join(sorted(registry.names(kind)))
             need = 'give a name, or a table with name = "..."'
@@ -220,6 +228,13 @@ class Builder:
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
         return made, {"name": table["name"], **resolved}
+
+    def plugins(self, kind: str, given: Any, path: str) -> tuple[list[Any], list[Table]]:
+        """Instances of several plug-ins, at least one."""
+        if not isinstance(given, list) or not given:
+            raise InputError(f"{path} = {given!r}: give a list of names, or of tables with a name")
+        made = [self.plugin(kind, part, f"{path}[{k}]") for k, part in enumerate(given)]
+        return [part for part, _ in made], [resolved for _, resolved in made]
 
     def fields(
         self, cls: type, table: Any, path: str, also: Collection[str] = ()
@@ -248,15 +263,10 @@ class Builder:
         options = [a for a in get_args(hint) if a is not type(None)] or [hint]
         if given is None:
             return None, None
+        if options[0] in KINDS.values() and get_origin(hint) is list:
+            return self.plugins(kind_of(options[0]), given, path)
         if options[0] in KINDS.values():
             return self.plugin(kind_of(options[0]), given, path)
-        if dataclasses.is_dataclass(options[0]) and isinstance(options[0], type):
-            table = vars(given) if isinstance(given, options[0]) else given
-            if not isinstance(table, dict):
-                keys = ", ".join(field.name for field in dataclasses.fields(options[0]))
-                raise InputError(f"{path} = {given!r}: give a table with the keys {keys}")
-            values, resolved = self.fields(options[0], table, path)
-            return options[0](**values), resolved
         also = "" if all(map(math.isfinite, numbers(given))) else ", finite"
         try:
             if also:

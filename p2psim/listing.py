@@ -7,7 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from p2psim import config, registry, topology
 from p2psim.base import KINDS
@@ -90,7 +90,8 @@ def words(hint: Any) -> str:
     """What a parameter may be; a plug-in by its kind."""
     for option in (hint, *get_args(hint)):
         if option in KINDS.values():
-            return f"a {config.kind_of(option)} (p2psim list {config.kind_of(option)})"
+            several = "a list, each " * (get_origin(hint) is list)
+            return f"{several}a {config.kind_of(option)} (p2psim list {config.kind_of(option)})"
     return config.describe(hint)
 
 

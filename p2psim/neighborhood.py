@@ -1,7 +1,7 @@
 """One peer's view of the network: exchange, mix, post, mean. Counts bytes, moves the clock.
 
 A message on the wire is a header of 24 bytes and the payload. The header holds, little endian:
-payload bytes (u8), the sender's virtual clock in seconds (f8), the sender's consensus step (u4)
+payload bytes (u8), when it set out in virtual seconds (f8), the sender's consensus step (u4)
 and the number of entries that the payload decodes to (u4). `bytes_sent` counts payloads where
 they are handed to the wire; headers are counted in `header_bytes`.
 """
@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from p2psim.base import Compressor, Handle, Message, Payload, Vector, Wire
-from p2psim.clock import Clock, Link
+from p2psim.base import Compressor, Handle, LinkModel, Matrix, Message, Payload, Ranks, Vector
+from p2psim.clock import Arrival, Clock
 from p2psim.messages import Packet, Pool, pack
 from p2psim.topology import Topology
+from p2psim.wire import Wire
 
 WINDOW = 16 * 2**20  # bytes that a mix receives into at most; never less than two messages
 HEADER = np.dtype([("nbytes", "<u8"), ("sent_at", "<f8"), ("step", "<u4"), ("entries", "<u4")])
@@ -71,10 +72,11 @@ class Transfer:
             self._send(j, packet, heads.pop())
 
     def _send(self, j: int, packet: Packet, header: Payload) -> None:
-        net = self.net
-        header.view(HEADER)[0] = (packet.payload.size, net.clock.now, self.step, packet.entries)
+        net, nbytes = self.net, packet.payload.size
+        sent_at = net.clock.depart(net.link.occupies(net.rank, nbytes)) if net.link else 0.0
+        header.view(HEADER)[0] = (nbytes, sent_at, self.step, packet.entries)
         self._add(j, net.wire.send(header, packet.payload, j))
-        net.bytes_sent += packet.payload.size
+        net.bytes_sent += nbytes
         net.header_bytes += HEADER.itemsize
         net.messages_sent += 1
 
@@ -95,21 +97,40 @@ class Transfer:
         if alarms:
             self.net.alarm(0.0, [])  # it is over
 
+    def ready(self) -> float:
+        return max((arrival.at for arrival in self.arrivals()), default=0.0)
+
+    def arrivals(self) -> list[Arrival]:
+        """When each message is there, by sender in rank order; none without a link."""
+        self.complete()
+        link = self.net.link
+        if link is None:
+            return []
+        found = []
+        for j, (header, _) in sorted(self.arriving.items()):
+            nbytes, sent_at, _, _ = header.view(HEADER)[0].item()
+            found.append(Arrival(j, sent_at, link.arrival(j, self.net.rank, sent_at, nbytes)))
+        return found
+
     def wait(self) -> dict[int, Message]:
         """The messages by sender in rank order; the clock moves to the last arrival."""
-        net, like = self.net, self.like
+        self.net.clock.arrivals(self.arrivals())
+        return self.take()
+
+    def take(self) -> dict[int, Message]:
+        """The messages, whatever the clock says."""
         self.complete()
+        net, like = self.net, self.like
         net.under_way.discard(self)
         messages: dict[int, Message] = {}
         for j, (header, buffer) in sorted(self.arriving.items()):
-            nbytes, sent_at, step, entries = header.view(HEADER)[0].item()
+            nbytes, _, step, entries = header.view(HEADER)[0].item()
             if (step, entries) != (self.step, self.entries[j]):
                 raise RuntimeError(
                     f"consensus step {self.step} expects {self.entries[j]} entries from peer {j}, "
                     f"which sent {entries} in its step {step}: all peers must exchange alike"
                 )
             messages[j] = Packet(net.pool, buffer[:nbytes], like.codec, entries, like.dtype)
-            net.clock.arrival(net.link.arrival(sent_at, nbytes))
             net.bytes_received += nbytes
         return messages
 
@@ -146,26 +167,56 @@ class Surroundings:
     """What a peer knows of the graph without asking anybody; see base.Neighborhood."""
 
     topology: Topology
+    link: LinkModel | None
+    clock: Clock
     rank: int
     step: int  # the consensus step t that selects W_t
 
     @property
-    def own_weight(self) -> float:
-        return float(self.topology.at(self.step)[self.rank, self.rank])
+    def now(self) -> float:
+        return self.clock.now
+
+    @property
+    def weights(self) -> Matrix:
+        return self.topology.at(self.step)
 
     @property
     def diameter(self) -> int:
         return self.topology.diameter()
 
+    def arrives(self, sender: int, receiver: int, sent_at: float, m: Message) -> float:
+        assert isinstance(m, Packet)
+        if not self.link:
+            return sent_at
+        return self.link.arrival(sender, receiver, sent_at, self.capacity(m, m.entries))
+
+    def senders(self, rank: int | None = None) -> list[int]:
+        return self.topology.senders(self.rank if rank is None else rank, self.step)
+
+    def receivers(self) -> list[int]:
+        return self.topology.receivers(self.rank, self.step)
+
+    @staticmethod
+    def capacity(like: Packet, entries: int) -> int:
+        """Bytes that a message like this one takes at most."""
+        itemsize = np.dtype(like.dtype).itemsize
+        return like.codec.max_bytes(entries, itemsize) if like.codec else entries * itemsize
+
 
 class Neighborhood(Surroundings):
-    """See base.Neighborhood. `step` is the consensus step t that selects W_t."""
+    """See base.Neighborhood. `step` is the consensus step t that selects W_t.
 
-    def __init__(self, wire: Wire, topology: Topology, clock: Clock, link: Link) -> None:
+    Without a link its messages take no virtual time and wait for none.
+    """
+
+    def __init__(
+        self, wire: Wire, topology: Topology, clock: Clock, link: LinkModel | None = None
+    ) -> None:
         self.wire, self.topology, self.clock, self.link = wire, topology, clock, link
         self.rank, self.peers = wire.rank, wire.size
         self.pool = Pool()
         self.step = 0
+        self.side: Neighborhood | None = None  # the same peers, without time and counters
         self.under_way: set[Transfer] = set()
         # Called about once a second of waiting, with the seconds so far and the peers to wait for.
         self.alarm: Callable[[float, list[int]], None] = silent
@@ -176,19 +227,13 @@ class Neighborhood(Surroundings):
         weights: Vector = self.topology.at(self.step)[self.rank].astype(dtype)
         return weights
 
-    @staticmethod
-    def capacity(like: Packet, entries: int) -> int:
-        """Bytes that a message like this one takes at most."""
-        itemsize = np.dtype(like.dtype).itemsize
-        return like.codec.max_bytes(entries, itemsize) if like.codec else entries * itemsize
-
     def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Packet:
         return pack(self.pool, v, compressor, plain)
 
     def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
         if not isinstance(m, Mapping):
             return dict(self._start(self._packet(m)).wait())
-        receivers = self.topology.receivers(self.rank, self.step)
+        receivers = self.receivers()
         if not m or sorted(j for j in m if j != self.rank) != receivers:
             raise ValueError(
                 f"exchange needs one message for each of the peers {receivers}, and where there "
@@ -197,8 +242,8 @@ class Neighborhood(Surroundings):
         own = {j: self._packet(message) for j, message in m.items()}
         like = own.get(self.rank) or own[receivers[0]]
         own.pop(self.rank, None)
-        senders = self.topology.senders(self.rank, self.step)
-        return dict(Transfer(self, own, like, dict.fromkeys(senders, like.entries)).wait())
+        entries = dict.fromkeys(self.senders(), like.entries)
+        return dict(Transfer(self, own, like, entries).wait())
 
     def mix(self, m: Vector | Message) -> Vector:
         packet = self._packet(m)
@@ -212,9 +257,16 @@ class Neighborhood(Surroundings):
             for j in sorted(group):
                 see(j, group.pop(j))
 
-    def post(self, m: Vector | Message) -> Handle:
+    def post(self, m: Vector | Message, to: Ranks = None, of: Ranks = None) -> Handle:
         # A vector is copied: its owner goes on while it travels.
-        return self._start(self.message(m) if isinstance(m, np.ndarray) else self._packet(m))
+        packet = self.message(m) if isinstance(m, np.ndarray) else self._packet(m)
+        return self._start(packet, to, of)
+
+    def announce(self, v: Vector) -> dict[int, Vector]:
+        assert self.side
+        self.side.step = self.step
+        got = {j: message.value for j, message in self.side.exchange(v).items()}
+        return dict(sorted({**got, self.rank: v}.items()))
 
     def mean(self, v: Vector) -> Vector:
         """Each peer sums one block of entries of all peers in rank order and sends it back.
@@ -286,9 +338,9 @@ class Neighborhood(Surroundings):
         return best
 
     def settle(self) -> None:
-        """Wait for whatever is still under way: nothing may be when a peer leaves."""
+        """Let go of whatever is still under way: nothing may be when a peer leaves."""
         for transfer in list(self.under_way):
-            transfer.wait()
+            transfer.take()
 
     def complete(self) -> None:
         """Let whatever is under way arrive; whoever asks for it later finds it."""
@@ -297,7 +349,7 @@ class Neighborhood(Surroundings):
 
     def _arrivals(self, packet: Packet) -> Iterator[dict[int, Message]]:
         """What exchange gives and the own message, all at once or by groups, in rank order."""
-        senders = self.topology.senders(self.rank, self.step)
+        senders = self.senders()
         size = group_size(len(senders), self.capacity(packet, packet.entries))
         if size == len(senders):
             yield {**self._start(packet).wait(), self.rank: packet}
@@ -321,8 +373,7 @@ class Neighborhood(Surroundings):
             return Transfer(self, {}, packet, entries, room)
 
         arriving = [receive(group) for group in groups[:2]]
-        receivers = self.topology.receivers(self.rank, self.step)
-        leaving = Transfer(self, dict.fromkeys(receivers, packet), packet, {})
+        leaving = Transfer(self, dict.fromkeys(self.receivers(), packet), packet, {})
         for number, group in enumerate(groups):
             packets = arriving.pop(0).wait()
             if self.rank in group:
@@ -332,11 +383,10 @@ class Neighborhood(Surroundings):
             arriving += [receive(later) for later in groups[number + 2 : number + 3]]
         leaving.wait()
 
-    def _start(self, packet: Packet) -> Transfer:
-        senders = self.topology.senders(self.rank, self.step)
-        receivers = self.topology.receivers(self.rank, self.step)
-        own = dict.fromkeys(receivers, packet)
-        return Transfer(self, own, packet, dict.fromkeys(senders, packet.entries))
+    def _start(self, packet: Packet, to: Ranks = None, of: Ranks = None) -> Transfer:
+        to = self.receivers() if to is None else to
+        of = self.senders() if of is None else of
+        return Transfer(self, dict.fromkeys(to, packet), packet, dict.fromkeys(of, packet.entries))
 
     def _packet(self, m: Any) -> Packet:
         return m if isinstance(m, Packet) else self._dense(m)

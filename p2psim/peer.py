@@ -170,17 +170,43 @@ class LocalOracle:
         out: Vector = self.pool.take(x.size, x.dtype)
         return np.multiply(self.optimizer.direction(g, x), self.rate(), out=out)
 
+    def seconds(self, rank: int, step: int) -> float:
+        return self.compute.seconds(rank, step) if self.compute else 0.0
+
+    def work(self, until: float) -> None:
+        self.clock.work(until)
+
+    def draw(self, purpose: str) -> np.random.Generator:
+        return rng.generator(self.batches.seed, purpose, self.rank, self.step_count)
+
+    def part(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
+        out: Vector = self.pool.take(x.size, x.dtype)
+        if done:
+            share = self._gradient(x, self.batches.size * done // blocks, until)
+            return np.multiply(share, done / blocks, out=out)
+        self.clock.work(until)
+        self.step_count += 1
+        out[:] = 0
+        return out
+
     def rate(self) -> float:
         """Learning rate of the step whose gradient was taken last."""
         epoch = (self.step_count - 1) / self.steps_per_epoch
         return self.optimizer.rate(epoch, self.epochs)
 
-    def _gradient(self, x: Vector) -> Vector:
-        """The next minibatch's gradient at x; overwritten by the next call."""
+    def _gradient(
+        self, x: Vector, samples: int | None = None, until: float | None = None
+    ) -> Vector:
+        """The next minibatch's gradient at x; overwritten by the next call.
+
+        Of its first `samples` alone, if given, and ready when it is `until`.
+        """
         self.alive()
         model = self.model
         model.load(x)
         inputs, targets = self.batches.take(self.step_count)
+        if samples is not None:
+            inputs, targets = inputs[:samples], targets[:samples]
         # What a layer draws (dropout) must not depend on what was drawn before it.
         torch.default_generator.manual_seed(
             rng.key(self.batches.seed, "layers", self.rank, self.step_count)
@@ -190,8 +216,9 @@ class LocalOracle:
         if self.l2:
             g += self.l2 * model.x
             loss += 0.5 * self.l2 * squared_norm(model.x)
-        if self.compute is not None:
-            self.clock.work(self.compute.seconds(self.rank, self.step_count))
+        if until is None:
+            until = self.clock.now + self.seconds(self.rank, self.step_count)
+        self.clock.work(until)
         self.step_count += 1
         self.losses.append(loss)
         return g

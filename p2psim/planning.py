@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from p2psim.forecast import forecast
 from p2psim.neighborhood import HEADER
-from p2psim.rehearsal import Rehearsal, rehearse
+from p2psim.rehearsal import Rehearsal, Rehearsed, rehearse
 from p2psim.scenario import Scenario
 
 # Bytes (make bench-start): of a forked peer that holds nothing yet, and once on every node.
@@ -20,10 +21,11 @@ def plan(scenario: Scenario) -> dict[str, str]:
     scenario.hold(0)  # a damaged file shows here
     few, many = extremes(scenario)
     # These two peers bound what all others send.
-    least, _ = rehearse(scenario, few)
-    most, state = rehearse(scenario, many)
+    least, rehearsed = rehearse(scenario, few).net, rehearse(scenario, many)
+    most, state = rehearsed.net, rehearsed.state
     sizes = [len(part) for part in scenario.parts]
     batches = [scenario.batch_size(rank) for rank in range(scenario.peers)]
+    rough = "about " if experiment.algorithm.clocked else ""
     needs = ", ".join(experiment.algorithm.requires)
     return {
         "experiment": experiment.head.name,
@@ -36,13 +38,15 @@ def plan(scenario: Scenario) -> dict[str, str]:
         f"{span(min(batches), max(batches))}",
         "model": f"{scenario.parameters:,} parameters in {experiment.model_section.dtype}",
         "rounds": f"{scenario.rounds} ({scenario.epochs:.4g} epochs)",
-        "messages": per_round(least.messages_sent, most.messages_sent, graph.period, "messages")
+        "messages": rough
+        + per_round(least.messages_sent, most.messages_sent, graph.period, "messages")
         + f", each with {HEADER.itemsize} bytes of header",
-        "traffic": per_round(least.bytes_sent, most.bytes_sent, graph.period, "bytes")
+        "traffic": rough
+        + per_round(least.bytes_sent, most.bytes_sent, graph.period, "bytes")
         + (f", and {most.bytes_at_start:,} once at the start" if most.bytes_at_start else ""),
         "memory": f"about {memory(scenario, most, state) / 2**20:,.0f} MiB per peer, and "
         f"{SHARED >> 20} MiB on every node",
-        "virtual time": virtual_time(scenario, most),
+        "virtual time": virtual_time(scenario, rehearsed),
         **outlook(scenario),
     }
 
@@ -75,7 +79,8 @@ def extremes(scenario: Scenario) -> tuple[int, int]:
 
 def peer_memory(scenario: Scenario) -> float:
     """Bytes of the peer with the most neighbors."""
-    return memory(scenario, *rehearse(scenario, extremes(scenario)[1]))
+    rehearsed = rehearse(scenario, extremes(scenario)[1])
+    return memory(scenario, rehearsed.net, rehearsed.state)
 
 
 def memory(scenario: Scenario, most: Rehearsal, state: int) -> float:
@@ -86,18 +91,12 @@ def memory(scenario: Scenario, most: Rehearsal, state: int) -> float:
     return PROCESS + 3 * d + state + buffers + max(map(len, scenario.parts)) * sample
 
 
-def virtual_time(scenario: Scenario, most: Rehearsal) -> str:
-    """A lower bound: the slowest peer's own work and its own transfers, waiting left out."""
-    experiment = scenario.experiment
-    transfers = most.clock.now / scenario.topology.period * scenario.rounds
-    compute, steps = experiment.time.compute, scenario.rounds * experiment.learning.local_steps
-    work = 0.0
-    if compute is not None:
-        compute.bind(experiment.head.seed)
-        seen = min(steps, 1000)
-        work = max(
-            sum(compute.seconds(rank, step) for step in range(seen)) / seen
-            for rank in range(scenario.peers)
-        )
-    total = work * steps + transfers
-    return f"at least {total:,.6g} s" if total else "none"
+def virtual_time(scenario: Scenario, rehearsed: Rehearsed) -> str:
+    """When the last peer has done its last round."""
+    known = forecast(scenario, rehearsed)
+    if known is None:
+        return "depends on who waits for whom; only a run tells"
+    seconds, rounds = known
+    if rounds == scenario.rounds:
+        return f"{seconds:,.6g} s" if seconds else "none"
+    return f"about {seconds / rounds * scenario.rounds:,.4g} s, by the first {rounds:,} rounds"

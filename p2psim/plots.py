@@ -6,7 +6,7 @@ matplotlib is an extra and is imported late; nothing here opens a window or keep
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -56,6 +56,12 @@ def plot(paths: Sequence[Path], target: Path | None = None) -> Path:
     """Draw one figure of all the runs; a sweep's folder stands for its runs. Returns the file."""
     runs = [results.read(path) for given in paths for path in results.expand(given)]
     target = target or default_target(paths[0])
+    save(lambda: draw(runs), target)
+    return target
+
+
+def save(make: Callable[[], Any], target: Path) -> None:
+    """Make a figure in this package's style and write it, in the format that the name asks for."""
     kind = target.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
         allowed = ", ".join(f".{name}" for name in FORMATS)
@@ -65,14 +71,13 @@ def plot(paths: Sequence[Path], target: Path | None = None) -> Path:
     except ImportError:
         raise InputError("plot needs matplotlib: pip install 'p2psim[plot]'") from None
     with mpl.rc_context(STYLE):
-        figure = draw(runs)
+        figure = make()
         try:
             # Without a date the same runs give the same file.
             dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
             figure.savefig(target, format=kind, metadata=dated.get(kind))
         except OSError as error:
             raise InputError(f"cannot write {str(target)!r} ({error}); give another --to") from None
-    return target
 
 
 def default_target(path: Path) -> Path:

@@ -73,6 +73,10 @@ def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str
     return {
         **{f"train/{name}": ((scenario.rounds,), *spec) for name, spec in TRAIN.items()},
         **{f"eval/{name}": (wide.get(name, (rows,)), *spec) for name, spec in EVAL.items()},
+        **{
+            f"algorithm/{name}": ((scenario.rounds,), "f8", "", meaning)
+            for name, meaning in scenario.experiment.algorithm.records.items()
+        },
         "final/x": ((scenario.parameters,), kind, "", "the peer's vector at the end"),
     }
 
@@ -85,6 +89,11 @@ def fill_value(kind: str) -> Any:
 def peer_file(rank: int) -> str:
     """A peer's file, relative to the run folder."""
     return f"peers/peer-{rank:05d}.h5"
+
+
+def schedule_file(rank: int) -> str:
+    """The file of a peer's schedule, relative to the run folder."""
+    return f"peers/schedule-{rank:05d}.h5"
 
 
 @dataclass
@@ -155,7 +164,7 @@ class Recorder:
     def rewind(self, rounds: int, rows: int) -> None:
         """Forget what was recorded after so many rounds and rows of /eval."""
         self.rows = rows
-        kept = {"train": rounds, "eval": rows, "final": 0}
+        kept = {"train": rounds, "algorithm": rounds, "eval": rows, "final": 0}
         for path, column in self.columns.items():
             group = path.partition("/")[0]
             if group in kept:
@@ -185,6 +194,11 @@ class Recorder:
             self.columns[f"train/{name}"][round_ - 1] = value
         # Last, for readers: a row is there once its round is.
         self.columns["train/round"][round_ - 1] = round_
+
+    def own(self, round_: int, values: Mapping[str, float]) -> None:
+        """What the algorithm itself has to record of a round."""
+        for name, value in values.items():
+            self.columns[f"algorithm/{name}"][round_ - 1] = value
 
     def evaluation(self, round_: int, phase: str, **values: Any) -> None:
         """The next row of /eval."""
@@ -250,7 +264,8 @@ def clear(folder: Path, everything: bool) -> None:
         (folder / name).unlink(missing_ok=True)
     if everything:
         checkpoint.clear(folder)
-        for path in [folder / "run.h5", folder / "joined.h5", *folder.glob("peers/peer-*.h5")]:
+        own = [path for name in ("peer", "schedule") for path in folder.glob(f"peers/{name}-*.h5")]
+        for path in [folder / "run.h5", folder / "joined.h5", *own]:
             path.unlink(missing_ok=True)
 
 
@@ -278,6 +293,8 @@ def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
             dataset = file.create_virtual_dataset(path, joint, fillvalue=fill_value(kind))
             dataset.attrs.update(unit=unit, meaning=meaning)
         name_dimensions(file)
+        for rank in range(n if scenario.scheduled else 0):
+            file[f"schedule/{rank:05d}"] = h5py.ExternalLink(schedule_file(rank), "schedule")
 
 
 def name_dimensions(file: Any) -> None:
@@ -287,7 +304,8 @@ def name_dimensions(file: Any) -> None:
         file["topology"][name] = np.arange(weights.shape[axis])
         file["topology"][name].make_scale(name)
         weights.dims[axis].attach_scale(file["topology"][name])
-    for group, last in (("train", ""), ("eval", "class"), ("final", "parameter")):
+    lasts = {"train": "", "algorithm": "", "eval": "class", "final": "parameter"}
+    for group, last in ((group, last) for group, last in lasts.items() if group in file):
         for dataset in list(file[group].values()):
             names = ["peer", "row", last][: dataset.ndim] if group != "final" else ["peer", last]
             for axis, name in enumerate(names):

@@ -30,6 +30,7 @@ FOLDERS = {
     "rule": "p2psim.learning",
     "schedule": "p2psim.optimizers",
     "compute": "p2psim.stragglers",
+    "link": "p2psim.links",
 }
 
 _plugins: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}

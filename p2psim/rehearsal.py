@@ -7,14 +7,15 @@ second account of its bytes. Neighbors are taken to send what this peer sends.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from p2psim.base import Compressor, Handle, Message, Shape, Vector
+from p2psim.base import Compressor, Handle, Message, Ranks, Shape, Vector
 from p2psim.clock import Clock
-from p2psim.messages import Pool, pack
-from p2psim.neighborhood import Neighborhood, Surroundings, block_sizes, group_size
+from p2psim.messages import Packet, Pool, pack
+from p2psim.neighborhood import Surroundings, block_sizes, group_size
 from p2psim.rng import Stream, generator
 from p2psim.scenario import Scenario
 
@@ -22,18 +23,59 @@ from p2psim.scenario import Scenario
 class Echo:
     """A handle to messages that have come back as they left."""
 
-    def __init__(self, net: Rehearsal, messages: dict[int, Message], own: Message) -> None:
+    def __init__(self, net: Rehearsal, messages: dict[int, Message], own: Packet) -> None:
         self.net, self.messages, self.own = net, messages, own
-        self.sent_at = net.clock.now
+        self.post = net.script.send(own.payload.size, net.step) if messages else None
 
     def wait(self) -> dict[int, Message]:
-        for message in self.messages.values():
-            self.net.clock.arrival(self.net.link.arrival(self.sent_at, message.payload.size))
+        if self.post is not None:
+            self.net.script.wait(self.post)
         return self.messages
 
     def mix(self) -> Vector:
         self.wait()
         return np.array(self.own.value)
+
+    def ready(self) -> float:
+        return self.net.now
+
+
+@dataclass(frozen=True)
+class Send:
+    """A message of `nbytes` to all receivers of this consensus step, or to all peers (None)."""
+
+    nbytes: int
+    step: int | None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Wait for what others have sent by their `back`-th last Send (1: the last)."""
+
+    back: int
+
+
+class Script:
+    """What a peer does, in order: "work" for a local gradient, Send, Wait."""
+
+    def __init__(self) -> None:
+        self.acts: Acts = []
+        self.sent = 0
+
+    def send(self, nbytes: int, step: int | None) -> int:
+        """Write down a Send; returns its number."""
+        self.acts.append(Send(nbytes, step))
+        self.sent += 1
+        return self.sent - 1
+
+    def cut(self) -> Acts:
+        """What has been written down since the last cut."""
+        acts, self.acts = self.acts, []
+        return acts
+
+    def wait(self, number: int) -> None:
+        """Write down that the Send of this number is waited for."""
+        self.acts.append(Wait(self.sent - number))
 
 
 class Rehearsal(Surroundings):
@@ -41,12 +83,12 @@ class Rehearsal(Surroundings):
 
     def __init__(self, scenario: Scenario, rank: int) -> None:
         self.topology, self.rank, self.peers = scenario.topology, rank, scenario.peers
-        self.link, self.clock = scenario.experiment.time.link, Clock()
+        self.script, self.link, self.clock = Script(), scenario.experiment.time.link, Clock()
         self.pool, self.step = Pool(), 0
         self.bytes_sent = self.messages_sent = self.bytes_at_start = 0
         self.blocks: dict[int, int] = {}  # bytes to receive into -> how many such at a time
 
-    def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Message:
+    def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Packet:
         return pack(self.pool, v, compressor, plain)
 
     def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
@@ -62,15 +104,20 @@ class Rehearsal(Surroundings):
 
     def _send_by_groups(self, m: Vector | Message) -> Echo:
         echo = self._send(m)
-        senders, size = len(echo.messages), self._capacity(echo.own)
+        senders, size = len(echo.messages), self.capacity(echo.own, echo.own.entries)
         group = group_size(senders, size)
         self._receive(group * size, 1 if group == senders else 2)
         return echo
 
-    def post(self, m: Vector | Message | Mapping[int, Message]) -> Handle:
-        echo = self._send(m)
-        self._receive(len(echo.messages) * self._capacity(echo.own))
+    def post(
+        self, m: Vector | Message | Mapping[int, Message], to: Ranks = None, of: Ranks = None
+    ) -> Handle:
+        echo = self._send(m, to, of)
+        self._receive(len(echo.messages) * self.capacity(echo.own, echo.own.entries))
         return echo
+
+    def announce(self, v: Vector) -> dict[int, Vector]:
+        return dict.fromkeys(sorted([*self.senders(), self.rank]), v)
 
     def mean(self, v: Vector) -> Vector:
         blocks = block_sizes(v.size, self.peers)
@@ -80,20 +127,17 @@ class Rehearsal(Surroundings):
         both = [own * len(blocks) * v.itemsize, sum(blocks) * v.itemsize]
         for nbytes in both:
             self._receive(nbytes, both.count(nbytes))
-        for size in (own, max(blocks, default=0)):
-            if self.peers > 1:
-                self.clock.arrival(self.link.arrival(self.clock.now, size * v.itemsize))
+        for size in (max(blocks, default=0), own):
+            self.script.wait(self.script.send(size * v.itemsize, None))
         return v.copy()
 
-    def _send(self, m: Any) -> Echo:
-        receivers = self.topology.receivers(self.rank, self.step)
+    def _send(self, m: Any, to: Ranks = None, of: Ranks = None) -> Echo:
         messages = m if isinstance(m, Mapping) else None
         own = next(iter(messages.values())) if messages else m
         own = self.message(own) if isinstance(own, np.ndarray) else own
-        for j in receivers:
+        for j in self.receivers() if to is None else to:
             self._count((messages[j] if messages else own).payload.size)
-        senders = self.topology.senders(self.rank, self.step)
-        return Echo(self, dict.fromkeys(senders, own), own)
+        return Echo(self, dict.fromkeys(self.senders() if of is None else of, own), own)
 
     def _count(self, nbytes: int) -> None:
         self.bytes_sent += nbytes
@@ -103,21 +147,20 @@ class Rehearsal(Surroundings):
         """Blocks of this size are in the pool from now on."""
         self.blocks[nbytes] = max(blocks, self.blocks.get(nbytes, 0))
 
-    @staticmethod
-    def _capacity(own: Any) -> int:
-        return Neighborhood.capacity(own, own.entries)
-
 
 class Draws:
     """An oracle whose gradients are noise: compressors meet a dense vector."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, net: Rehearsal) -> None:
+        self.net, self.compute, self.step_count = net, scenario.experiment.time.compute, 0
         learning = scenario.experiment.learning
         self.local_steps, self.consensus_steps = learning.local_steps, learning.consensus_steps
         self.shapes: Sequence[Shape] = scenario.shapes
         self.random = generator(0, "rehearsal")
 
     def grad(self, x: Vector) -> Vector:
+        self.net.script.acts.append("work")
+        self.step_count += 1
         return self.random.standard_normal(x.size).astype(x.dtype)
 
     def step(self, x: Vector) -> Vector:
@@ -130,23 +173,60 @@ class Draws:
     def follow(self, g: Vector, x: Vector) -> Vector:
         return g
 
+    def seconds(self, rank: int, step: int) -> float:
+        return self.compute.seconds(rank, step) if self.compute else 0.0
 
-def rehearse(scenario: Scenario, rank: int) -> tuple[Rehearsal, int]:
-    """One period of rounds of this peer: (what it sent, bytes of the algorithm's state)."""
+    def part(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
+        self.work(until)
+        return self.grad(x)
+
+    def work(self, until: float) -> None:
+        self.net.clock.work(until)
+
+    def draw(self, purpose: str) -> np.random.Generator:
+        return generator(0, purpose, self.net.rank, self.step_count)
+
+
+Acts: TypeAlias = list[str | Send | Wait]
+
+
+class Rehearsed(NamedTuple):
+    """What a peer does at the start, in the first period of rounds and in every later one."""
+
+    net: Rehearsal  # what was sent in the first period
+    state: int  # bytes that the algorithm keeps
+    start: Acts
+    first: list[Acts]  # by round
+    later: list[Acts]
+
+
+def rehearse(scenario: Scenario, rank: int) -> Rehearsed:
+    """Two periods of rounds of this peer."""
     algorithm, net = scenario.experiment.algorithm, Rehearsal(scenario, rank)
     for compressor in algorithm.compressors():
         compressor.bind(scenario.shapes, Stream(0, "rehearsal", rank))
-    oracle = Draws(scenario)
+    oracle = Draws(scenario, net)
     dtype = np.dtype(scenario.experiment.model_section.dtype)
-    x = oracle.grad(np.zeros(scenario.parameters, dtype))
+    x = oracle.random.standard_normal(scenario.parameters).astype(dtype)
     algorithm.start(x, oracle, net)
+    start = net.script.cut()
     net.bytes_at_start, net.bytes_sent, net.messages_sent = net.bytes_sent, 0, 0
-    net.clock = Clock()
     net.blocks.clear()
-    for _ in range(scenario.topology.period):
+
+    def one_round(x: Vector) -> Vector:
         x = algorithm.local(x, oracle, net)
         for _ in range(scenario.experiment.learning.consensus_steps):
             x = algorithm.consensus(x, oracle, net)
             net.step += 1
-    state = sum(v.nbytes for v in vars(algorithm).values() if isinstance(v, np.ndarray))
-    return net, state
+        return x
+
+    rounds = []
+    for number in range(2 * scenario.topology.period):
+        if number == scenario.topology.period:
+            sent = net.bytes_sent, net.messages_sent
+            state = sum(v.nbytes for v in vars(algorithm).values() if isinstance(v, np.ndarray))
+        x = one_round(x)
+        rounds.append(net.script.cut())
+    net.bytes_sent, net.messages_sent = sent
+    period = scenario.topology.period
+    return Rehearsed(net, state, start, rounds[:period], rounds[period:])

@@ -268,6 +268,25 @@ def read(path: Path) -> Run:
         )
 
 
+def schedules(path: Path) -> list[NDArray[Any]]:
+    """Every peer's events so far (see schedule.ROW), by rank; InputError where there are none."""
+    with open_run(path) as file:
+        if "schedule" in file:
+            return [events(file, rank) for rank in range(file.attrs["peers"])]
+    raise InputError(
+        f"{str(path)!r} has no schedule: virtual time stood still, or time.schedule was false"
+    )
+
+
+def events(file: h5py.File, rank: int) -> NDArray[Any]:
+    """The events of one peer; none where its file is not there."""
+    try:
+        rows: NDArray[Any] = file[f"schedule/{rank:05d}"][...]
+    except (KeyError, OSError):  # while it grows, the old file is gone for a moment
+        rows = np.empty(0, [("round", "i4")])
+    return rows[rows["round"] >= 0]
+
+
 def members(file: h5py.File) -> list[Table]:
     """Attributes of the files of all peers, by rank; none of a joined file."""
     joint, here = file["train/round"], Path(file.filename).parent
@@ -301,7 +320,10 @@ def join(path: Path, target: Path | None = None, force: bool = False) -> Path:
 def copy(source: h5py.File, target: h5py.File) -> None:
     """Everything of `source`, with plain datasets for virtual ones."""
     target.attrs.update(source.attrs)
-    found = [dataset for group in source.values() for dataset in group.values()]
+    for rank in range(len(source.get("schedule", ()))):
+        target.create_dataset(f"schedule/{rank:05d}", data=events(source, rank))
+    groups = [group for name, group in source.items() if name != "schedule"]
+    found = [dataset for group in groups for dataset in group.values()]
     for dataset in found:
         made = target.create_dataset(
             dataset.name, dataset.shape, dataset.dtype, fillvalue=dataset.fillvalue

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim import config, rng, topology
-from p2psim.base import Indices, Shape
+from p2psim.base import Indices, Setting, Shape
 from p2psim.config import Experiment
 from p2psim.errors import InputError
 from p2psim.registry import find
@@ -107,6 +107,48 @@ class Scenario:
         """Length of the run in epochs of `steps_per_epoch` local steps."""
         return self.rounds * self.experiment.learning.local_steps / self.steps_per_epoch
 
+    @property
+    def instant(self) -> bool:
+        """Whether messages take no virtual time."""
+        link: dict[str, Any] = self.experiment.table["time"]["link"]
+        return link == {"name": "uniform", "latency": 0.0}
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether virtual time passes and the peers write down how."""
+        time = self.experiment.time
+        return time.schedule and not (time.compute is None and self.instant)
+
+    def operations(self, rank: int) -> float:
+        """Floating-point operations of a local step: 6 for each of the model's macs and sample."""
+        model, data = self.experiment.model, self.experiment.data
+        try:
+            macs = model.macs(data.shape, data.outputs)
+        except (AttributeError, NotImplementedError):
+            raise InputError(
+                "time.compute: 'flops' needs a model that counts its operations (macs); "
+                "choose another compute model"
+            ) from None
+        return 6.0 * macs * self.batch_size(rank)
+
+    @property
+    def setting(self) -> Setting:
+        """What plug-ins may need to know of the experiment."""
+        head, graph = self.experiment.head, self.topology
+        linked = np.argwhere((graph.weights != 0).any(axis=0)).tolist()
+        return Setting(
+            seed=head.seed,
+            peers=head.peers,
+            local_steps=self.experiment.learning.local_steps,
+            batch_sizes=[self.batch_size(rank) for rank in range(head.peers)],
+            timed=self.experiment.time.compute is not None,
+            instant=self.instant,
+            folder=self.experiment.folder,
+            operations=self.operations,
+            pairs=[(sender, receiver) for receiver, sender in linked if sender != receiver],
+            edges=graph.links,
+        )
+
     def eval_rounds(self) -> list[int]:
         """Rounds (from 1) after which the models are evaluated."""
         every = self.experiment.eval.every
@@ -122,7 +164,6 @@ def prepare(experiment: Experiment) -> Scenario:
     graph = topology.build(
         experiment.topology, head.peers, head.seed, experiment.folder, [len(p) for p in parts]
     )
-    check_algorithm(experiment.algorithm, head.peers)
     check_weights(experiment.algorithm, graph)
     try:
         shapes = experiment.model.shapes(data.shape, data.outputs)
@@ -132,6 +173,7 @@ def prepare(experiment: Experiment) -> Scenario:
         raise InputError("model: a tensor has 2^31 entries or more; make its layers smaller")
     scenario = Scenario(experiment, parts, graph, shapes, head.rounds or 1)
     check_initial(scenario)
+    check_parameters(scenario)
     if head.epochs:
         steps = head.epochs * scenario.steps_per_epoch
         rounds = steps / experiment.learning.local_steps
@@ -180,12 +222,16 @@ def of_classes(labels: Indices, wanted: list[int] | None) -> Indices:
     return np.flatnonzero(np.isin(labels, wanted))
 
 
-def check_algorithm(algorithm: Any, peers: int) -> None:
-    """Refuse parameters that do not suit the number of peers."""
+def check_parameters(scenario: Scenario) -> None:
+    """Refuse parameters that do not suit the run; models of time learn what they model."""
+    setting, time = scenario.setting, scenario.experiment.time
     try:
-        algorithm.fit(peers)
+        scenario.experiment.algorithm.fit(setting)
     except ValueError as error:
         raise InputError(f"algorithm: {error}") from None
+    for part in (time.compute, time.link):
+        if part is not None:
+            part.bind(setting)
 
 
 def check_weights(algorithm: Any, graph: topology.Topology) -> None:

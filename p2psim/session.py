@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from p2psim import checkpoint, recorder, results, starting, will
-from p2psim.base import Wire
 from p2psim.checkpoint import Book, DamagedError
-from p2psim.clock import Clock, Link
+from p2psim.clock import Clock
 from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
 from p2psim.neighborhood import Neighborhood
 from p2psim.pulse import Pulse
 from p2psim.scenario import Scenario
+from p2psim.schedule import Schedule
 from p2psim.simulation import Simulation
 from p2psim.watchdog import HangError, Watchdog
+from p2psim.wire import Wire
 
 CANDIDATES = 4  # rounds that a peer offers to go on from: two are kept, a death may leave a third
 
@@ -40,7 +41,7 @@ def run_peer(
     with outside_rounds(wire.rank):
         check_size(scenario, wire.size)
         folder = folder.absolute()  # whatever a plug-in makes the current one
-        side = Neighborhood(wire.twin(), scenario.topology, Clock(), Link())
+        side = Neighborhood(wire.twin(), scenario.topology, Clock())
         resume = resume and (folder / "run.h5").exists()
         agree(scenario, folder, side, force, resume)
         if resume and recorder.status(folder) == "done":
@@ -95,7 +96,10 @@ def perform(
         side.maximum(np.zeros(1))  # from here on a failure can be written down
         log = recorder.Recorder(folder, scenario, wire.rank, resume=book.round > 0)
         will.leave(log.path)
-        simulation = Simulation(scenario, wire, side, log)
+        schedule = None
+        if scenario.scheduled:
+            schedule = Schedule(folder, wire.rank, resume=book.round > 0)
+        simulation = Simulation(scenario, wire, side, log, schedule)
         simulation.net.alarm = side.alarm = Watchdog(folder, wire.size, log, settings.patience)
         simulation.run(Pulse(side, settings, asked), book)
     except (AbortedError, KeyboardInterrupt, StoppedError):

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from p2psim import heap, recorder
-from p2psim.base import Vector, Wire
+from p2psim.base import Vector
 from p2psim.checkpoint import Book
-from p2psim.clock import Clock
+from p2psim.clock import Clock, Realized
 from p2psim.errors import StoppedError
 from p2psim.neighborhood import Neighborhood, silent
 from p2psim.pulse import Order, Pulse
 from p2psim.rng import Stream
 from p2psim.scenario import Scenario
+from p2psim.schedule import Schedule
+from p2psim.wire import Wire
 
 COUNTERS = ("bytes_sent", "bytes_received", "messages_sent", "header_bytes")
 
@@ -25,11 +29,18 @@ class Simulation:
     """A peer at work. `phase` and `round` say where it is, for whoever must report a failure."""
 
     def __init__(
-        self, scenario: Scenario, wire: Wire, side: Neighborhood, log: recorder.Recorder
+        self,
+        scenario: Scenario,
+        wire: Wire,
+        side: Neighborhood,
+        log: recorder.Recorder,
+        schedule: Schedule | None = None,
     ) -> None:
         self.scenario, self.wire, self.side, self.log = scenario, wire, side, log
-        self.clock = Clock()
+        self.clock, self.schedule = Clock(schedule), schedule
+        self.realized: Realized | None = None
         self.net = Neighborhood(wire, scenario.topology, self.clock, scenario.experiment.time.link)
+        self.net.side = side
         self.algorithm = scenario.experiment.algorithm
         self.round = 0
         self.at("start")
@@ -38,6 +49,8 @@ class Simulation:
         """Say where this peer is."""
         self.phase = phase
         self.log.at(phase, self.round)
+        if self.schedule:
+            self.schedule.round = self.round
 
     def prepare(self) -> Vector:
         """Bind the plug-ins to this peer and build the model; torch is first needed here."""
@@ -48,8 +61,6 @@ class Simulation:
         data, seed = scenario.experiment.data, scenario.experiment.head.seed
         for compressor in self.algorithm.compressors():
             compressor.bind(scenario.shapes, Stream(seed, "compressor", rank))
-        if scenario.experiment.time.compute is not None:
-            scenario.experiment.time.compute.bind(seed)
         self.model = FlatModel(scenario, rank)
         train, _ = scenario.hold(rank)
         samples = Samples(data, train, self.model.g.dtype)
@@ -80,19 +91,25 @@ class Simulation:
         heap.quick()
         self.side.maximum(np.zeros(1))  # all are ready: real time starts together
         self.began = time.perf_counter() - self.wall
+        if self.scenario.experiment.time.realize:
+            self.realized = Realized(self.clock.now, self.log.alive)
+            self.clock.sleep = self.realized.sleep
         for number in range(book.round + 1, self.scenario.rounds + 1):
             self.round = number
             x = self.one_round(x)
             order = pulse(number) if number < self.scenario.rounds else Order()
             if order.save:
                 self.at("checkpoint")
-                self.save(x, book)
+                with self.beside():
+                    self.save(x, book)
             if order.stop:
                 raise StoppedError
         self.at("end")
         self.net.settle()
         self.net.alarm = self.side.alarm = silent  # the file that it writes to is being closed
         self.log.close(x)
+        if self.schedule:
+            self.schedule.close()
         self.side.maximum(np.zeros(1))  # nobody leaves before all have finished
 
     def one_round(self, x: Vector) -> Vector:
@@ -115,6 +132,7 @@ class Simulation:
             loss=self.oracle.mean_loss(),
             **{name: getattr(self.net, name) for name in COUNTERS},
         )
+        self.log.own(self.round, {k: getattr(self.algorithm, k) for k in self.algorithm.records})
         return x
 
     def checked(self, x: Vector) -> Vector:
@@ -129,6 +147,8 @@ class Simulation:
         """Write a checkpoint of this moment, beside the one before."""
         self.net.complete()
         self.log.flush()  # the rows up to here must not be lost either
+        if self.schedule:
+            self.schedule.flush()
         book.write(self.round, self.state(x), self.known())
         self.side.maximum(np.zeros(1))  # all have written theirs: older ones may go
         book.turn(self.round)
@@ -147,6 +167,8 @@ class Simulation:
                 "steps": self.oracle.step_count,
                 "losses": self.oracle.losses,
                 "time": self.clock.now,
+                "uplink": self.clock.uplink,
+                "events": self.schedule.events if self.schedule else 0,
                 "wall": time.perf_counter() - self.began,
                 "rows": self.log.rows,
                 **{name: getattr(self.net, name) for name in COUNTERS},
@@ -171,7 +193,10 @@ class Simulation:
         for name in COUNTERS:
             setattr(self.net, name, numbers[name])
         self.oracle.step_count, self.oracle.losses = numbers["steps"], numbers["losses"]
-        self.clock.now, self.wall = numbers["time"], numbers["wall"]
+        self.clock.now, self.clock.uplink = numbers["time"], numbers["uplink"]
+        self.wall = numbers["wall"]
+        if self.schedule:
+            self.schedule.rewind(numbers["events"])
         self.log.rewind(book.round, numbers["rows"])
         x: Vector = found["x"]
         return x
@@ -183,8 +208,17 @@ class Simulation:
             self.at(f"evaluation after {phase}")
             if self.round == self.scenario.rounds:
                 self.evaluator.use_all()
-            row = self.evaluator.measure(x)
+            with self.beside():
+                row = self.evaluator.measure(x)
             self.log.evaluation(self.round, phase, time=self.clock.now, **row)
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """What takes no virtual time: realized time is not late because of it."""
+        began = time.monotonic()
+        yield
+        if self.realized:
+            self.realized.leave_out(time.monotonic() - began)
 
     def failure(self, error: BaseException) -> str:
         """Which peer failed, where and why, in one line."""

@@ -2,34 +2,187 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
 from p2psim import rng
-from p2psim.base import Count, NonNegative, Positive
+from p2psim.base import Count, Natural, NonNegative, Positive, Setting, StragglerModel
+from p2psim.errors import InputError
 from p2psim.registry import plugin
+from p2psim.tables import check_ranks, for_each, read_columns
+
+ROWS = 256  # periods that are remembered: asynchronous peers are in different ones
+Factor = Annotated[float, Meta(ge=1)]
 
 
 @plugin("compute", "constant")
 class Constant:
-    """Every step of every peer takes `seconds`."""
+    """Every step takes `seconds_per_step`: one number, or one for each peer."""
 
-    seconds_per_step: Positive = 1.0
+    seconds_per_step: Positive | list[Positive] = 1.0
 
-    def bind(self, seed: int) -> None: ...
+    def bind(self, setting: Setting) -> None:
+        key = "time.compute.seconds_per_step"
+        self.each = for_each(self.seconds_per_step, key, setting.peers)
 
     def seconds(self, rank: int, step: int) -> float:
-        return self.seconds_per_step
+        return self.each[rank]
+
+
+class Drawn:
+    """Drawn anew every `period` steps, constant in between, for each peer by itself.
+
+    One generator gives the numbers of all peers, in rank order: whoever looks at the others' step
+    times as well, as in a race, pays for one.
+    """
+
+    period: int
+
+    def bind(self, setting: Setting) -> None:
+        self.seed, self.stream, self.peers = setting.seed, setting.stream, setting.peers
+        self.row = functools.lru_cache(ROWS)(self.drawn)
+
+    def drawn(self, period: int) -> list[float]:
+        """Seconds of all peers in this period."""
+        generator = rng.generator(self.seed, self.stream, step=period)
+        seconds: list[float] = self.draw(generator, self.peers).tolist()
+        return seconds
+
+    def draw(self, generator: np.random.Generator, n: int) -> NDArray[np.float64]:
+        """The seconds of n peers; the first ones do not depend on n."""
+        raise NotImplementedError
+
+    def seconds(self, rank: int, step: int) -> float:
+        return self.row(step // self.period)[rank]
+
+
+@plugin("compute", "exponential")
+class Exponential(Drawn):
+    """X = Exp with mean `mean`."""
+
+    mean: Positive = 1.0
+    period: Count = 1
+
+    def draw(self, generator: np.random.Generator, n: int) -> NDArray[np.float64]:
+        return self.mean * generator.standard_exponential(n)
 
 
 @plugin("compute", "shifted-exponential", "Xu 2021, section 4")
-class ShiftedExponential:
-    """X = shift + Exp with mean `mean`, drawn anew every `period` steps, constant in between."""
+class ShiftedExponential(Drawn):
+    """X = shift + Exp with mean `mean`."""
 
     shift: NonNegative = 0.05
     mean: NonNegative = 0.02
     period: Count = 1
 
-    def bind(self, seed: int) -> None:
-        self.seed = seed
+    def draw(self, generator: np.random.Generator, n: int) -> NDArray[np.float64]:
+        return self.shift + self.mean * generator.standard_exponential(n)
+
+
+@plugin("compute", "pareto")
+class Pareto(Drawn):
+    """P(X > x) = (minimum / x)^shape for x >= minimum; mean minimum shape / (shape - 1)."""
+
+    minimum: Positive = 1.0
+    shape: Positive = 2.0
+    period: Count = 1
+
+    def draw(self, generator: np.random.Generator, n: int) -> NDArray[np.float64]:
+        return self.minimum * (1 + generator.pareto(self.shape, n))
+
+
+@plugin("compute", "lognormal")
+class Lognormal(Drawn):
+    """X = median exp(sigma Z), Z standard normal; mean median exp(sigma^2 / 2)."""
+
+    median: Positive = 1.0
+    sigma: NonNegative = 0.5
+    period: Count = 1
+
+    def draw(self, generator: np.random.Generator, n: int) -> NDArray[np.float64]:
+        normal = generator.standard_normal(n)
+        return np.array([self.median * math.exp(self.sigma * z) for z in normal])
+
+
+@plugin("compute", "slow-peers")
+class SlowPeers:
+    """Steps `first` to `last` (from 0, both included) of these peers take `factor` times `of`."""
+
+    peers: list[Natural]
+    factor: Factor = 10.0
+    first: Natural = 0
+    last: Natural | None = None
+    of: StragglerModel = "constant"  # type: ignore[assignment]
+
+    def bind(self, setting: Setting) -> None:
+        check_ranks("time.compute.peers", self.peers, setting.peers)
+        self.of.bind(setting)
 
     def seconds(self, rank: int, step: int) -> float:
-        draw = rng.generator(self.seed, "compute", rank, step // self.period)
-        return self.shift + self.mean * float(draw.standard_exponential())
+        slow = rank in self.peers and self.first <= step <= (
+            step if self.last is None else self.last
+        )
+        return self.of.seconds(rank, step) * (self.factor if slow else 1)
+
+
+@plugin("compute", "sum")
+class Sum:
+    """X = the sum of `of`, each drawn by itself: operations and random delays, say."""
+
+    of: list[StragglerModel]
+
+    def bind(self, setting: Setting) -> None:
+        for number, part in enumerate(self.of):
+            part.bind(replace(setting, stream=f"{setting.stream}/{number}"))
+
+    def seconds(self, rank: int, step: int) -> float:
+        return math.fsum(part.seconds(rank, step) for part in self.of)
+
+
+@plugin("compute", "flops")
+class Flops:
+    """The operations of a step over `rate`, a device's operations per second, or one for each peer.
+
+    A step takes 6 operations per multiplication and addition of the forward pass and sample: two
+    forward, four backward.
+    """
+
+    rate: Positive | list[Positive] = 1e12
+
+    def bind(self, setting: Setting) -> None:
+        rates = for_each(self.rate, "time.compute.rate", setting.peers)
+        self.each = [setting.operations(rank) / rate for rank, rate in enumerate(rates)]
+
+    def seconds(self, rank: int, step: int) -> float:
+        return self.each[rank]
+
+
+@plugin("compute", "trace")
+class Trace:
+    """Measured step times: the columns `peer` and `seconds` of a CSV or HDF5 file.
+
+    The k-th row of a peer is its k-th step; after its last it begins again.
+    """
+
+    file: str
+
+    def bind(self, setting: Setting) -> None:
+        columns = read_columns(setting.folder / self.file, "time.compute.file", "peer", "seconds")
+        check_ranks(f"{self.file}: peer", columns["peer"], setting.peers)
+        if not (columns["seconds"] >= 0).all():
+            raise InputError(f"{self.file}: seconds must be numbers >= 0; correct the file")
+        each = [columns["seconds"][columns["peer"] == rank] for rank in range(setting.peers)]
+        for rank, times in enumerate(each):
+            if not times.size:
+                raise InputError(f"{self.file}: no row for peer {rank}; give each at least one")
+        self.each = [times.tolist() for times in each]
+
+    def seconds(self, rank: int, step: int) -> float:
+        times = self.each[rank]
+        return float(times[step % len(times)])

@@ -1,10 +1,11 @@
 """The graph of the peers and its mixing matrices: W_t[i, j] != 0 iff peer j sends to peer i.
 
 A graph is a file: one of the folder `topologies/`, or the user's own, as `.py` with a function
-`graph(n, **parameters)`, as `.graphml`, or as `.edgelist`. There a line is `u v [weight]` and `#`
-starts a comment; the lines are one-way (u sends to v) if some pair stands there both ways, else
-every line is both ways; the key `directed` says it outright. GraphML node names that are not
-0..n-1 become ranks in sorted order (numbers within the names by value).
+`graph(n, **parameters)`, as `.graphml`, or as `.edgelist`. There a line is
+`u v [weight [latency bandwidth]]` and `#` starts a comment; the lines are one-way (u sends to v)
+if some pair stands there both ways, else every line is both ways; the key `directed` says it
+outright. GraphML node names that are not 0..n-1 become ranks in sorted order (numbers within the
+names by value).
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from p2psim.errors import InputError, suggest
 from p2psim.registry import load_file
 from p2psim.weights import DIRECTED, RULES, TOLERANCE, UNDIRECTED, Links, Matrix
 
-EDGE = re.compile(r"(\d+)\s+(\d+)(?:\s+((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?")
+NUMBER = r"\s+((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+EDGE = re.compile(rf"(\d+)\s+(\d+)(?:{NUMBER}(?:{NUMBER}{NUMBER})?)?")
+LINK = ("latency", "bandwidth")  # what an edge may say of itself beside its weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,7 @@ class Topology:
     name: str
     directed: bool  # some peer sends to one that does not send back
     rule: str
+    links: dict[str, Matrix]  # of LINK: (n, n), row = receiver; NaN where the graph gives none
     _cache: dict[tuple[int, int, int], list[int]] = field(default_factory=dict, repr=False)
 
     @property
@@ -122,15 +126,16 @@ def build(
     if rule is not None and str(rule) not in RULES:
         raise InputError(f"topology.weights: unknown rule {rule!r}; {suggest(str(rule), RULES)}")
     path = _find(parameters.pop("name", None), parameters.pop("file", None), folder)
-    graph = READERS[path.suffix](path)
-    steps = [_links(step, peers, samples) for step in _draw(graph, parameters, peers, seed)]
+    drawn = _draw(READERS[path.suffix](path), parameters, peers, seed)
+    steps = [_links(step, peers, samples) for step in drawn]
     _check_connected(np.max([links.adjacency for links in steps], axis=0) > 0)
     one_way = np.argwhere([links.adjacency > links.adjacency.T for links in steps])
     rule = rule or ("out-degree" if len(one_way) else "metropolis")
     _check_rule(rule, one_way, steps)
     weights = np.stack([RULES[rule](links) for links in steps])
     weights.setflags(write=False)
-    return Topology(weights, path.name if "file" in spec else path.stem, len(one_way) > 0, rule)
+    name = path.name if "file" in spec else path.stem
+    return Topology(weights, name, len(one_way) > 0, rule, _transfer(drawn))
 
 
 def available() -> dict[str, tuple[str, str]]:
@@ -192,20 +197,21 @@ def _edge_list(path: Path) -> Callable[..., Any]:
             continue
         edge = (int(match[1]), int(match[2])) if match else None
         if not match or not edge or edge in lines:
-            why = "is no new edge; write each once: 'u v [weight]', u and v from 0, weight from 0"
+            why = "is no new edge; write each once: 'u v [weight [latency bandwidth]]', all from 0"
             raise InputError(f"topology.file: {path.name} line {number}: {text!r} {why}")
-        lines[edge] = {"weight": float(match[3])} if match[3] else {}
+        given = zip(("weight", *LINK), match.groups()[2:], strict=True)
+        lines[edge] = {name: float(value) for name, value in given if value}
 
     def graph(n: int, directed: bool | None = None) -> Any:
         import networkx as nx
 
-        back = {(v, u): weight for (u, v), weight in lines.items()}
+        back = {(v, u): given for (u, v), given in lines.items()}
         if directed is None:
             directed = any(u != v and (u, v) in back for u, v in lines)
-        if not directed and any(lines.get(edge, weight) != weight for edge, weight in back.items()):
-            raise ValueError("an edge has two weights: give directed = true")
+        if not directed and any(lines.get(edge, given) != given for edge, given in back.items()):
+            raise ValueError("an edge has two weights or two links: give directed = true")
         made = nx.DiGraph() if directed else nx.Graph()
-        made.add_edges_from((u, v, weight) for (u, v), weight in lines.items())
+        made.add_edges_from((u, v, given) for (u, v), given in lines.items())
         return made
 
     return graph
@@ -265,18 +271,40 @@ def _arguments(graph: Callable[..., Any], given: dict[str, Any], seed: int) -> d
 
 def _links(graph: Any, peers: int, samples: Sequence[int]) -> Links:
     _check_nodes(graph, peers)
-    adjacency, weight = np.zeros((peers, peers)), np.full((peers, peers), np.nan)
-    arcs = list(graph.edges(data="weight", default=np.nan))
-    u, v = (np.array([arc[end] for arc in arcs], int) for end in (0, 1))
-    try:
-        given = np.array([arc[2] for arc in arcs], float)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"topology: an edge's weight is no number: {error}") from error
-    for receiver, sender in [(v, u)] if graph.is_directed() else [(v, u), (u, v)]:
-        adjacency[receiver, sender], weight[receiver, sender] = 1, given
+    adjacency, weight = _values(graph, None), _values(graph, "weight")
     loops = adjacency.diagonal() > 0
     np.fill_diagonal(adjacency, 0)
     return Links(adjacency, loops, weight, np.array(samples, float))
+
+
+def _values(graph: Any, name: str | None) -> Matrix:
+    """What the edges say under this name, NaN where nothing; without a name 1 for every edge."""
+    values = np.full((len(graph), len(graph)), np.nan if name else 0.0)
+    arcs = list(graph.edges(data=name, default=np.nan) if name else graph.edges)
+    u, v = (np.array([arc[end] for arc in arcs], int) for end in (0, 1))
+    try:
+        given = np.array([arc[2] for arc in arcs], float) if name else 1.0
+    except (TypeError, ValueError) as error:
+        raise InputError(f"topology: an edge's {name} is no number: {error}") from error
+    for receiver, sender in [(v, u)] if graph.is_directed() else [(v, u), (u, v)]:
+        values[receiver, sender] = given
+    return values
+
+
+def _transfer(steps: Sequence[Any]) -> dict[str, Matrix]:
+    """Latency and bandwidth of the edges, which are the same in every step."""
+    made = {}
+    for name in LINK:
+        values = np.array([_values(graph, name) for graph in steps])
+        low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+        least = f">= 0, not {np.nanmin(low)}" if (low < 0).any() else ""
+        if name == "bandwidth" and (low <= 0).any():
+            least = f"> 0, not {np.nanmin(low)}"
+        if least or (low < high).any() or np.isinf(high).any():
+            cure = least or "the same number in every step"
+            raise InputError(f"topology: give an edge's {name} as {cure}")
+        made[name] = low
+    return made
 
 
 def _check_nodes(graph: Any, peers: int) -> None:

@@ -19,9 +19,9 @@ import uuid
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
-from p2psim.base import Alarm, Payload, Wire
+from p2psim.base import Payload
 from p2psim.errors import AbortedError
 
 HEADER_TAG, PAYLOAD_TAG = 1, 2
@@ -31,6 +31,32 @@ SPIN = 2e-2  # seconds of polling, the core given away each time, before the fir
 SHORTEST, LONGEST = 2e-4, 5e-3  # seconds of sleep between polls while no bell rings
 PATIENCE = 0.1  # of the time waited so far: what such a sleep may add to it
 ALARM = 1.0  # seconds of waiting between two alarms
+
+
+Alarm: TypeAlias = Callable[[float, list[int]], None]  # seconds waited, requests not yet done
+
+
+class Wire(Protocol):
+    """Bytes between ranks. Messages between two ranks arrive in the order of sending."""
+
+    rank: int
+    size: int
+    library: str  # what carries the bytes
+
+    def send(self, header: Payload, payload: Payload, to: int) -> list[Any]:
+        """Start sending; both buffers must stay as they are until `wait`."""
+
+    def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
+        """Start receiving at most `payload.size` bytes; the header says how many came."""
+
+    def wait(self, requests: list[Any], alarm: Alarm) -> None:
+        """Return when all are done; meanwhile `alarm` may be called now and then."""
+
+    def twin(self) -> Wire:
+        """A second, independent wire between the same ranks."""
+
+    def abort(self, code: int) -> None:
+        """End the whole run now."""
 
 
 class Doorbell:

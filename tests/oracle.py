@@ -129,6 +129,7 @@ class Setup:
     gamma: float = 1.0
     compress: Compressor = identity
     options: Mapping[str, Any] = field(default_factory=dict)
+    times: Matrix = field(default_factory=lambda: np.ones((1, 1)))  # (n, steps): see oracle_time
     rounding: np.random.Generator | None = None  # disturbs all that is stored, as float32 would
 
     @property

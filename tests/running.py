@@ -15,9 +15,8 @@ import tomli_w
 from numpy.typing import NDArray
 
 from p2psim import scenario, session, settings
-from p2psim.base import Wire
 from p2psim.launcher import ranks
-from p2psim.wire import run_threads
+from p2psim.wire import Wire, run_threads
 
 Matrix: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]
@@ -111,11 +110,15 @@ class Run:
     eval: dict[str, NDArray[Any]]
     weights: Matrix  # (period, n, n)
     parameters: int
+    algorithm: dict[str, NDArray[Any]]  # what it records itself
+    schedule: list[bytes]  # of each peer
 
     def datasets(self) -> dict[str, bytes]:
         """Every number that must be the same whenever the experiment is run again."""
         made = {"final/x": self.x.tobytes()}
-        for group, columns in (("train", self.train), ("eval", self.eval)):
+        made |= {f"schedule/{rank}": events for rank, events in enumerate(self.schedule)}
+        own = {"train": self.train, "eval": self.eval, "algorithm": self.algorithm}
+        for group, columns in own.items():
             made |= {f"{group}/{k}": v.tobytes() for k, v in columns.items() if k != "wall"}
         return made
 
@@ -125,8 +128,8 @@ def read(folder: Path) -> Run:
     with h5py.File(folder / "run.h5", "r", locking=False) as file:
         assert file.attrs["status"] == "done"
         groups = {
-            group: {k: v[:] for k, v in file[group].items() if not v.is_scale}
-            for group in ("train", "eval")
+            group: {k: v[:] for k, v in file.get(group, {}).items() if not v.is_scale}
+            for group in ("train", "eval", "algorithm")
         }
         return Run(
             x=file["final/x"][:],
@@ -134,6 +137,8 @@ def read(folder: Path) -> Run:
             eval=groups["eval"],
             weights=file["topology/weights"][:],
             parameters=int(file.attrs["parameters"]),
+            algorithm=groups["algorithm"],
+            schedule=[rows[...].tobytes() for rows in file.get("schedule", {}).values()],
         )
 
 

@@ -9,25 +9,26 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "rng", "heap"],
-    ["base"],
-    ["registry", "clock", "vectors", "weights", "datafiles", "unpickle"],
-    ["push_sum", "max_norm", "messages"],
+    ["base", "clock"],
+    ["registry", "tables", "vectors", "weights", "datafiles", "unpickle"],
+    ["push_sum", "max_norm", "fastest", "messages"],
     ["config", "settings"],
     [
         *("algorithms", "compressors", "learning", "optimizers", "models", "data"),
-        *("topology", "stragglers", "wire"),
+        *("topology", "stragglers", "links", "wire"),
     ],
     ["scenario", "neighborhood"],
     ["peer", "rehearsal", "snapshot", "pulse"],
-    ["evaluation", "checkpoint"],
+    ["evaluation", "checkpoint", "forecast"],
     ["recorder"],
-    ["will", "watchdog", "starting"],
+    ["will", "watchdog", "starting", "schedule"],
     ["simulation", "results", "launcher", "planning", "listing"],
     ["session"],
     ["metrics", "following", "joining"],
     ["report"],
     ["screen"],
     ["runner", "plots", "watching"],
+    ["timeline"],
     ["doctor", "submission"],
     ["cli"],
     ["forkserver"],
@@ -36,11 +37,11 @@ FLOORS = [
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 DOORS = {
     "mpi4py": {"wire", "joining", "forkserver"},
-    "h5py": {"recorder", "results", "starting"},
+    "h5py": {"recorder", "results", "schedule", "starting", "tables"},
     "click": {"cli", "runner"},
     "networkx": {"topology"},
     "torch": {"snapshot", "peer", "evaluation", "learning", "models", "data", "base", "vectors"},
-    "matplotlib": {"plots"},
+    "matplotlib": {"plots", "timeline"},
 }
 LIGHT = ("torch", "mpi4py", "sklearn", "scipy", "matplotlib", "pooch")  # never at import
 FILES = sorted((ROOT / "p2psim").rglob("*.py"))

@@ -11,6 +11,7 @@ from p2psim.base import (
     NonNegative,
     Oracle,
     Positive,
+    Setting,
     Vector,
 )
 from p2psim.max_norm import synchronize
@@ -62,7 +63,8 @@ class P2PL(Algorithm):
         """The rounds at the start all happen on the graph of the first step."""
         return ("row-stochastic",) if self.sync_rounds == 0 else ("row-stochastic", "static")
 
-    def fit(self, peers: int) -> None:
+    def fit(self, setting: Setting) -> None:
+        peers = setting.peers
         if isinstance(self.epsilon, list) and len(self.epsilon) != peers:
             raise ValueError(
                 f"epsilon has {len(self.epsilon)} entries for {peers} peers; "
@@ -95,7 +97,7 @@ class P2PL(Algorithm):
         return x
 
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
-        own, mean = net.own_weight, net.mix(x)
+        own, mean = float(net.weights[net.rank, net.rank]), net.mix(x)
         w: Vector = self.moved(x, mean, self.eps, self.b)
         if self.eta_d:
             ref = w if self.affinity_ref == "post" else x

@@ -32,6 +32,13 @@ class CNN(Model):
             shapes += [(after, before, 3, 3), (after,)]
         return [*shapes, (self.hidden, flat), (self.hidden,), (outputs, self.hidden), (outputs,)]
 
+    def macs(self, inputs: Shape, outputs: int) -> int:
+        total, (before, height, width) = self.hidden * (self._flat(inputs) + outputs), inputs
+        for after in self.channels:
+            total += before * after * 9 * height * width
+            before, height, width = after, height // 2, width // 2
+        return total
+
     def build(self, inputs: Shape, outputs: int) -> torch.nn.Module:
         from torch import nn
 

@@ -22,6 +22,9 @@ class Linear(Model):
         weight = (outputs, math.prod(inputs))
         return [weight, (outputs,)] if self.bias else [weight]
 
+    def macs(self, inputs: Shape, outputs: int) -> int:
+        return math.prod(inputs) * outputs
+
     def build(self, inputs: Shape, outputs: int) -> torch.nn.Module:
         from torch import nn
 

@@ -31,6 +31,9 @@ class MLP(Model):
             shapes += [(after, before), (after,)]
         return shapes
 
+    def macs(self, inputs: Shape, outputs: int) -> int:
+        return sum(before * after for before, after in pairwise(self._widths(inputs, outputs)))
+
     def build(self, inputs: Shape, outputs: int) -> torch.nn.Module:
         from torch import nn
 

@@ -25,6 +25,9 @@ class Vector(Model):
             )
         return [(math.prod(inputs),)]
 
+    def macs(self, inputs: Shape, outputs: int) -> int:
+        return math.prod(inputs)
+
     def build(self, inputs: Shape, outputs: int) -> torch.nn.Module:
         import torch
 

@@ -279,7 +279,14 @@ def test_i23_one_peer_alone_is_plain_sgd(name: str, tmp_path: Path) -> None:
     a, b = problem.A[0], problem.b[0]
     wanted = sgd(lambda x: a.T @ (a @ x - b) / len(b), problem.x0[0], 80)
     x = run_quadratic(
-        problem, tmp_path, name, rounds=40, optimizer=MOMENTUM, local_steps=2, consensus_steps=3
+        problem,
+        tmp_path,
+        {"name": name, **({"k": 1} if name in ("k-sgd", "lgc-sgd") else {})},
+        rounds=40,
+        optimizer=MOMENTUM,
+        local_steps=2,
+        consensus_steps=3,
+        time={"compute": {"name": "constant", "seconds_per_step": 0.5}},
     ).x
     assert difference(x[0], wanted) <= 1e-12
 

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tomli_w
 from click.testing import CliRunner
@@ -32,6 +31,14 @@ CASES: dict[str, tuple[str | Table, Table]] = {
     "sgp": ("sgp", MANY),
     "p2pl": ({"name": "p2pl", "eta_b": 0.1}, UNDIRECTED),
     "p2pl-layer": ({"name": "p2pl", "granularity": "layer"}, {"name": "directed-ring"}),
+    "full-sgd": ("full-sgd", UNDIRECTED),
+    "k-sgd": ({"name": "k-sgd", "k": 3}, {"name": "complete"}),
+    "lgc-sgd": ({"name": "lgc-sgd", "k": 2, "partial": "timing"}, UNDIRECTED),
+    "lgc-sgd-complete": (
+        {"name": "lgc-sgd", "k": 2, "partial": "timing", "compressor": TOP_K},
+        {"name": "complete"},
+    ),
+    "async-gossip": ({"name": "async-gossip", "window": 2.0}, {"name": "directed-ring"}),
     "choco-sgd-push-sum": (
         {"name": "choco-sgd", "push_sum": True, "compressor": TOP_K},
         {"name": "directed-ring"},
@@ -53,6 +60,7 @@ def experiment(algorithm: str | Table, topology: Table, rounds: int) -> Table:
         "learning": {"consensus_steps": 2},
         "algorithm": algorithm,
         "topology": topology,
+        "time": {"compute": "constant"},
         "eval": {"every": 100, "samples": 10},
     }
 
@@ -69,7 +77,7 @@ def test_the_rehearsal_sends_what_a_run_sends(name: str, tmp_path: Path) -> None
     table = experiment(algorithm, topology, rounds=period)
     run = run_here(table, tmp_path)
     for rank in range(PEERS):
-        net, _ = rehearse(scenario.load(table, tmp_path), rank)
+        net = rehearse(scenario.load(table, tmp_path), rank).net
         assert run.train["bytes_sent"][rank, -1] == net.bytes_at_start + net.bytes_sent
         assert bool(net.bytes_at_start) == (name in AT_START)
         # In rounds of the same number of messages: how many of them go before the first.
@@ -97,14 +105,16 @@ def test_the_rehearsal_knows_what_a_run_receives_into(
     run_here(table, tmp_path)
     for rank, net in nets.items():
         ready = scenario.load(table, tmp_path)
-        planned = rehearse(ready, rank)[0].blocks
+        planned = rehearse(ready, rank).net.blocks
         held = {size: len(kept) for (size, kind), kept in net.pool.arrays.items() if kind == "|u1"}
         # What is compressed lies in such blocks before it is sent, too.
         more = PEERS if ready.experiment.algorithm.compressors() else 0
+        # How many models are on their way at a time, only a run tells.
+        more += PEERS if name == "async-gossip" else 0
         for size, count in planned.items():
             assert not size or count <= held[size] <= count + more
-        message = net.bytes_sent // max(net.messages_sent, 1)
-        beside = {size for size in held if size != message and size > 2 * PEERS * HEADER.itemsize}
+        sent = {net.bytes_sent // max(net.messages_sent, 1), 4 * ready.parameters}
+        beside = {size for size in held.keys() - sent if size > 2 * PEERS * HEADER.itemsize}
         assert beside <= planned.keys()
 
 
@@ -143,7 +153,7 @@ def test_one_combination_alone(tmp_path: Path) -> None:
     assert one == both[both.index("\nrounds=6") :]
 
 
-def test_the_lower_bound_of_virtual_time_is_reached_by_equal_peers(tmp_path: Path) -> None:
+def test_the_virtual_time_of_equal_peers(tmp_path: Path) -> None:
     table = experiment("d-psgd", {"name": "ring"}, 4)
     table["time"] = {
         "compute": {"name": "constant", "seconds_per_step": 0.5},
@@ -151,6 +161,4 @@ def test_the_lower_bound_of_virtual_time_is_reached_by_equal_peers(tmp_path: Pat
     }
     run = run_here(table, tmp_path)
     said = planning.plan(scenario.load(table, tmp_path))["virtual time"]
-    np.testing.assert_allclose(
-        float(said.split()[2].replace(",", "")), run.train["time"].max(), rtol=1e-5
-    )
+    assert said == f"{run.train['time'].max():,.6g} s"

@@ -42,7 +42,7 @@ from p2psim.registry import plugin
 
 @plugin("compute", "by-rank")
 class ByRank:
-    def bind(self, seed):
+    def bind(self, setting):
         pass
 
     def seconds(self, rank, step):

@@ -21,7 +21,7 @@ TABLE: Table = {
     "seed": 3,
     "peers": 4,
     "rounds": ROUNDS,
-    "data": {"name": "digits", "partition": {"name": "skew", "s": 0.6}, "batch_size": 8},
+    "data": {"name": "digits", "partition": {"name": "skew", "s": 0.6}, "batch_size": 36},
     "model": {"name": "mlp", "hidden": [8]},
     "learning": {"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True}},
     "algorithm": {"name": "d-psgd"},

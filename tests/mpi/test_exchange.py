@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from p2psim.clock import Clock, Link
+from p2psim.clock import Clock
+from p2psim.links import Uniform
 from p2psim.neighborhood import HEADER, WINDOW, Neighborhood
 from p2psim.registry import find
 from p2psim.rng import Stream
@@ -30,7 +31,7 @@ Matrix = NDArray[np.float64]
 ROOT = Path(__file__).parents[2]
 PEERS = 5
 LARGE = 2 * 2**20  # float32 entries: 8 MiB
-LINK = Link(latency=0.25, bandwidth=1000.0)
+LINK = Uniform(latency=0.25, bandwidth=1000.0)
 
 
 def directed(n: int) -> Matrix:
@@ -43,10 +44,10 @@ def directed(n: int) -> Matrix:
     return W
 
 
-def made(wire: MPIWire, *weights: Matrix, link: Link | None = None) -> Neighborhood:
+def made(wire: MPIWire, *weights: Matrix, link: Uniform | None = None) -> Neighborhood:
     """This rank's neighborhood on a graph of its own communicator."""
-    topology = Topology(np.stack(weights), "made", directed=True, rule="edges")
-    return Neighborhood(wire.twin(), topology, Clock(), link or Link())
+    topology = Topology(np.stack(weights), "made", directed=True, rule="edges", links={})
+    return Neighborhood(wire.twin(), topology, Clock(), link or Uniform())
 
 
 def vector(rank: int, d: int, step: int = 0, dtype: Any = np.float32) -> NDArray[Any]:

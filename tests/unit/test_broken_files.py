@@ -45,7 +45,7 @@ FILES: dict[str, tuple[Changes, Callable[[Path], object], Fragments]] = {
     "bad-edge": (
         EDGES,
         text("my.edgelist", "0 1\n1 x\n"),
-        ("my.edgelist line 2", "'u v [weight]'"),
+        ("my.edgelist line 2", "'u v [weight [latency bandwidth]]'"),
     ),
     "other-edges": (EDGES, text("my.edgelist", "0 1\n1 2\n"), ("3 nodes", "set peers = 3")),
     "disconnected": (

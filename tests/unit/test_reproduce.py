@@ -210,12 +210,12 @@ def test_an_old_report_does_not_stay_beside_new_runs(
 
 
 def test_every_paper_says_what_must_be_seen() -> None:
-    assert reproduce.papers() == ["p2pl-affinity"]
-    folder = reproduce.HERE / "p2pl-affinity"
-    paper = load_file(folder / "figures.py")
-    for data, figures in paper.FIGURES.items():
-        assert figures
-        for figure in figures:
-            assert (folder / figure.file).is_file()
-            if data == "digits":
-                reproduce.check(folder / figure.file, Path("nowhere"))
+    assert reproduce.papers() == ["lgc", "p2pl-affinity"]
+    for name in reproduce.papers():
+        folder = reproduce.HERE / name
+        for data, figures in load_file(folder / "figures.py").FIGURES.items():
+            assert figures
+            for figure in figures:
+                assert (folder / figure.file).is_file()
+                if data == "digits":
+                    reproduce.check(folder / figure.file, Path("nowhere"))

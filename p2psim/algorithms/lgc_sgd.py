@@ -1,0 +1,69 @@
+"""LGC-SGD: what stragglers have is not lost, it comes an iteration later."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from p2psim.base import Compressor, Count, Natural, Neighborhood, Oracle, Setting, Vector
+from p2psim.fastest import FastestK
+from p2psim.registry import plugin
+
+
+@plugin("algorithm", "lgc-sgd", "Xu 2021, Algorithm 1, equations (5)-(7)")
+class LGCSGD(FastestK):
+    """Iteration t on the complete graph (n peers, the same x on all; the paper's server left out):
+
+        g_i = (1/s) sum of the mean gradients at x_t of the r_i blocks that i has finished, of s (6)
+        g~_t = (1/k) sum_{i in S_t} g_i,  S_t the k fastest                                      (5)
+        e_t = (1/n) sum_{i not in S_t} g_i - ((n - k) / n) g~_t,  e_{-1} = 0                     (7)
+        g^_t = g~_t + e_{t-1},  x_{t+1} = x_t - lr dir(g^_t)
+
+    On any other graph (this project's extension): S_i are the k of i's neighborhood, itself
+    included, whose gradients are there first, omega_i = sum_{j in S_i} W_ij, and
+
+        g~_i = (1 / omega_i) sum_{j in S_i} W_ij g_j
+        e_i = sum_{j not in S_i} W_ij g_j - (1 - omega_i) g~_i
+        x_i <- sum_j W_ij x_j - lr dir(g~_i + e_i of the iteration before)
+
+    A peer goes on at tau: when S_i, the models x_j and the slow gradients of the iteration before
+    are there. A peer that is in nobody's S_j works until its tau and then stops; of its step of X
+    seconds it has r = min(s, floor(s (tau - start) / X)) blocks (partial = "timing"), or is taken
+    to have all s ("finish"), 1 to s by lot ("random"), or the number given. What is not finished
+    is not computed. scaling = false divides by r where (6) has s. In the first `warmup_rounds`
+    rounds S_i is everybody.
+
+    Wire: C(g_i) and r (4d + 4 bytes) to every neighbor, 4d more where the graph is not complete.
+    """
+
+    keeps_slow = True
+    k: Count
+    blocks: Count = 4
+    partial: Literal["timing", "finish", "random"] | Natural = "finish"
+    scaling: bool = True
+    warmup_rounds: Natural = 0
+    compressor: Compressor = "identity"  # type: ignore[assignment]
+
+    def fit(self, setting: Setting) -> None:
+        super().fit(setting)
+        if isinstance(self.partial, int) and self.partial > self.blocks:
+            raise ValueError(f"partial = {self.partial}: give at most blocks = {self.blocks}")
+
+    def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
+        super().start(x, oracle, net)
+        self.missed = np.zeros_like(x)  # (1 - omega_i) g~_i of the iteration before
+
+    def estimate(self, g: Vector, omega: float, before: Vector) -> Vector:
+        e = before - self.missed
+        self.missed = (1 - omega) * g
+        corrected: Vector = g + e
+        return corrected
+
+    def finished(self, spent: float, X: float, oracle: Oracle) -> int:
+        if self.partial == "timing":
+            return min(self.blocks, math.floor(self.blocks * spent / X))
+        if self.partial == "random":
+            return 1 + int(oracle.draw("blocks").integers(self.blocks))
+        return self.blocks if self.partial == "finish" else self.partial

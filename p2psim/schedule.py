@@ -1,0 +1,91 @@
+"""The schedule of a peer in virtual time: when it worked, waited and received, one row an event.
+
+A file of its own, peers/schedule-00007.h5, mapped into memory as the peer's rows are; it doubles
+where it is full. run.h5 links to it as /schedule/00007.
+"""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from p2psim.clock import EVENTS, WORK
+from p2psim.recorder import schedule_file, whole
+
+FIRST = 1024  # events that a new file has room for
+KIND = h5py.enum_dtype({name: number for number, name in enumerate(EVENTS)}, "i1")
+# `round` comes last: a row is there once its round is.
+ROW = np.dtype(
+    [("kind", KIND), ("other", "<i4"), ("begin", "<f8"), ("end", "<f8"), ("round", "<i4")]
+)
+MEANING = (
+    "kind: work, wait or transfer; other: the peer that was waited for, or that sent, else -1; "
+    "begin and end: virtual seconds; round: from 1, 0 before the first, -1: no event"
+)
+
+
+class Schedule:
+    """One peer's events, in the order in which they came about. `round` is set from outside."""
+
+    def __init__(self, folder: Path, rank: int, resume: bool = False) -> None:
+        """A new file; with `resume` the one of the run that was interrupted, where it is there."""
+        self.path, self.round = folder / schedule_file(rank), 0
+        if not resume or not self.path.exists():
+            self._write(np.full(FIRST, -1, ROW))
+        self._map()
+        self.events = int((self.rows["round"] >= 0).sum())
+
+    def rewind(self, events: int) -> None:
+        """Forget what came after so many events."""
+        self.events = min(events, self.events)
+        self.rows["round"][self.events :] = -1
+
+    def event(self, kind: int, begin: float, end: float, other: int = -1) -> None:
+        """See clock.Schedule; work that goes on in the same round is one event."""
+        if kind == WORK and self.events:
+            last = self.rows[self.events - 1]
+            if (last["kind"], last["end"], last["round"]) == (WORK, begin, self.round):
+                last["end"] = end
+                return
+        if self.events == self.rows.size:
+            self._grow()
+        self.rows[self.events] = (kind, other, begin, end, self.round)
+        self.events += 1
+
+    def flush(self) -> None:
+        """Bring all events to the disk."""
+        self.map.flush()
+
+    def close(self) -> None:
+        """Let go of the file, which keeps what there is and no room for more."""
+        rows = self.rows[: self.events].copy()
+        self._unmap()
+        self._write(rows)
+
+    def _grow(self) -> None:
+        rows = np.concatenate([self.rows, np.full(self.rows.size, -1, ROW)])
+        self._unmap()
+        self._write(rows)
+        self._map()
+
+    def _write(self, rows: Any) -> None:
+        self.path.unlink(missing_ok=True)  # else it would be added to
+        with whole(self.path) as file:
+            dataset = file.create_dataset("schedule", data=rows, dtype=ROW)
+            dataset.attrs.update(unit="s", meaning=MEANING)
+
+    def _map(self) -> None:
+        with h5py.File(self.path, "r", locking=False) as file:
+            size, offset = file["schedule"].size, file["schedule"].id.get_offset()
+        with open(self.path, "r+b") as opened:
+            self.map = mmap.mmap(opened.fileno(), 0)
+        self.rows: Any = np.ndarray(size, ROW, self.map, offset)
+
+    def _unmap(self) -> None:
+        del self.rows
+        self.map.flush()
+        self.map.close()
