@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim.errors import InputError
+from p2psim.schedule import ROW
 
 Array: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]
@@ -283,7 +284,7 @@ def events(file: h5py.File, rank: int) -> NDArray[Any]:
     try:
         rows: NDArray[Any] = file[f"schedule/{rank:05d}"][...]
     except (KeyError, OSError):  # while it grows, the old file is gone for a moment
-        rows = np.empty(0, [("round", "i4")])
+        rows = np.empty(0, ROW)
     return rows[rows["round"] >= 0]
 
 
