@@ -86,6 +86,8 @@ class Transfer:
 
     def complete(self) -> None:
         """Wait until both directions are done; the clock does not see it yet."""
+        if not self.requests:
+            return
         alarms: list[float] = []
 
         def alarm(seconds: float, undone: list[int]) -> None:
