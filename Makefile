@@ -44,7 +44,7 @@ reproduce-lgc: $(READY)  ## Reproduce LGC-SGD in runs/lgc
 	$(BIN)/python -m experiments.reproduce lgc --data $(DATA)
 
 # With real ranks, but nothing in them that has to happen within seconds: two at a time.
-BITS := $(addprefix tests/mpi/test_,same_bits.py loaded.py exchange.py)
+BITS := $(addprefix tests/mpi/test_,same_bits.py loaded.py exchange.py library.py watching.py)
 test: $(READY)  ## Run all tests, with real ranks under MPICH
 	$(BIN)/python -m pytest --numprocesses auto tests/test_architecture.py tests/laws tests/unit
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(BITS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,11 @@ def measures(run: Run) -> list[Measure]:
                 made[-1].values = made[-1].values[:1]
     made += oscillations(run, [name for name in OWN if split or "seen" not in name])
     made.append(Measure("training loss", run.last("loss")))
+    for name, values in run.own.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a peer that has none
+            each = np.nanmean(values, axis=1)
+        made.append(Measure(f"{name.replace('_', ' ')}, mean of all rounds", each))
     made.append(Measure("payload sent", run.last("bytes_sent"), "byte"))
     made.append(Measure("messages sent", run.last("messages_sent"), "count"))
     made += [Measure("virtual time", run.last("time"), "s")] if run.timed else []

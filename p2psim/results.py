@@ -112,7 +112,9 @@ def progress(folder: Path) -> tuple[int, int, float] | None:
         return None  # not there yet, or being written at this moment
     with opened as file:
         done = int(recorded(file, "train").min())
-        loss = column(file, "train/loss", slice(done - 1, done)).mean() if done else np.nan
+        losses = column(file, "train/loss", slice(done - 1, done)) if done else np.empty(0)
+        known = losses[~np.isnan(losses)]  # a straggler may have none in this round
+        loss = known.mean() if known.size else np.nan
         return done, file["train/round"].shape[1], float(loss)
 
 
@@ -146,6 +148,7 @@ class Run:
     weights: Array
     train: dict[str, Array]
     eval: dict[str, Array]
+    own: dict[str, Array]  # what the algorithm recorded itself, (n, rounds)
     members: list[Table]  # attributes of the peers' files; none in a joined file
 
     @property
@@ -265,6 +268,11 @@ def read(path: Path) -> Run:
             weights=column(file, "topology/weights"),
             train={name: numbers(file, f"train/{name}") for name in file["train"]},
             eval={name: numbers(file, f"eval/{name}") for name in file["eval"]},
+            own={
+                name: numbers(file, f"algorithm/{name}")
+                for name, dataset in file.get("algorithm", {}).items()
+                if not dataset.is_scale
+            },
             members=members(file),
         )
 
