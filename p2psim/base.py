@@ -196,7 +196,7 @@ class Setting:
     instant: bool  # messages take none
     folder: Path  # that relative paths start from
     operations: Callable[[int], float]  # floating-point operations of a local step, by rank
-    pairs: Sequence[tuple[int, int]]  # (sender, receiver) of every edge
+    linked: NDArray[np.bool_]  # (n, n), row = receiver: who sends to whom, the diagonal included
     edges: Mapping[str, Matrix]  # "latency", "bandwidth": (n, n), row = receiver, NaN: not given
     stream: str = "compute"  # purpose of what is drawn at random
 

@@ -58,9 +58,8 @@ class FastestK(Algorithm):
         return self.k is not None
 
     def fit(self, setting: Setting) -> None:
-        n = setting.peers
         # Then all clocks show the same, and everybody knows all about everybody.
-        self.together = setting.instant and len(setting.pairs) == n * (n - 1)
+        self.together = setting.instant and bool(setting.linked.all())
         if self.k and self.k > setting.peers:
             raise ValueError(f"k = {self.k}: give at most {setting.peers}, the number of peers")
         if self.k and self.k < setting.peers and not setting.timed:

@@ -103,8 +103,8 @@ class Trace:
         for sender, receiver, latency, bandwidth, time in sorted(rows, key=lambda row: row[4]):
             edge = int(sender), int(receiver)
             self.rows.setdefault(edge, []).append((time, latency, bandwidth))
-        for sender, receiver in setting.pairs:
-            if self.rows.get((sender, receiver), [(math.inf,)])[0][0] > 0:
+        for receiver, sender in np.argwhere(setting.linked).tolist():
+            if sender != receiver and self.rows.get((sender, receiver), [(math.inf,)])[0][0] > 0:
                 raise InputError(
                     f"{self.file}: no row for the edge from {sender} to {receiver} at time 0; "
                     "give every edge of the topology one"

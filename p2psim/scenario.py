@@ -135,7 +135,6 @@ class Scenario:
     def setting(self) -> Setting:
         """What plug-ins may need to know of the experiment."""
         head, graph = self.experiment.head, self.topology
-        linked = np.argwhere((graph.weights != 0).any(axis=0)).tolist()
         return Setting(
             seed=head.seed,
             peers=head.peers,
@@ -145,7 +144,7 @@ class Scenario:
             instant=self.instant,
             folder=self.experiment.folder,
             operations=self.operations,
-            pairs=[(sender, receiver) for receiver, sender in linked if sender != receiver],
+            linked=(graph.weights != 0).any(axis=0) | np.eye(head.peers, dtype=bool),
             edges=graph.links,
         )
 

@@ -27,7 +27,7 @@ def setting(peers: int = 4, seed: int = 3, folder: Path = Path()) -> Setting:
         instant=True,
         folder=folder,
         operations=lambda rank: 1e6 * (rank + 1),
-        pairs=[(0, 1)],
+        linked=np.ones((peers, peers), dtype=bool),
         edges={},
     )
 
