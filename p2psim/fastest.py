@@ -122,7 +122,8 @@ class FastestK(Algorithm):
         before, self.late = self.collect(self.late, self.slow, net), late
         mine = {net.rank: g} if net.rank in race.fast else {}
         total, omega = self.total({**arriving.wait(), **mine}, net)
-        self.slow = np.zeros_like(x) if mine else self.total({net.rank: g}, net)[0]
+        lags = self.keeps_slow and not mine
+        self.slow = self.total({net.rank: g}, net)[0] if lags else np.zeros_like(x)
         direction = self.estimate(total / x.dtype.type(omega), omega, before)
         self.blocks_done += r / oracle.local_steps
         self.among_fastest += bool(mine) / oracle.local_steps

@@ -13,7 +13,7 @@ from p2psim.clock import Arrival, Clock
 from p2psim.rehearsal import Rehearsed, Send, Wait
 from p2psim.scenario import Scenario
 
-MESSAGES = 300_000  # that are followed at most, in whole periods of rounds
+MESSAGES = 300_000  # after so many no other round is followed
 
 
 class Forecast(NamedTuple):
