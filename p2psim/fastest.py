@@ -17,6 +17,7 @@ from p2psim.base import (
     Setting,
     Vector,
 )
+from p2psim.vectors import Scratch
 
 
 class Race(NamedTuple):
@@ -91,6 +92,7 @@ class FastestK(Algorithm):
         self.rounds = 0
         self.late: Handle | None = None  # what slow neighbors had in the iteration before
         self.slow = np.zeros_like(x)  # and this peer, times W_ii, where it was slow
+        self.scratch = Scratch()
         self.blank = self.message(self.slow, 0, net)  # tells what kind of message is received
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
@@ -111,26 +113,30 @@ class FastestK(Algorithm):
         if race.finishes(net.rank):
             r = self.blocks
             g = self.computed(x, r, began + X, oracle, net)
-            arriving, late = net.post(g, to, fast), net.post(self.blank, [], slow)
+            arriving = net.post(g, to, fast)
+            late = net.post(self.blank, [], slow) if slow else None
         else:
             arriving = net.post(self.blank, [], fast)
             needed = [handle for handle in (models, self.late, arriving) if handle]
             tau = max(handle.ready() for handle in needed)
             r = self.finished(tau - began, X, oracle)
             g = self.computed(x, r, tau, oracle, net)
-            late = net.post(g, to if self.keeps_slow else [], slow)
-        before, self.late = self.collect(self.late, self.slow, net), late
+            late = net.post(g, to, slow) if self.keeps_slow else None
+        before, self.late = self.collect(net), late
         mine = {net.rank: g} if net.rank in race.fast else {}
-        total, omega = self.total({**arriving.wait(), **mine}, net)
-        lags = self.keeps_slow and not mine
-        self.slow = self.total({net.rank: g}, net)[0] if lags else np.zeros_like(x)
-        direction = self.estimate(total / x.dtype.type(omega), omega, before)
+        total = self.scratch("total", x.size, x.dtype)
+        omega = self.total({**arriving.wait(), **mine}, net, total)
+        self.total({net.rank: g} if self.keeps_slow and not mine else {}, net, self.slow)
+        direction = self.estimate(np.divide(total, x.dtype.type(omega), out=total), omega, before)
         self.blocks_done += r / oracle.local_steps
         self.among_fastest += bool(mine) / oracle.local_steps
         return (models.mix() if models else x) - oracle.follow(direction, x)
 
     def estimate(self, g: Vector, omega: float, before: Vector) -> Vector:
-        """g^_i from g~_i, omega_i and sum_{j not in S_i} W_ij g_j of the iteration before."""
+        """g^_i from g~_i, omega_i and sum_{j not in S_i} W_ij g_j of the iteration before.
+
+        Both vectors may be overwritten.
+        """
         return g
 
     def finished(self, spent: float, X: float, oracle: Oracle) -> int:
@@ -171,26 +177,28 @@ class FastestK(Algorithm):
 
     def message(self, g: Vector, r: int, net: Neighborhood) -> Message:
         """g_i, and where r may be below s also r."""
-        if not self.keeps_slow:
-            return net.message(g, self.compressor)
-        return net.message(np.append(g, g.dtype.type(r)), self.compressor, plain=1)
+        plain = int(self.keeps_slow)
+        sent = self.scratch("sent", g.size + plain, g.dtype)
+        sent[: g.size], sent[g.size :] = g, r
+        return net.message(sent, self.compressor, plain)
 
     def gradient(self, m: Message) -> Vector:
         """g_j of a message."""
-        return m.value[:-1] if self.keeps_slow else m.value
+        return m.value[: self.slow.size]
 
-    def collect(self, late: Handle | None, own: Vector, net: Neighborhood) -> Vector:
-        """own + sum_j W_ij g_j of what comes late, which must be there now."""
-        messages = late.wait() if late else {}
-        return own + self.total(messages, net)[0] if messages else own
+    def collect(self, net: Neighborhood) -> Vector:
+        """sum_{j not in S_i} W_ij g_j of the iteration before, which must be there now."""
+        messages = self.late.wait() if self.late else {}
+        before: Vector = self.scratch("before", self.slow.size, self.slow.dtype)
+        self.total(messages, net, before)
+        return np.add(before, self.slow, out=before)
 
-    def total(self, messages: Mapping[int, Message], net: Neighborhood) -> tuple[Vector, float]:
-        """(sum_j W_ij g_j, sum_j W_ij) over these messages, in rank order."""
+    def total(self, messages: Mapping[int, Message], net: Neighborhood, out: Vector) -> float:
+        """out <- sum_j W_ij g_j over these messages, in rank order; returns sum_j W_ij."""
         row, omega = net.weights[net.rank], 0.0
-        total: Vector | None = None
+        term = self.scratch("term", out.size, out.dtype)
+        out[:] = 0
         for j in sorted(messages):
-            term = self.gradient(messages[j]) * messages[j].value.dtype.type(row[j])
-            total = term if total is None else total + term
+            out += np.multiply(self.gradient(messages[j]), out.dtype.type(row[j]), out=term)
             omega += float(row[j])
-        assert total is not None
-        return total, omega
+        return omega

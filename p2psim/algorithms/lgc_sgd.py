@@ -56,10 +56,9 @@ class LGCSGD(FastestK):
         self.missed = np.zeros_like(x)  # (1 - omega_i) g~_i of the iteration before
 
     def estimate(self, g: Vector, omega: float, before: Vector) -> Vector:
-        e = before - self.missed
-        self.missed = (1 - omega) * g
-        corrected: Vector = g + e
-        return corrected
+        e = np.subtract(before, self.missed, out=before)
+        np.multiply(g, 1 - omega, out=self.missed)
+        return np.add(g, e, out=g)
 
     def finished(self, spent: float, X: float, oracle: Oracle) -> int:
         if self.partial == "timing":

@@ -70,8 +70,9 @@ def test_nothing_is_lost_and_nothing_counts_twice(
     estimate, message = LGCSGD.estimate, LGCSGD.message
 
     def estimating(self: Any, g: Any, omega: float, before: Any) -> Any:
+        mine = g.copy()  # which estimate may overwrite
         made = estimate(self, g, omega, before)
-        used.append((self.own_rank, self.rounds, g.copy(), made.copy()))
+        used.append((self.own_rank, self.rounds, mine, made.copy()))
         return made
 
     def sending(self: Any, g: Any, r: int, net: Any) -> Any:
