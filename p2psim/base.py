@@ -197,7 +197,7 @@ class Setting:
     folder: Path  # that relative paths start from
     operations: Callable[[int], float]  # floating-point operations of a local step, by rank
     linked: NDArray[np.bool_]  # (n, n), row = receiver: who sends to whom, the diagonal included
-    edges: Mapping[str, Matrix]  # "latency", "bandwidth": (n, n), row = receiver, NaN: not given
+    edges: Mapping[str, Matrix]  # given "latency", "bandwidth": (n, n), row = receiver, or NaN
     stream: str = "compute"  # purpose of what is drawn at random
 
 

@@ -42,14 +42,16 @@ class Edges(Uniform):
 
     def bind(self, setting: Setting) -> None:
         usual = {"latency": self.latency, "bandwidth": self.bandwidth or math.inf}
-        if not any(np.isfinite(setting.edges[name]).any() for name in usual):
+        if not any(np.isfinite(given).any() for given in setting.edges.values()):
             raise InputError(
                 "time.link: 'edges' needs a topology whose edges have latency or bandwidth; "
                 "give it some, or choose 'uniform'"
             )
-        given = {name: setting.edges[name] for name in usual}
-        filled = [np.where(np.isnan(given[name]), usual[name], given[name]) for name in usual]
-        self.latencies, self.bandwidths = filled
+        n = setting.peers
+        filled = {name: np.full((n, n), value) for name, value in usual.items()}
+        for name, given in setting.edges.items():
+            np.copyto(filled[name], given, where=np.isfinite(given))
+        self.latencies, self.bandwidths = filled["latency"], filled["bandwidth"]
 
     def arrival(self, sender: int, receiver: int, sent_at: float, nbytes: int) -> float:
         transfer = nbytes / float(self.bandwidths[receiver, sender])

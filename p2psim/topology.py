@@ -43,7 +43,7 @@ class Topology:
     name: str
     directed: bool  # some peer sends to one that does not send back
     rule: str
-    links: dict[str, Matrix]  # of LINK: (n, n), row = receiver; NaN where the graph gives none
+    links: dict[str, Matrix]  # what edges give of LINK: (n, n), row = receiver; NaN: not given
     _cache: dict[tuple[int, int, int], list[int]] = field(default_factory=dict, repr=False)
 
     @property
@@ -280,6 +280,8 @@ def _links(graph: Any, peers: int, samples: Sequence[int]) -> Links:
 def _values(graph: Any, name: str | None) -> Matrix:
     """What the edges say under this name, NaN where nothing; without a name 1 for every edge."""
     values = np.full((len(graph), len(graph)), np.nan if name else 0.0)
+    if name and not _gives(graph, name):
+        return values
     arcs = list(graph.edges(data=name, default=np.nan) if name else graph.edges)
     u, v = (np.array([arc[end] for arc in arcs], int) for end in (0, 1))
     try:
@@ -291,10 +293,17 @@ def _values(graph: Any, name: str | None) -> Matrix:
     return values
 
 
+def _gives(graph: Any, name: str) -> bool:
+    """Whether an edge says something under this name."""
+    return any(name in data for *_, data in graph.edges(data=True))
+
+
 def _transfer(steps: Sequence[Any]) -> dict[str, Matrix]:
     """Latency and bandwidth of the edges, which are the same in every step."""
     made = {}
     for name in LINK:
+        if not any(_gives(graph, name) for graph in steps):
+            continue
         values = np.array([_values(graph, name) for graph in steps])
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)
         least = f">= 0, not {np.nanmin(low)}" if (low < 0).any() else ""
