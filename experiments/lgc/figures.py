@@ -110,6 +110,39 @@ def claims_5_time(runs: Runs) -> list[Claim]:
     return made
 
 
+def shares(runs: Runs) -> dict[int, float]:
+    """How often a straggler has finished r of its four blocks, over all iterations."""
+    ((run,),) = runs.values()
+    done = run.own["blocks_done"][run.own["among_fastest"] == 0]
+    return {r: float((done == r).mean()) for r in range(5)}
+
+
+def draw_6_time(figure: Any, runs: Runs) -> None:
+    """A bar for each number of blocks, and theory."""
+    axes, found = figure.subplots(), shares(runs)
+    axes.bar(list(found), list(found.values()), color=COLORS[0], label="run")
+    axes.plot(list(FINISHED), list(FINISHED.values()), "o", color=COLORS[5], label="theory")
+    axes.set(xlabel="blocks that a straggler has finished, of 4", ylabel="share")
+    axes.legend(fontsize=8)
+
+
+FINISHED = {3: 0.695, 2: 0.275, 1: 0.030}  # of floor(4 X_(7) / X_(j)), j = 8, 9, 10
+
+
+def claims_6_time(runs: Runs) -> list[Claim]:
+    """Partial work by timing."""
+    found = shares(runs)
+    told = ", ".join(f"{r}: {found[r]:.4f}" for r in FINISHED)
+    return [
+        Claim(
+            "stragglers have 3, 2 or 1 of 4 blocks as often as theory says (within 0.01)",
+            ", ".join(f"{r}: {share:.3f}" for r, share in FINISHED.items()),
+            f"{told}; 0 or 4: {found[0] + found[4]:.4f}",
+            all(abs(found[r] - FINISHED.get(r, 0.0)) <= 0.01 for r in found),
+        )
+    ]
+
+
 # Figure 3: classes of a peer, and how long a straggler stays one
 
 
@@ -323,6 +356,7 @@ def claims_6(runs: Runs) -> list[Claim]:
 CLOCKS = [
     Figure("fig4-time", "time of 60 epochs", "time/fig4-time.toml", draw_time, claims_4_time),
     Figure("fig5-time", "time by k", "time/fig5-time.toml", draw_time, claims_5_time),
+    Figure("fig6-time", "finished blocks", "time/fig6-time.toml", draw_6_time, claims_6_time),
 ]
 FIGURES = {
     "cifar10": [*CLOCKS, Figure("fig4", "loss against time", "fig4.toml", draw_4, claims_4)],
