@@ -62,6 +62,17 @@ def test_means_and_deviations(given: Table, mean: float, deviation: float) -> No
     assert abs(drawn.std() / deviation - 1) < 0.1
 
 
+def test_the_fastest_seven_of_ten() -> None:
+    """I17: E X_(7) / E X_(10) = 9061 / 13681 for 0.05 + Exp(mean 0.02); over 2e5 draws."""
+    made = model({"name": "shifted-exponential", "shift": 0.05, "mean": 0.02}, setting(peers=10))
+    sums, draws = np.zeros(10), 200_000
+    for step in range(draws):
+        sums += sorted(made.seconds(rank, step) for rank in range(10))
+    assert abs(sums[6] / sums[9] - 9061 / 13681) < 0.002
+    assert abs(sums[6] / draws - 9061 / 126000) < 4 * 0.0086869 / math.sqrt(draws)
+    assert abs(sums[9] / draws - 13681 / 126000) < 4 * 0.0248979 / math.sqrt(draws)
+
+
 @pytest.mark.parametrize(("given", "_mean", "_deviation"), RANDOM, ids=lambda v: str(v)[:30])
 def test_a_pure_function_of_seed_rank_and_step(
     given: Table, _mean: float, _deviation: float
