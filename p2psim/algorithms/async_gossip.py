@@ -15,6 +15,7 @@ from p2psim.base import (
     Setting,
     Vector,
 )
+from p2psim.errors import InputError
 from p2psim.registry import plugin
 
 
@@ -67,11 +68,19 @@ class AsyncGossip(Algorithm):
         self.leaving: list[Handle] = []
 
     def after(self, begin: float, j: int, number: int, oracle: Oracle) -> float:
-        """When peer j's T steps that begin then end: the `number`-th of such, from 0."""
-        first = number * oracle.local_steps
+        """When peer j's T local steps that begin then end: the `number`-th of such, from 0.
+
+        InputError where they take no time, since a round could hold any number of them.
+        """
+        first, end = number * oracle.local_steps, begin
         for step in range(first, first + oracle.local_steps):
-            begin += oracle.seconds(j, step)
-        return begin
+            end += oracle.seconds(j, step)
+        if end <= begin:
+            raise InputError(
+                f"time.compute: local step {first} of peer {j} takes no virtual time, with which "
+                "a round of async-gossip would never end; give steps that take more than 0 s"
+            )
+        return end
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         self.rounds += 1

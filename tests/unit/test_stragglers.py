@@ -12,6 +12,7 @@ import pytest
 from p2psim import config, registry, scenario
 from p2psim.base import Setting
 from p2psim.errors import InputError
+from tests.launching import GOOD, Bench, changed
 from tests.running import Table
 
 DRAWS = 20_000
@@ -138,6 +139,14 @@ def test_what_is_refused(given: Table, says: str, tmp_path: Path) -> None:
     assert says in str(raised.value)
 
 
+def test_a_round_of_async_gossip_must_have_an_end(tmp_path: Path) -> None:
+    (tmp_path / "still.csv").write_text("peer,seconds\n" + "".join(f"{i},0\n" for i in range(8)))
+    table = changed(GOOD, {"algorithm": "async-gossip", "time": STILL})
+    bench = Bench(tmp_path, table)
+    bench.refused("local step 0 of peer", "more than 0 s", call=("plan", bench.file))
+
+
+STILL: Table = {"compute": {"name": "trace", "file": "still.csv"}}
 MODELS: list[tuple[Table, tuple[int, ...]]] = [
     ({"name": "linear"}, (1, 8, 8)),
     ({"name": "mlp", "hidden": [32, 16]}, (1, 8, 8)),
