@@ -98,8 +98,11 @@ class Trace:
         columns = read_columns(setting.folder / self.file, "time.link.file", *wanted, time=0.0)
         for name in ("sender", "receiver"):
             check_ranks(f"{self.file}: {name}", columns[name], setting.peers)
-        if not ((columns["latency"] >= 0) & (columns["bandwidth"] > 0)).all():
-            raise InputError(f"{self.file}: give latency >= 0 and bandwidth > 0 in every row")
+        finite = np.isfinite(columns["latency"])
+        if not (finite & (columns["latency"] >= 0) & (columns["bandwidth"] > 0)).all():
+            raise InputError(
+                f"{self.file}: give a finite latency >= 0 and a bandwidth > 0 in every row"
+            )
         self.rows: dict[tuple[int, int], list[tuple[float, float, float]]] = {}
         rows = zip(*(columns[name].tolist() for name in (*wanted, "time")), strict=True)
         for sender, receiver, latency, bandwidth, time in sorted(rows, key=lambda row: row[4]):

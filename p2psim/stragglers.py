@@ -175,8 +175,9 @@ class Trace:
     def bind(self, setting: Setting) -> None:
         columns = read_columns(setting.folder / self.file, "time.compute.file", "peer", "seconds")
         check_ranks(f"{self.file}: peer", columns["peer"], setting.peers)
-        if not (columns["seconds"] >= 0).all():
-            raise InputError(f"{self.file}: seconds must be numbers >= 0; correct the file")
+        seconds = columns["seconds"]
+        if not (np.isfinite(seconds) & (seconds >= 0)).all():
+            raise InputError(f"{self.file}: seconds must be finite numbers >= 0; correct the file")
         each = [columns["seconds"][columns["peer"] == rank] for rank in range(setting.peers)]
         for rank, times in enumerate(each):
             if not times.size:

@@ -22,8 +22,9 @@ def read_columns(path: Path, key: str, *wanted: str, **optional: float) -> dict[
     """
     if not path.is_file():
         raise InputError(f"{key}: there is no file {str(path)!r}; correct the path")
+    columns = [*wanted, *optional]
     try:
-        found = _of_hdf5(path) if path.suffix in HDF5 else _of_csv(path)
+        found = _of_hdf5(path, columns) if path.suffix in HDF5 else _of_csv(path, columns)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{key}: {path.name} cannot be read: {error}") from None
     missing = [name for name in wanted if name not in found]
@@ -41,24 +42,30 @@ def read_columns(path: Path, key: str, *wanted: str, **optional: float) -> dict[
     return found
 
 
-def _of_csv(path: Path) -> dict[str, Matrix]:
-    with path.open(encoding="utf-8", newline="") as file:
-        names, *rows = [row for row in csv.reader(file, skipinitialspace=True, strict=True) if row]
+def _of_csv(path: Path, wanted: Sequence[str]) -> dict[str, Matrix]:
+    with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark first
+        rows = [row for row in csv.reader(file, skipinitialspace=True, strict=True) if row]
+    if not rows:
+        raise ValueError(f"it is empty; its first line must name the columns {', '.join(wanted)}")
+    names = [name.strip() for name in rows.pop(0)]
     for number, row in enumerate(rows, 2):
         if len(row) != len(names):
             raise ValueError(f"row {number} has {len(row)} fields, the first line {len(names)}")
-    cells = np.array(rows, dtype=object).reshape(len(rows), len(names)).T
-    return {name.strip(): np.array(cell, float) for name, cell in zip(names, cells, strict=True)}
+    at = {name: names.index(name) for name in wanted if name in names}
+    return {name: np.array([row[i] for row in rows], float) for name, i in at.items()}
 
 
-def _of_hdf5(path: Path) -> dict[str, Matrix]:
+def _of_hdf5(path: Path, wanted: Sequence[str]) -> dict[str, Matrix]:
     import h5py
 
     with h5py.File(path, "r") as file:
         return {
             name: np.asarray(dataset[...], float)
             for name, dataset in file.items()
-            if isinstance(dataset, h5py.Dataset) and dataset.ndim == 1
+            if name in wanted
+            and isinstance(dataset, h5py.Dataset)
+            and dataset.ndim == 1
+            and dataset.dtype.kind in "iuf"
         }
 
 

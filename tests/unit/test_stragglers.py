@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -114,7 +115,10 @@ def test_operations_over_the_rate_of_a_device() -> None:
         ({"name": "trace", "file": "ragged.csv"}, "row 3 has 1 fields"),
         ({"name": "trace", "file": "column.csv"}, "no column 'seconds'; give peer, seconds"),
         ({"name": "trace", "file": "short.csv"}, "no row for peer 2"),
-        ({"name": "trace", "file": "negative.csv"}, "seconds must be numbers >= 0"),
+        ({"name": "trace", "file": "negative.csv"}, "seconds must be finite numbers >= 0"),
+        ({"name": "trace", "file": "endless.csv"}, "seconds must be finite numbers >= 0"),
+        ({"name": "trace", "file": "blank.csv"}, "its first line must name the columns peer, "),
+        ({"name": "trace", "file": "records.h5"}, "no column 'peer'"),
         ({"name": "trace", "file": "rank.csv"}, "7 is no rank"),
         ({"name": "trace", "file": "empty.csv"}, "no or of several lengths"),
         ({"name": "trace", "file": "damaged.h5"}, "damaged.h5 cannot be read"),
@@ -128,15 +132,26 @@ def test_what_is_refused(given: Table, says: str, tmp_path: Path) -> None:
         "column.csv": "peer,time\n0,1\n",
         "short.csv": "peer,seconds\n0,1\n1,1\n",
         "negative.csv": "peer,seconds\n0,1\n1,1\n2,1\n3,-1\n",
+        "endless.csv": "peer,seconds\n0,1\n1,1\n2,1\n3,inf\n",
+        "blank.csv": "\n",
         "rank.csv": "peer,seconds\n7,1\n",
         "empty.csv": "peer,seconds\n",
         "damaged.h5": "no HDF5",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
+    with h5py.File(tmp_path / "records.h5", "w") as file:
+        file["peer"] = np.zeros(4, [("peer", "i4"), ("seconds", "f8")])
     with pytest.raises(InputError) as raised:
         model(given, setting(folder=tmp_path))
     assert says in str(raised.value)
+
+
+def test_a_trace_from_a_spreadsheet_with_columns_of_its_own(tmp_path: Path) -> None:
+    rows = "".join(f"node{i}, {i}, {i + 1}.5\n" for i in range(4))
+    (tmp_path / "sheet.csv").write_text("host,peer,seconds\n" + rows, encoding="utf-8-sig")
+    made = model({"name": "trace", "file": "sheet.csv"}, setting(folder=tmp_path))
+    assert [made.seconds(rank, 3) for rank in range(4)] == [1.5, 2.5, 3.5, 4.5]
 
 
 def test_a_round_of_async_gossip_must_have_an_end(tmp_path: Path) -> None:
