@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
+from p2psim.doctor.machine import SHARED, mapped
 from p2psim.launcher import libraries, ranks
 from tests import foreign
 from tests.launching import assert_refused, p2psim, run, write
@@ -43,9 +45,17 @@ def test_the_launcher_refuses_before_it_starts_a_rank(tmp_path: Path) -> None:
 
 
 def memory() -> set[Path]:
-    """What the MPI libraries keep in shared memory."""
-    names = ("mpich_shm_*", "sm_segment.*")
-    return {path for name in names for path in Path("/dev/shm").glob(name)}
+    """What lies in shared memory for a second and no process uses; other tests may run beside."""
+
+    def unused() -> set[Path]:
+        there = {path for name in ("mpich_shm_*", "sm_segment.*") for path in SHARED.glob(name)}
+        used = mapped()
+        return {path for path in there if str(path) not in used}
+
+    found = unused()
+    if found:
+        time.sleep(1)
+    return found & unused()
 
 
 @pytest.mark.parametrize("variables", ["", foreign.PMI], ids=["mpiexec", "srun"])
