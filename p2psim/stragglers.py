@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from dataclasses import replace
@@ -49,10 +50,16 @@ class Drawn:
         self.row = functools.lru_cache(ROWS)(self.drawn)
 
     def drawn(self, period: int) -> list[float]:
-        """Seconds of all peers in this period."""
+        """Seconds of all peers in this period; InputError if they are more than a number holds."""
         generator = rng.generator(self.seed, self.stream, step=period)
-        seconds: list[float] = self.draw(generator, self.peers).tolist()
-        return seconds
+        with np.errstate(over="ignore"), contextlib.suppress(OverflowError):
+            seconds = self.draw(generator, self.peers)
+            if np.isfinite(seconds).all():
+                made: list[float] = seconds.tolist()
+                return made
+        raise InputError(
+            "time.compute: a step takes more seconds than a number can hold; give smaller ones"
+        )
 
     def draw(self, generator: np.random.Generator, n: int) -> NDArray[np.float64]:
         """The seconds of n peers; the first ones do not depend on n."""
@@ -122,6 +129,11 @@ class SlowPeers:
 
     def bind(self, setting: Setting) -> None:
         check_ranks("time.compute.peers", self.peers, setting.peers)
+        if self.last is not None and self.last < self.first:
+            raise InputError(
+                f"time.compute: last = {self.last} is before first = {self.first}; give a last "
+                f"step of at least {self.first}, or none"
+            )
         self.of.bind(setting)
 
     def seconds(self, rank: int, step: int) -> float:

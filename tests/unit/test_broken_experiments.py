@@ -66,6 +66,7 @@ WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
         {"algorithm.compressor": {"keep": 0.1}},
         ("algorithm.compressor = ", "allowed: ", "top-k"),
     ),
+    "nothing-to-realize": ({"time": {"realize": True}}, ("time.realize = true", "compute or link")),
     "link-is-a-word": ({"time.link": "fast"}, ("time.link", "uniform")),
     "partition-is-a-list": ({"data.partition": ["iid"]}, ("data.partition = ['iid']", "iid")),
     "weights-are-a-number": ({"topology.weights": 3}, ("topology.weights", "metropolis")),

@@ -107,6 +107,7 @@ def test_operations_over_the_rate_of_a_device() -> None:
         ({"name": "flops", "rate": [1.0]}, "1 entries for 4 peers"),
         ({"name": "slow-peers", "peers": [4]}, "4 is no rank; there are peers 0 to 3"),
         ({"name": "slow-peers"}, "time.compute.peers is missing"),
+        ({"name": "slow-peers", "peers": [1], "first": 5, "last": 2}, "2 is before first = 5"),
         ({"name": "slow-peers", "peers": [1], "factor": 0.5}, "a number >= 1"),
         ({"name": "sum", "of": []}, "a list of names"),
         ({"name": "sum", "of": ["exponentail"]}, "exponential"),
@@ -145,6 +146,21 @@ def test_what_is_refused(given: Table, says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         model(given, setting(folder=tmp_path))
     assert says in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"name": "lognormal", "sigma": 1e4},
+        {"name": "pareto", "shape": 1e-6},
+        {"name": "exponential", "mean": 1.7e308},
+    ],
+    ids=lambda given: str(given["name"]),
+)
+def test_a_step_takes_a_finite_time(given: Table) -> None:
+    made = model(given)
+    with pytest.raises(InputError, match="more seconds than a number can hold"):
+        [made.seconds(0, step) for step in range(50)]
 
 
 def test_a_trace_from_a_spreadsheet_with_columns_of_its_own(tmp_path: Path) -> None:
