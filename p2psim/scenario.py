@@ -224,7 +224,7 @@ def of_classes(labels: Indices, wanted: list[int] | None) -> Indices:
 def check_parameters(scenario: Scenario) -> None:
     """Refuse parameters that do not suit the run; models of time learn what they model."""
     setting, time = scenario.setting, scenario.experiment.time
-    if time.realize and not (time.compute or time.link):
+    if time.realize and setting.instant and not setting.timed:
         raise InputError("time.realize = true: no virtual time passes; give compute or link too")
     try:
         scenario.experiment.algorithm.fit(setting)
