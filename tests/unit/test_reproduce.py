@@ -146,7 +146,7 @@ def test_a_claim_that_fails_is_seen(again: Path, capfd: pytest.CaptureFixture[st
 
 
 def test_what_is_killed_in_the_middle_goes_on(place: Path) -> None:
-    (place / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "700"))
+    (place / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "300"))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", START, str(place / "experiments")]
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
