@@ -23,6 +23,7 @@ from p2psim.links import Uniform
 from p2psim.neighborhood import HEADER, WINDOW, Neighborhood
 from p2psim.registry import find
 from p2psim.rng import Stream
+from p2psim.runner import see_it_taken
 from p2psim.topology import Topology
 from p2psim.wire import MPIWire
 from tests.launching import Ended, run, under_mpiexec
@@ -328,7 +329,8 @@ def main(names: Sequence[str]) -> None:
         try:
             CHECKS[name](wire)
         except BaseException:
-            print(f"rank {wire.rank} of {wire.size}:\n{traceback.format_exc()}", flush=True)
+            print(f"rank {wire.rank} of {wire.size}:\n{traceback.format_exc()}", file=sys.stderr)
+            see_it_taken()
             wire.abort(1)
         made(wire, np.eye(wire.size)).gather(np.zeros(1))  # a rank that hangs is a failure
         print(f"rank {wire.rank} passed {name}.", flush=True)
@@ -359,7 +361,7 @@ def test_all_ranks_end_well(all_checked: tuple[int, Ended]) -> None:
 def test_a_check_that_fails_is_seen() -> None:
     ended = checked(2, ["gather", "nothing", "mean"])
     assert ended.code != 0
-    assert "KeyError: 'nothing'" in ended.stdout
+    assert "KeyError: 'nothing'" in ended.stderr
     assert "passed gather." in ended.stdout
     assert "passed mean." not in ended.stdout
 
