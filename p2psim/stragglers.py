@@ -190,7 +190,7 @@ class Trace:
         seconds = columns["seconds"]
         if not (np.isfinite(seconds) & (seconds >= 0)).all():
             raise InputError(f"{self.file}: seconds must be finite numbers >= 0; correct the file")
-        each = [columns["seconds"][columns["peer"] == rank] for rank in range(setting.peers)]
+        each = [seconds[columns["peer"] == rank] for rank in range(setting.peers)]
         for rank, times in enumerate(each):
             if not times.size:
                 raise InputError(f"{self.file}: no row for peer {rank}; give each at least one")
