@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
+
+from p2psim.errors import InputError
 
 WORK, WAIT, TRANSFER = range(3)
 EVENTS = ("work", "wait", "transfer")  # what a row of a schedule may be
@@ -59,6 +62,11 @@ class Clock:
         return begin
 
     def _move(self, kind: int, to: float, other: int = -1) -> None:
+        if to == math.inf:
+            raise InputError(
+                "time: virtual time has grown beyond what a number can hold; give shorter steps "
+                "and latencies, or a larger bandwidth"
+            )
         if self.schedule:
             self.schedule.event(kind, self.now, to, other)
         self.now = to

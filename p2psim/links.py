@@ -98,16 +98,23 @@ class Trace:
         columns = read_columns(setting.folder / self.file, "time.link.file", *wanted, time=0.0)
         for name in ("sender", "receiver"):
             check_ranks(f"{self.file}: {name}", columns[name], setting.peers)
-        finite = np.isfinite(columns["latency"])
+        finite = np.isfinite(columns["latency"]) & np.isfinite(columns["time"])
         if not (finite & (columns["latency"] >= 0) & (columns["bandwidth"] > 0)).all():
             raise InputError(
-                f"{self.file}: give a finite latency >= 0 and a bandwidth > 0 in every row"
+                f"{self.file}: give a finite latency >= 0, bandwidth > 0 in every row, and a "
+                "finite time if any"
             )
         self.rows: dict[tuple[int, int], list[tuple[float, float, float]]] = {}
         rows = zip(*(columns[name].tolist() for name in (*wanted, "time")), strict=True)
         for sender, receiver, latency, bandwidth, time in sorted(rows, key=lambda row: row[4]):
             edge = int(sender), int(receiver)
-            self.rows.setdefault(edge, []).append((time, latency, bandwidth))
+            known = self.rows.setdefault(edge, [])
+            if known and known[-1][0] == time:
+                raise InputError(
+                    f"{self.file}: two rows for the edge from {edge[0]} to {edge[1]} at time "
+                    f"{time:g}; keep one"
+                )
+            known.append((time, latency, bandwidth))
         for receiver, sender in np.argwhere(setting.linked).tolist():
             if sender != receiver and self.rows.get((sender, receiver), [(math.inf,)])[0][0] > 0:
                 raise InputError(

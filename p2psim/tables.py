@@ -37,8 +37,10 @@ def read_columns(path: Path, key: str, *wanted: str, **optional: float) -> dict[
     found = {name: found.get(name, np.full(length, value)) for name, value in optional.items()} | {
         name: found[name] for name in wanted
     }
-    if not length or any(len(column) != length for column in found.values()):
-        raise InputError(f"{key}: {path.name} has columns of no or of several lengths; correct it")
+    if not length:
+        raise InputError(f"{key}: {path.name} has no rows; give some")
+    if any(len(column) != length for column in found.values()):
+        raise InputError(f"{key}: {path.name} has columns of several lengths; correct it")
     return found
 
 
@@ -48,6 +50,8 @@ def _of_csv(path: Path, wanted: Sequence[str]) -> dict[str, Matrix]:
     if not rows:
         raise ValueError(f"it is empty; its first line must name the columns {', '.join(wanted)}")
     names = [name.strip() for name in rows.pop(0)]
+    if twice := [name for name in wanted if names.count(name) > 1]:
+        raise ValueError(f"its first line names {twice[0]!r} twice")
     for number, row in enumerate(rows, 2):
         if len(row) != len(names):
             raise ValueError(f"row {number} has {len(row)} fields, the first line {len(names)}")

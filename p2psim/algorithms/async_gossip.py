@@ -18,6 +18,8 @@ from p2psim.base import (
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
+MOST = 10_000  # times that a peer mixes in a round, of which its rows know one sum
+
 
 @plugin("algorithm", "async-gossip", "after Lian et al. 2018 (AD-PSGD), without its atomic pairs")
 class AsyncGossip(Algorithm):
@@ -58,6 +60,12 @@ class AsyncGossip(Algorithm):
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         self.rounds = self.mixed = 0
         self.end = self.after(0.0, net.rank, 0, oracle)  # of the T steps that this peer is in
+        end, j = min((self.after(0.0, j, 0, oracle), j) for j in range(net.peers))
+        if self.window > MOST * end:
+            raise InputError(
+                f"algorithm.window = {self.window:g}: peer {j} would mix about "
+                f"{self.window / end:.3g} times in a round; give at most {MOST * end:.3g} s"
+            )
         # Of each neighbor: when its next message sets out and how many have, what is on its way
         # (there at, number, sent at, model), and the newest that has arrived (number, sent at, it).
         self.next = dict.fromkeys(net.senders(), 0.0)

@@ -37,6 +37,8 @@ def table(folder: Path, link: Table, topology: Table | None = None) -> Table:
         ({"name": "trace", "file": "some.csv"}, "no row for the edge from 0 to 3 at time 0"),
         ({"name": "trace", "file": "zero.csv"}, "bandwidth > 0 in every row"),
         ({"name": "trace", "file": "rank.csv"}, "sender: 9 is no rank"),
+        ({"name": "trace", "file": "twice.csv"}, "two rows for the edge from 0 to 1 at time 0"),
+        ({"name": "trace", "file": "when.csv"}, "and a finite time"),
         ({"nam": "trace"}, "unknown key 'time.link.nam'"),
     ],
     ids=lambda v: str(v)[:40],
@@ -45,6 +47,9 @@ def test_links_that_are_refused(link: Table, says: str, tmp_path: Path) -> None:
     (tmp_path / "some.csv").write_text(LINKS + RING.replace("0,3,0.1,100\n", ""))
     (tmp_path / "zero.csv").write_text(LINKS + RING.replace("100", "0"))
     (tmp_path / "rank.csv").write_text(LINKS + RING + "9,0,0.1,100\n")
+    (tmp_path / "twice.csv").write_text(LINKS + RING + "0,1,0.1,200\n")
+    later = [f"{line},0\n" for line in RING.splitlines()] + ["0,1,0.1,200,nan\n"]
+    (tmp_path / "when.csv").write_text(LINKS.strip() + ",time\n" + "".join(later))
     with pytest.raises(InputError) as raised:
         scenario.load(table(tmp_path, link), tmp_path)
     assert says in str(raised.value)

@@ -13,7 +13,7 @@ import pytest
 from p2psim import config, registry, scenario
 from p2psim.base import Setting
 from p2psim.errors import InputError
-from tests.launching import GOOD, Bench, changed
+from tests.launching import GOOD, Bench, changed, write
 from tests.running import Table
 
 DRAWS = 20_000
@@ -121,7 +121,8 @@ def test_operations_over_the_rate_of_a_device() -> None:
         ({"name": "trace", "file": "blank.csv"}, "its first line must name the columns peer, "),
         ({"name": "trace", "file": "records.h5"}, "no column 'peer'"),
         ({"name": "trace", "file": "rank.csv"}, "7 is no rank"),
-        ({"name": "trace", "file": "empty.csv"}, "no or of several lengths"),
+        ({"name": "trace", "file": "empty.csv"}, "has no rows"),
+        ({"name": "trace", "file": "twice.csv"}, "names 'seconds' twice"),
         ({"name": "trace", "file": "damaged.h5"}, "damaged.h5 cannot be read"),
     ],
     ids=lambda v: str(v)[:40],
@@ -135,6 +136,7 @@ def test_what_is_refused(given: Table, says: str, tmp_path: Path) -> None:
         "negative.csv": "peer,seconds\n0,1\n1,1\n2,1\n3,-1\n",
         "endless.csv": "peer,seconds\n0,1\n1,1\n2,1\n3,inf\n",
         "blank.csv": "\n",
+        "twice.csv": "peer,seconds,seconds\n0,1,2\n",
         "rank.csv": "peer,seconds\n7,1\n",
         "empty.csv": "peer,seconds\n",
         "damaged.h5": "no HDF5",
@@ -175,6 +177,22 @@ def test_a_round_of_async_gossip_must_have_an_end(tmp_path: Path) -> None:
     table = changed(GOOD, {"algorithm": "async-gossip", "time": STILL})
     bench = Bench(tmp_path, table)
     bench.refused("local step 0 of peer", "more than 0 s", call=("plan", bench.file))
+    many = write(tmp_path, changed(table, {"time": {"compute": "flops"}}), "many.toml")
+    bench.refused("algorithm.window = 1: peer", "in a round; give at most", call=("plan", many))
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        {"compute": {"name": "constant", "seconds_per_step": 1e308}},
+        {"compute": "constant", "link": {"latency": 1e308}},
+        {"compute": "constant", "link": {"bandwidth": 1e-308}},
+    ],
+    ids=["work", "latency", "bandwidth"],
+)
+def test_virtual_time_is_finite(time: Table, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, changed(GOOD, {"time": time, "rounds": 5}))
+    bench.refused("virtual time has grown beyond", "shorter", call=("plan", bench.file))
 
 
 STILL: Table = {"compute": {"name": "trace", "file": "still.csv"}}
