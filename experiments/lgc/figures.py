@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 EPOCH, LONG = 156, 200_000  # iterations: of an epoch, and of a long run
 N, K, SHIFT, MEAN = 10, 7, 0.05, 0.02  # peers, those that are waited for, seconds
 CLASSES = (1, 2, 3, 10)
+FINISHED = {3: 0.695, 2: 0.275, 1: 0.030}  # of floor(4 X_(7) / X_(j)), j = 8, 9, 10
 PERIODS = {"h1": "1", "h10": "10", "h50": "50", "always": "∞"}
 
 
@@ -133,9 +134,6 @@ def draw_6_time(figure: Any, runs: Runs) -> None:
     axes.plot(list(FINISHED), list(FINISHED.values()), "o", color=COLORS[5], label="theory")
     axes.set(xlabel="blocks that a straggler has finished, of 4", ylabel="share")
     axes.legend(fontsize=8)
-
-
-FINISHED = {3: 0.695, 2: 0.275, 1: 0.030}  # of floor(4 X_(7) / X_(j)), j = 8, 9, 10
 
 
 def claims_6_time(runs: Runs) -> list[Claim]:

@@ -59,8 +59,9 @@ class AsyncGossip(Algorithm):
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         self.rounds = self.mixed = 0
-        self.end = self.after(0.0, net.rank, 0, oracle)  # of the T steps that this peer is in
-        end, j = min((self.after(0.0, j, 0, oracle), j) for j in range(net.peers))
+        ends = [self.after(0.0, j, 0, oracle) for j in range(net.peers)]
+        self.end = ends[net.rank]  # of the T steps that this peer is in
+        end, j = min(zip(ends, range(net.peers), strict=True))
         if self.window > MOST * end:
             raise InputError(
                 f"algorithm.window = {self.window:g}: peer {j} would mix about "
