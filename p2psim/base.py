@@ -277,7 +277,11 @@ class Learner(Protocol):
 
 
 class LocalOptimizer(Protocol):
-    """The direction that a local step follows, without the learning rate."""
+    """The direction that a local step follows, without the learning rate.
+
+    One that also has `mixed` is told after each round in which it was asked: the model before and
+    after (mixing included), and the sum of the learning rates between.
+    """
 
     def start(self, x: Vector) -> None: ...
 

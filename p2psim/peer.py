@@ -152,6 +152,22 @@ class LocalOracle:
         self.alive: Callable[[], None] = lambda: None  # called in every step
         self.pool = Pool()
         self.optimizer.start(model.x)
+        # Only what looks at the model before and after a round pays for a copy of it.
+        self.mixed: Callable[[Vector, Vector, float], None] | None
+        self.mixed = getattr(self.optimizer, "mixed", None)
+        self.before = np.empty_like(model.x) if self.mixed else model.x
+        self.rates = 0.0  # sum over the round's directions
+
+    def begin(self, x: Vector) -> None:
+        """A round begins with the model x."""
+        self.rates = 0.0
+        if self.mixed:
+            np.copyto(self.before, x)
+
+    def end(self, x: Vector) -> None:
+        """It has ended with x."""
+        if self.mixed and self.rates:
+            self.mixed(self.before, x, self.rates)
 
     def grad(self, x: Vector) -> Vector:
         out: Vector = self.pool.take(x.size, x.dtype)
@@ -164,11 +180,11 @@ class LocalOracle:
     def descend(self, x: Vector, at: Vector | None = None) -> Vector:
         z = x if at is None else at
         direction = self.optimizer.direction(self._gradient(z), z)
-        return add_scaled(x, -self.rate(), direction, out=x)
+        return add_scaled(x, -self._rate(), direction, out=x)
 
     def follow(self, g: Vector, x: Vector) -> Vector:
         out: Vector = self.pool.take(x.size, x.dtype)
-        return np.multiply(self.optimizer.direction(g, x), self.rate(), out=out)
+        return np.multiply(self.optimizer.direction(g, x), self._rate(), out=out)
 
     def seconds(self, rank: int, step: int) -> float:
         return self.compute.seconds(rank, step) if self.compute else 0.0
@@ -189,10 +205,12 @@ class LocalOracle:
         out[:] = 0
         return out
 
-    def rate(self) -> float:
+    def _rate(self) -> float:
         """Learning rate of the step whose gradient was taken last."""
         epoch = (self.step_count - 1) / self.steps_per_epoch
-        return self.optimizer.rate(epoch, self.epochs)
+        rate = self.optimizer.rate(epoch, self.epochs)
+        self.rates += rate
+        return rate
 
     def _gradient(
         self, x: Vector, samples: int | None = None, until: float | None = None

@@ -115,12 +115,14 @@ class Simulation:
     def one_round(self, x: Vector) -> Vector:
         """Local phase, consensus phase, one row."""
         self.at("local")
+        self.oracle.begin(x)
         x = self.checked(self.algorithm.local(x, self.oracle, self.net))
         self.evaluate(x)
         self.at("consensus")
         for _ in range(self.scenario.experiment.learning.consensus_steps):
             x = self.checked(self.algorithm.consensus(x, self.oracle, self.net))
             self.net.step += 1
+        self.oracle.end(x)
         self.evaluate(x)
         self.at("record")
         self.log.train(

@@ -11,7 +11,7 @@ FLOORS = [
     ["errors", "rng", "heap"],
     ["base", "clock"],
     ["registry", "tables", "vectors", "weights", "datafiles", "unpickle"],
-    ["push_sum", "max_norm", "fastest", "messages"],
+    ["push_sum", "max_norm", "fastest", "messages", "descent"],
     ["config", "settings"],
     [
         *("algorithms", "compressors", "learning", "optimizers", "models", "data"),
