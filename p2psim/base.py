@@ -301,6 +301,8 @@ class Schedule(Protocol):
 class Model(Protocol):
     """A network; `shapes` says without torch what `build` will hold."""
 
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")  # that [learning] may ask for
+
     def shapes(self, inputs: Shape, outputs: int) -> list[Shape]:
         """Parameter shapes in torch's order, for samples of shape `inputs`."""
 

@@ -62,9 +62,13 @@ class ModelSection:
 
 @dataclass(kw_only=True)
 class Learning:
-    """[learning]: T local steps, S consensus steps, l2/2 ||x||^2 added to every loss."""
+    """[learning]: T local steps, S consensus steps, l2/2 ||x||^2 added to every loss.
+
+    precision = "int8": gradients as 8-bit arithmetic gives them, simulated (see precision).
+    """
 
     rule: LearningRule = "bp"  # type: ignore[assignment]
+    precision: Literal["fp32", "int8"] = "fp32"
     optimizer: LocalOptimizer = "sgd"  # type: ignore[assignment]
     local_steps: Count = 1
     consensus_steps: Count = 1

@@ -47,7 +47,12 @@ class FlatModel:
         # torch.manual_seed is for all devices; it formats a traceback for those that are not there.
         own = rank if experiment.model_section.init == "own" else 0
         torch.default_generator.manual_seed(rng.key(experiment.head.seed, "init", own))
-        self.module = experiment.model.build(data.shape, data.outputs).to(dtype)
+        module = experiment.model.build(data.shape, data.outputs)
+        if experiment.learning.precision == "int8":
+            from p2psim.precision import lower
+
+            module = lower(module)
+        self.module = module.to(dtype)
         self.parameters: list[torch.Tensor] = list(self.module.parameters())
         self.criterion = LOSSES[data.loss]
         x = torch.cat([p.detach().reshape(-1) for p in self.parameters])

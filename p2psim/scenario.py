@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim import config, rng, topology
-from p2psim.base import Indices, Setting, Shape
+from p2psim.base import Indices, Model, Setting, Shape
 from p2psim.config import Experiment
 from p2psim.errors import InputError
 from p2psim.registry import find
@@ -170,6 +170,7 @@ def prepare(experiment: Experiment) -> Scenario:
         raise InputError(f"model: {error}") from None
     if max(math.prod(shape) for shape in shapes) >= 2**31:
         raise InputError("model: a tensor has 2^31 entries or more; make its layers smaller")
+    check_precision(experiment)
     scenario = Scenario(experiment, parts, graph, shapes, head.rounds or 1)
     check_initial(scenario)
     check_parameters(scenario)
@@ -233,6 +234,17 @@ def check_parameters(scenario: Scenario) -> None:
     for part in (time.compute, time.link):
         if part is not None:
             part.bind(setting)
+
+
+def check_precision(experiment: Experiment) -> None:
+    """Refuse a precision in which nothing of the model would be computed."""
+    given, model = experiment.learning.precision, experiment.model
+    allowed = getattr(model, "precisions", Model.precisions)
+    if given not in allowed:
+        raise InputError(
+            f"learning.precision = {given!r}: model {experiment.table['model']['name']!r} has no "
+            f"layer that is computed in it; give {' or '.join(map(repr, allowed))}"
+        )
 
 
 def check_weights(algorithm: Any, graph: topology.Topology) -> None:

@@ -11,7 +11,8 @@ FLOORS = [
     ["errors", "rng", "heap"],
     ["base", "clock"],
     ["registry", "tables", "vectors", "weights", "datafiles", "unpickle"],
-    ["push_sum", "max_norm", "fastest", "messages", "descent"],
+    ["push_sum", "max_norm", "fastest", "messages", "descent", "norms"],
+    ["layers", "precision"],
     ["config", "settings"],
     [
         *("algorithms", "compressors", "learning", "optimizers", "models", "data"),
@@ -40,7 +41,10 @@ DOORS = {
     "h5py": {"recorder", "results", "schedule", "starting", "tables"},
     "click": {"cli", "runner"},
     "networkx": {"topology"},
-    "torch": {"snapshot", "peer", "evaluation", "learning", "models", "data", "base", "vectors"},
+    "torch": {
+        *("snapshot", "peer", "evaluation", "learning", "models", "data", "base", "vectors"),
+        *("layers", "norms", "precision"),
+    },
     "matplotlib": {"plots", "timeline"},
 }
 LIGHT = ("torch", "mpi4py", "sklearn", "scipy", "matplotlib", "pooch")  # never at import
@@ -79,7 +83,7 @@ def test_imports_go_down_and_through_the_doors(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_heavy_libraries_are_imported_late(path: Path) -> None:
-    if part(path) in ("peer", "evaluation"):  # these two are themselves imported late
+    if part(path) in ("peer", "evaluation", "norms", "precision"):  # themselves imported late
         return
     for node in ast.parse(path.read_text()).body:
         assert not any(name.split(".")[0] in LIGHT for name in imports_of(node)), path

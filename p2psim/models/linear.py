@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
-
-from p2psim.base import Model, Shape
+from p2psim.base import Shape
+from p2psim.layers import Flatten, Layer, Layered, Linear
 from p2psim.registry import plugin
-
-if TYPE_CHECKING:
-    import torch
 
 
 @plugin("model", "linear")
-class Linear(Model):
+class LinearModel(Layered):
     """outputs = W x + b on the flattened sample, with torch's initialization."""
 
     bias: bool = True
 
-    def shapes(self, inputs: Shape, outputs: int) -> list[Shape]:
-        weight = (outputs, math.prod(inputs))
-        return [weight, (outputs,)] if self.bias else [weight]
-
-    def macs(self, inputs: Shape, outputs: int) -> int:
-        return math.prod(inputs) * outputs
-
-    def build(self, inputs: Shape, outputs: int) -> torch.nn.Module:
-        from torch import nn
-
-        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(inputs), outputs, bias=self.bias))
+    def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
+        return [Flatten(), Linear(outputs, self.bias)]

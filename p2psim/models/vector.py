@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Vector(Model):
     """A row a of the data gives the one output a @ x; x starts at 0."""
 
+    precisions = ("fp32",)
+
     def shapes(self, inputs: Shape, outputs: int) -> list[Shape]:
         if outputs != 1:
             raise InputError(

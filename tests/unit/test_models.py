@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from p2psim import registry
 from p2psim.base import Shape
 from p2psim.errors import InputError
+from p2psim.layers import NormKind
 
 IMAGES: list[Shape] = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 5, 9)]
+NORMS = get_args(NormKind)
 CASES: list[tuple[str, dict[str, Any], Shape, int]] = [
     *[("cnn", {}, shape, 10) for shape in IMAGES],
     *[("mlp", {}, shape, 10) for shape in IMAGES],
@@ -22,6 +24,13 @@ CASES: list[tuple[str, dict[str, Any], Shape, int]] = [
     ("mlp", {"hidden": [128, 128, 128], "activation": "tanh"}, (1, 8, 8), 10),
     ("linear", {}, (123,), 1),
     ("linear", {"bias": False}, (123,), 1),
+    ("convnet", {}, (1, 8, 8), 10),
+    ("convnet", {"norm": "none", "channels": [3, 4, 5]}, (3, 9, 7), 2),
+    *[("resnet", {"norm": norm, "width": 4}, (3, 32, 32), 10) for norm in NORMS],
+    ("resnet", {"depth": 8, "groups": 4, "zero_scale": True}, (1, 9, 9), 3),
+    ("resnet18", {"width": 4}, (3, 64, 64), 10),
+    ("vgg11", {}, (3, 32, 32), 10),
+    ("vgg11", {"head": "hidden", "norm": "range-evonorm"}, (3, 32, 32), 10),
     ("vector", {}, (7,), 1),
     ("vector", {}, (2, 3), 1),
 ]
@@ -37,7 +46,8 @@ def test_shapes_are_those_of_torch(
     module = model.build(inputs, outputs)
     parameters = [tuple(p.shape) for p in module.parameters()]
     assert model.shapes(inputs, outputs) == parameters
-    assert not list(module.buffers())
+    norm = params.get("norm")
+    assert bool(list(module.buffers())) == (norm in ("batch", "range-bn"))
     made = module(torch.randn(5, *inputs))
     assert made.shape == (5, outputs)
     made.square().mean().backward()
@@ -59,13 +69,21 @@ def test_shapes_of_every_model(name: str) -> None:
 
 
 def test_known_numbers_of_parameters() -> None:
-    def count(name: str, inputs: Shape) -> int:
-        shapes = registry.names("model")[name]().shapes(inputs, 10)
+    def count(name: str, inputs: Shape, **given: Any) -> int:
+        shapes = registry.names("model")[name](**given).shapes(inputs, 10)
         return sum(math.prod(shape) for shape in shapes)
 
     assert count("mlp", (1, 28, 28)) == 199_210  # McMahan et al. 2017: 2NN
     assert count("linear", (1, 28, 28)) == 7_850
     assert count("cnn", (3, 32, 32)) == 448 + 4_640 + 2048 * 64 + 64 + 650
+    for norm in ("evonorm", "range-evonorm"):  # Aketi et al. 2022
+        assert count("resnet", (3, 32, 32), norm=norm) == 273_258
+        assert count("resnet", (3, 32, 32), norm=norm, depth=54) == 760_458
+        assert count("vgg11", (3, 32, 32), norm=norm, head="hidden") == 9_496_522
+    assert count("vgg11", (3, 32, 32), head="hidden") == 9_488_266
+    assert count("vgg11", (3, 32, 32)) == 9_225_610  # Xu 2021
+    # torchvision's ResNet-18 has 11,689,512 for 1000 classes, batch norm and two per channel.
+    assert count("resnet18", (3, 224, 224), norm="batch") == 11_689_512 - 513_000 + 5_130
 
 
 def test_the_same_seed_gives_the_same_start() -> None:
@@ -99,6 +117,12 @@ def test_vector_is_the_product_and_starts_at_zero() -> None:
         ("cnn", {}, (1, 3, 8), 10, "at least 4 x 4"),
         ("cnn", {"channels": []}, (1, 8, 8), 10, "at least one"),
         ("vector", {}, (64,), 10, "it has one output"),
+        ("convnet", {}, (64,), 10, "takes images"),
+        ("convnet", {"channels": []}, (1, 8, 8), 10, "at least one"),
+        ("resnet", {"depth": 7}, (3, 32, 32), 10, "depth = 7: give 8 or more"),
+        ("resnet", {"groups": 3}, (3, 32, 32), 10, "groups = 3: does not divide the 16 channels"),
+        ("convnet", {"channels": [2]}, (1, 1, 1), 10, "has one value only"),
+        ("resnet18", {}, (3, 31, 32), 10, "at least 32 x 32"),
     ],
 )
 def test_inputs_that_a_model_cannot_take(

@@ -203,6 +203,10 @@ MODELS: list[tuple[Table, tuple[int, ...]]] = [
     ({"name": "vector"}, (7,)),
     ({"name": "vgg11"}, (3, 32, 32)),
     ({"name": "vgg11", "head": "hidden"}, (3, 32, 32)),
+    ({"name": "convnet"}, (1, 8, 8)),
+    ({"name": "resnet", "norm": "batch"}, (3, 32, 32)),
+    ({"name": "resnet", "depth": 14, "width": 6}, (1, 28, 28)),
+    ({"name": "resnet18", "width": 4}, (3, 64, 64)),
 ]
 
 

@@ -1,0 +1,91 @@
+"""Residual networks: of any depth for small images, and ResNet-18."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2psim.base import Count, Shape
+from p2psim.errors import InputError
+from p2psim.layers import (
+    Convolution,
+    Layer,
+    Layered,
+    Linear,
+    MaxPool,
+    Mean,
+    Norm,
+    NormKind,
+    Residual,
+    images,
+)
+from p2psim.registry import plugin
+
+
+@dataclass(kw_only=True, eq=False)
+class Blocks(Layered):
+    """What residual networks share."""
+
+    norm: NormKind = "evonorm"
+    groups: Count = 2
+    zero_scale: bool = False
+
+    def conv(self, channels: int, kernel: int = 3, stride: int = 1) -> Convolution:
+        return Convolution(channels, kernel, stride, bias=False, normal=True)
+
+    def stages(self, width: int, stages: int, blocks: int, entering: int) -> list[Layer]:
+        """So many basic blocks in each; from the second stage on half the sides, twice `width`."""
+        layers: list[Layer] = []
+        for number in range(stages * blocks):
+            channels = width << number // blocks
+            stride = 2 if number >= blocks and number % blocks == 0 else 1
+            main = [
+                *(self.conv(channels, stride=stride), Norm(self.norm, self.groups)),
+                *(self.conv(channels), Norm(self.norm, self.groups, zero=self.zero_scale)),
+            ]
+            changes = stride > 1 or channels != entering
+            norm = Norm(self.norm, self.groups, shortcut=True)
+            shortcut = [self.conv(channels, 1, stride), norm] if changes else []
+            layers.append(Residual(main, shortcut))
+            entering = channels
+        return layers
+
+
+@plugin("model", "resnet", "He et al. 2016, section 4.2; Aketi, Kodge & Roy 2022, section 5")
+class ResNet(Blocks):
+    """Depth 6n + 2 for small images: a 3 x 3 stem, three stages of n = int((depth - 2) / 6) blocks.
+
+    The stages have width, 2 width and 4 width channels; then the mean over all pixels and one
+    dense layer. For CIFAR-10 and norm = "evonorm" or "range-evonorm": 273,258 parameters with
+    depth = 20, 760,458 with the papers' depth = 54 (n = 8). Blocks: conv 3 x 3 - norm - conv 3 x 3
+    - norm, plus x; a 1 x 1 convolution and a norm on x where the shape changes; nothing follows
+    the sum. Norms without a nonlinearity of their own have ReLU behind them, except on x.
+    `zero_scale`: each block's last norm starts with a scale of 0. Convolutions have no bias and
+    start from N(0, 2 / (k^2 channels out)).
+    """
+
+    depth: Count = 20
+    width: Count = 16
+
+    def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
+        images("resnet", inputs, least=4)
+        blocks = (self.depth - 2) // 6
+        if blocks < 1:
+            raise InputError(f"model.depth = {self.depth}: give 8 or more, 6n + 2 as a rule")
+        stem = [self.conv(self.width), Norm(self.norm, self.groups)]
+        return [*stem, *self.stages(self.width, 3, blocks, self.width), Mean(), Linear(outputs)]
+
+
+@plugin("model", "resnet18", "He et al. 2016, table 1")
+class ResNet18(Blocks):
+    """ResNet-18 for images such as Imagenette's: four stages of two blocks, 64 to 512 channels.
+
+    The stem is a 7 x 7 convolution with stride 2, a norm and a 3 x 3 max-pooling with stride 2.
+    Blocks, norms and initialization as in `resnet`.
+    """
+
+    width: Count = 64
+
+    def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
+        images("resnet18", inputs, least=32)
+        stem = [self.conv(self.width, 7, 2), Norm(self.norm, self.groups), MaxPool(3)]
+        return [*stem, *self.stages(self.width, 4, 2, self.width), Mean(), Linear(outputs)]

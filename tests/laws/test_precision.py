@@ -1,0 +1,247 @@
+"""Eight bits: I18, the quantizers against their formulas, and what the layers do with them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from p2psim import norms, precision, registry
+from p2psim.errors import InputError
+from p2psim.precision import Exact, Int8, lower
+from tests.running import Table, quadratic_table, quadratics, run_here
+
+KINDS = ["batch", "group", "evonorm", "range-bn", "range-evonorm"]
+DIGITS: Table = {
+    "name": "test",
+    "peers": 4,
+    "rounds": 6,
+    "data": {"name": "digits", "batch_size": 16},
+    "model": {"name": "convnet", "channels": [4, 8], "norm": "range-evonorm"},
+    "learning": {"precision": "int8", "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}},
+    "algorithm": {"name": "choco-sgd", "gamma": 1.0, "compressor": "affine-8"},
+    "topology": {"name": "ring"},
+    "eval": {"every": 3},
+}
+
+
+def tensor(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Standard Gaussian numbers in float64."""
+    made: torch.Tensor = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+    return made
+
+
+def spread(module: nn.Module) -> nn.Module:
+    """Parameters that are not all 0 or 1."""
+    for number, p in enumerate(module.parameters()):
+        p.data += 0.3 * tensor(*p.shape, seed=number + 9)
+    return module
+
+
+class Block(nn.Module):
+    """conv - norm - conv - norm, plus x: with stride 2 through another convolution and norm."""
+
+    def __new__(cls, kind: str, stride: int) -> Any:
+        main = nn.Sequential(
+            nn.Conv2d(4, 6, 3, stride, 1, bias=False),
+            norms.make(kind, 6, 2),
+            nn.Conv2d(6, 6, 3, 1, 1),
+            norms.make(kind, 6, 2),
+        )
+        shortcut = nn.Sequential(nn.Conv2d(4, 6, 1, stride, bias=False), norms.make(kind, 6, 2))
+        return norms.Residual(main, shortcut)
+
+
+IMAGES, ROWS = (5, 4, 8, 8), (5, 7, 12)
+LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "conv": (lambda: nn.Conv2d(4, 6, 3, 2, 1), IMAGES),
+    "conv-plain": (lambda: nn.Conv2d(4, 6, 3, bias=False), IMAGES),
+    "conv-in-groups": (lambda: nn.Conv2d(4, 6, 3, padding=2, dilation=2, groups=2), IMAGES),
+    "conv-1d": (lambda: nn.Conv1d(7, 3, 3, padding=1), ROWS),
+    "linear": (lambda: nn.Linear(12, 5), (9, 12)),
+    "linear-plain": (lambda: nn.Linear(12, 5, bias=False), (9, 12)),
+    "linear-on-rows": (lambda: nn.Linear(12, 5), ROWS),
+    "layer-norm": (lambda: nn.LayerNorm(12), ROWS),
+    **{kind: (lambda kind=kind: norms.make(kind, 4, 2), IMAGES) for kind in KINDS},
+    **{f"block-{kind}": (lambda kind=kind: Block(kind, 1), IMAGES) for kind in KINDS},
+    **{f"halving-{kind}": (lambda kind=kind: Block(kind, 2), IMAGES) for kind in KINDS},
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_with_identities_for_quantizers_it_is_autograd(name: str) -> None:
+    make, shape = LAYERS[name]
+    plain = spread(make().double())
+    split = lower(copy.deepcopy(plain), Exact)
+    assert type(split) is not type(plain) or name.startswith(("block", "halving"))
+    found = []
+    for module in (plain, split):
+        x = tensor(*shape, seed=1).requires_grad_()
+        y = module(x)
+        (y * tensor(*y.shape, seed=2)).sum().backward()
+        found.append([y, x.grad, *(p.grad for p in module.parameters())])
+        module.eval()
+        found[-1].append(module(x))
+    for wanted, got in zip(*found, strict=True):
+        assert wanted.shape == got.shape
+        assert (got - wanted).norm() <= 1e-12 * wanted.norm()
+
+
+@pytest.mark.parametrize("name", ["resnet", "vgg11"])
+def test_whole_networks_with_identities_are_autograd(name: str) -> None:
+    given: Table = {"norm": "range-evonorm", **({"head": "hidden"} if name == "vgg11" else {})}
+    plain = registry.names("model")[name](**given).build((3, 32, 32), 10).double()
+    split = lower(copy.deepcopy(plain), Exact)
+    shapes = [p.shape for p in plain.parameters()]
+    assert shapes == [p.shape for p in split.parameters()]
+    grads = []
+    for module in (plain, split):
+        torch.manual_seed(3)  # dropout
+        loss = module(tensor(2, 3, 32, 32)).square().mean()
+        grads.append(torch.autograd.grad(loss, list(module.parameters())))
+    for wanted, got in zip(*grads, strict=True):
+        assert (got - wanted).norm() <= 1e-12 * wanted.norm()
+
+
+def q(x: Any, low: float, high: float) -> Any:
+    """The quantizer, entry by entry in NumPy."""
+    sigma = max((high - low) / 255, 1e-8)
+    return np.clip(np.round((x - low) / sigma), 0, 255) * sigma + low
+
+
+def test_i18_error_idempotence_and_constants() -> None:
+    for scale in (1e-3, 1.0, 1e4):
+        x = scale * tensor(1000)
+        made = Int8.tensor(x)
+        sigma = float(x.max() - x.min()) / 255
+        assert (made - x).abs().max() <= sigma / 2 * (1 + 1e-12)
+        assert torch.equal(Int8.nearest(made, *x.aminmax()), made)
+        assert np.allclose(made, q(x.numpy(), float(x.min()), float(x.max())), rtol=1e-13, atol=0)
+        assert len(set(made.tolist())) <= 256
+    assert torch.equal(Int8.tensor(torch.full((9,), 0.3)), torch.full((9,), 0.3))
+
+
+def test_gradients_are_rounded_without_bias() -> None:
+    torch.manual_seed(0)
+    g = tensor(40)
+    sigma = float(g.max() - g.min()) / 255
+    draws = torch.stack([Int8.gradient(g) for _ in range(4000)])
+    assert (draws - g).abs().max() < sigma * (1 + 1e-9)
+    inside = (g > g.min() + sigma) & (g < g.max() - sigma)  # next to the ends the clamp shows
+    # One draw has at most sigma / 2 of deviation: five of the mean's.
+    assert ((draws.mean(0) - g).abs()[inside] < 5 * sigma / 2 / math.sqrt(4000)).all()
+    nearest = torch.stack([Int8.tensor(g) for _ in range(2)])
+    assert torch.equal(*nearest)
+
+
+def test_a_layer_takes_quantized_inputs_weights_and_gradients(monkeypatch: Any) -> None:
+    noiseless = lambda g: precision.affine(g, *g.aminmax())  # noqa: E731
+    monkeypatch.setattr(Int8, "gradient", staticmethod(noiseless))
+    layer = nn.Linear(12, 5).double()
+    x, up = tensor(9, 12, seed=1).requires_grad_(), tensor(9, 5, seed=2)
+    y = lower(copy.deepcopy(layer), Int8)(x)
+    lowered_grads = torch.autograd.grad((y * up).sum(), x)
+    a, w, b = x.detach().numpy(), layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    qx = q(a, a.min(axis=1).mean(), a.max(axis=1).mean())
+    qw, g = q(w, w.min(), w.max()), up.numpy()
+    assert np.abs(y.detach().numpy() - (qx @ qw.T + q(b, b.min(), b.max()))).max() < 1e-12
+    assert np.abs(lowered_grads[0].numpy() - q(g, g.min(), g.max()) @ qw).max() < 1e-12
+    module = lower(copy.deepcopy(layer), Int8)
+    gw, gb = torch.autograd.grad((module(x) * up).sum(), list(module.parameters()))
+    assert np.abs(gw.numpy() - g.T @ qx).max() < 1e-12  # the gradient of weights is not quantized
+    assert np.abs(gb.numpy() - g.sum(axis=0)).max() < 1e-12
+
+
+def test_running_ranges_are_used_in_evaluation_and_are_no_parameters() -> None:
+    layer = lower(nn.Linear(6, 2))
+    known = precision.Activation(Int8)
+    first, second = torch.rand(4, 6), 3 * torch.rand(4, 6)
+    known(first)
+    known(second)
+    bounds = [np.array([x.min(1).values.mean(), x.max(1).values.mean()]) for x in (first, second)]
+    expected = 0.1 * bounds[0] + 0.9 * bounds[1]
+    assert np.allclose([known.low, known.high], expected, rtol=1e-6)
+    known.eval()
+    assert np.allclose(known(first), q(first.numpy(), *expected), atol=1e-6)
+    assert np.allclose([known.low, known.high], expected, rtol=1e-6)
+    assert len(list(layer.parameters())) == 2
+    assert {name for name, _ in layer.named_buffers()} == {"taken.low", "taken.high"}
+
+
+def test_norms_by_their_formulas() -> None:
+    x = tensor(3, 4, 8, 8).numpy() * 2 + 0.5
+    gamma, beta, v = (tensor(4, seed=s).numpy().reshape(1, 4, 1, 1) for s in (1, 2, 3))
+    by_group = x.reshape(3, 2, 2 * 64)
+    groups = {"evonorm": np.sqrt(by_group.var(-1) + 1e-5)}
+    cut = by_group.reshape(3, 2, 16, 8)  # 16 chunks of 8
+    kappa = 0.54021 / math.sqrt(2 * math.log(8))
+    groups["range-evonorm"] = (cut.max(-1).mean(-1) - cut.min(-1).mean(-1)) * kappa + 1e-5
+    gates = {
+        "evonorm": 1 / (1 + np.exp(-v * x)),
+        "range-evonorm": np.clip((v * x + 3) / 6, 0, 1),
+    }
+    wanted = {
+        kind: gamma * x * gates[kind] / np.repeat(groups[kind], 2, axis=1)[:, :, None, None] + beta
+        for kind in groups
+    }
+    axes = (0, 2, 3)
+    reach = (x.max(axes) - x.min(axes)) / math.sqrt(2 * math.log(3 * 64)) + 1e-5
+    middle = x - x.mean(axes, keepdims=True)
+    wanted["range-bn"] = gamma * middle / reach.reshape(1, 4, 1, 1) + beta
+    for kind, value in wanted.items():
+        norm = norms.make(kind, 4, 2).double()
+        for name, p in norm.named_parameters():
+            p.data = torch.from_numpy({"weight": gamma, "bias": beta, "v": v}[name].reshape(-1))
+        got = norm(torch.from_numpy(x)).detach().numpy()
+        assert np.abs(got - value).max() < 2e-4 * np.abs(value).max(), kind
+
+
+def test_range_of_gaussians_is_about_their_deviation() -> None:
+    for n, share in ((16 * 16, 0.81), (16 * 128, 0.90), (16 * 2048, 0.95)):
+        norm = norms.RangeEvoNorm(1, 1).double()
+        scale = norm.scale(tensor(200, 1, n // 16, 16)).mean()
+        assert abs(float(scale) - share) < 0.02
+
+
+def test_range_bn_evaluates_with_its_own_running_statistics() -> None:
+    norm = norms.RangeBatchNorm(3).double()
+    for seed in range(60):
+        norm(2 * tensor(8, 3, 5, 5, seed=seed) + 1)
+    norm.eval()
+    x = 2 * tensor(8, 3, 5, 5, seed=99) + 1
+    one, all_of_them = norm(x[:1]), norm(x)
+    assert torch.equal(one, all_of_them[:1])
+    norm.train()
+    assert (norm(x) - all_of_them).abs().max() < 0.5
+    assert not torch.equal(norm(x[:1]), one)
+
+
+def test_an_int8_run_repeats_and_differs_from_fp32(tmp_path: Path) -> None:
+    one, two = run_here(DIGITS, tmp_path), run_here(DIGITS, tmp_path)
+    assert one.datasets() == two.datasets()
+    full = {**DIGITS, "learning": {**DIGITS["learning"], "precision": "fp32"}}
+    other = run_here(full, tmp_path)
+    gap = np.linalg.norm(one.x - other.x) / np.linalg.norm(other.x)
+    assert 0 < gap < 0.3
+    assert one.x.shape == other.x.shape  # ranges are not among what is gossiped
+
+
+def test_what_has_no_layers_is_refused(tmp_path: Path) -> None:
+    table = quadratic_table(quadratics(4), tmp_path, "d-psgd")
+    table["learning"]["precision"] = "int8"
+    with pytest.raises(InputError, match=r"precision = 'int8': model 'vector' has no layer"):
+        run_here(table, tmp_path)
+
+
+def test_what_is_not_known_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 3), nn.GELU())
+    made = lower(module)
+    assert type(made[0]) is nn.Embedding  # type: ignore[index]
+    assert made(torch.tensor([[1, 2]])).shape == (1, 3)
