@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "rng", "heap"],
     ["base", "clock"],
-    ["registry", "tables", "vectors", "weights", "datafiles", "unpickle"],
+    ["registry", "tables", "vectors", "weights", "datafiles", "unpickle", "crops"],
     ["push_sum", "max_norm", "fastest", "messages", "descent", "norms"],
     ["layers", "precision"],
     ["config", "settings"],
@@ -43,11 +43,13 @@ DOORS = {
     "networkx": {"topology"},
     "torch": {
         *("snapshot", "peer", "evaluation", "learning", "models", "data", "base", "vectors"),
-        *("layers", "norms", "precision"),
+        *("layers", "norms", "precision", "crops"),
     },
     "matplotlib": {"plots", "timeline"},
+    "PIL": {"data"},
 }
-LIGHT = ("torch", "mpi4py", "sklearn", "scipy", "matplotlib", "pooch")  # never at import
+# Never at import.
+LIGHT = ("torch", "mpi4py", "sklearn", "scipy", "matplotlib", "pooch", "PIL", "transformers")
 FILES = sorted((ROOT / "p2psim").rglob("*.py"))
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from p2psim import unpickle
 from p2psim.base import Data, Indices
+from p2psim.crops import crop
 from p2psim.datafiles import data_folder, fetch_cure, find_file
 from p2psim.errors import InputError
 from p2psim.registry import plugin
@@ -21,7 +22,7 @@ TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST = "test_batch"
 PLACES = ("cifar10/cifar-10-batches-py", "cifar-10-batches-py")
 CURE = fetch_cure("cifar10")
-PADDING = 4  # black pixels on each side, of which a random crop shows some
+FRAME = 4  # black pixels on each side, of which a random crop shows some
 # Red, green and blue of the training pixels in 0..1.
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32).reshape(3, 1, 1)
 STD = np.array([0.2470, 0.2435, 0.2616], np.float32).reshape(3, 1, 1)
@@ -68,38 +69,10 @@ class CIFAR10(Data):
         return images.reshape(-1, *self.shape), labels
 
     def augment(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Crop (batch, 3, 32, 32) at random out of a black frame of 4 pixels; mirror every other.
-
-        Source: He et al. 2016, section 4.2.
-        """
+        """Crop (batch, 3, 32, 32) at random out of a black frame of 4 pixels; mirror every other."""
         if not self.augmentation:
             return inputs
-        import torch
-
-        batch, _, height, width = inputs.shape
-        offsets = rng.integers(0, 2 * PADDING + 1, (2, batch, 1))
-        rows = offsets[0] + np.arange(height)
-        columns = offsets[1] + np.arange(width)
-        columns = np.where(rng.random((batch, 1)) < 0.5, columns[:, ::-1], columns)
-        place = torch.from_numpy(rows), torch.from_numpy(columns)
-        y, x = (index.to(inputs.device) for index in place)
-        sample = torch.arange(batch, device=inputs.device).reshape(batch, 1, 1)
-        # An index on each side of the channels' slice: torch puts the channels last.
-        return (
-            self._framed(inputs)[sample, :, y[:, :, None], x[:, None, :]]
-            .movedim(-1, 1)
-            .contiguous()
-        )
-
-    def _framed(self, inputs: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        black = torch.as_tensor(self.shift, dtype=inputs.dtype, device=inputs.device)
-        batch, channels, height, width = inputs.shape
-        size = (batch, channels, height + 2 * PADDING, width + 2 * PADDING)
-        framed = black.expand(size).clone()
-        framed[:, :, PADDING:-PADDING, PADDING:-PADDING] = inputs
-        return framed
+        return crop(inputs, rng, FRAME, self.shift)
 
 
 def find(name: str) -> Path:

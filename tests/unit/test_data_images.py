@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import pickle
 import struct
@@ -189,6 +190,16 @@ def test_cifar_augmentation_is_a_crop_out_of_a_black_frame(home: Path) -> None:
     assert len({(dy, dx) for dy, dx, _ in moves}) > 8
     plain = opened("cifar10", augmentation=False)
     assert plain.augment(values, rng.generator(1, "augment")) is values
+
+
+def test_cifar_augmentation_is_pinned() -> None:
+    import torch
+
+    values = rng.generator(3, "pin").standard_normal((50, 3, 32, 32)).astype(np.float32)
+    data = registry.names("data")["cifar10"]()
+    made = data.augment(torch.from_numpy(values), rng.generator(1, "augment"))
+    digest = hashlib.sha256(made.numpy().tobytes()).hexdigest()
+    assert digest == "921873d6895e88244c4938a67da83a2267dc3ccc67b55a10eb830f494b60dc95"
 
 
 def find_crop(frame: Any, image: Any, crop: Any) -> tuple[int, int, bool]:

@@ -1,0 +1,44 @@
+"""Random crops and mirror images of a minibatch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def crop(inputs: torch.Tensor, rng: np.random.Generator, frame: int, color: Any) -> torch.Tensor:
+    """Crops at random out of images in a frame, every other one mirrored.
+
+    inputs: (batch, channels, height, width); the crops have the same shape. frame: its pixels on
+    each side. color: its values, an array that broadcasts over an image. Source: He et al. 2016,
+    section 4.2.
+    """
+    import torch
+
+    batch, _, height, width = inputs.shape
+    offsets = rng.integers(0, 2 * frame + 1, (2, batch, 1))
+    rows = offsets[0] + np.arange(height)
+    columns = offsets[1] + np.arange(width)
+    columns = np.where(rng.random((batch, 1)) < 0.5, columns[:, ::-1], columns)
+    place = torch.from_numpy(rows), torch.from_numpy(columns)
+    y, x = (index.to(inputs.device) for index in place)
+    sample = torch.arange(batch, device=inputs.device).reshape(batch, 1, 1)
+    # An index on each side of the channels' slice: torch puts the channels last.
+    crops = framed(inputs, frame, color)[sample, :, y[:, :, None], x[:, None, :]]
+    return crops.movedim(-1, 1).contiguous()
+
+
+def framed(inputs: torch.Tensor, frame: int, color: Any) -> torch.Tensor:
+    """The images (batch, channels, height, width) with `frame` pixels of a color on each side."""
+    import torch
+
+    batch, channels, height, width = inputs.shape
+    size = (batch, channels, height + 2 * frame, width + 2 * frame)
+    fill = torch.as_tensor(color, dtype=inputs.dtype, device=inputs.device)
+    made = fill.expand(size).clone()
+    made[:, :, frame : frame + height, frame : frame + width] = inputs
+    return made
