@@ -69,7 +69,7 @@ class CIFAR10(Data):
         return images.reshape(-1, *self.shape), labels
 
     def augment(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Crop (batch, 3, 32, 32) at random out of a black frame of 4 pixels; mirror every other."""
+        """Crop (batch, 3, 32, 32) at random out of a black frame of 4 pixels; mirror some."""
         if not self.augmentation:
             return inputs
         return crop(inputs, rng, FRAME, self.shift)
