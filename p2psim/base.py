@@ -320,6 +320,7 @@ class Data:
     shape: Shape  # of one sample
     outputs: int  # of the model
     classes: int  # 0 for regression
+    vocabulary: int = 0  # of token ids; 0: entries are numbers
     loss: str = "cross-entropy"  # or "logistic" (one logit, classes 0 and 1), "half-squared"
     scale: Any = 1.0  # a number, or an array that broadcasts over a sample
     shift: Any = 0.0

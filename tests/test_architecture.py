@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "rng", "heap"],
     ["base", "clock"],
-    ["registry", "tables", "vectors", "weights", "datafiles", "unpickle", "crops"],
+    ["registry", "tables", "vectors", "weights", "datafiles", "unpickle", "crops", "text"],
     ["push_sum", "max_norm", "fastest", "messages", "descent", "norms"],
     ["layers", "precision"],
     ["config", "settings"],
@@ -46,6 +46,7 @@ DOORS = {
         *("layers", "norms", "precision", "crops"),
     },
     "matplotlib": {"plots", "timeline"},
+    "transformers": {"text"},
     "PIL": {"data"},
 }
 # Never at import.

@@ -1,0 +1,69 @@
+"""AG News, from the csv files as they are published."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from p2psim.datafiles import data_folder, fetch_cure, find_file, reading
+from p2psim.registry import plugin
+from p2psim.text import TextData
+
+# What `p2psim data fetch` writes comes first, so that fetching cures damage anywhere.
+PLACES = ("ag-news", "ag_news", "ag_news_csv", "ag_news/ag_news_csv")
+TRAIN, TEST = "train.csv", "test.csv"
+CURE = fetch_cure("ag-news")
+
+
+@plugin("data", "ag-news", source="Zhang, Zhao & LeCun 2015")
+class AGNews(TextData):
+    """120,000 + 7,600 news in 4 classes (world, sports, business, science and technology).
+
+    A sample is the first `length` token ids (int32) of title and description, filled up with 0.
+    Tokens are words and punctuation marks in lower case: id 0 is padding, 1 an unknown word, then
+    come the most frequent words of the training file, up to `vocabulary` ids in all. `tokenizer`,
+    a local folder with a tokenizer of Hugging Face, takes their place. `file`: the training file
+    in the data set's folder; the test set is always test.csv.
+    """
+
+    file: str = TRAIN
+
+    outputs = 4
+    classes = 4
+
+    def open(self, folder: str) -> None:
+        """Find both files, read the training file; InputError if one is missing or damaged."""
+        self._paths = {"train": find(self.file), "test": find(TEST)}
+        super().open(folder)
+
+    def rows(self, part: str) -> Iterator[tuple[int, str]]:
+        return read_rows(self._paths[part])
+
+
+def find(name: str) -> Path:
+    """A file of the data set, in any of the known places."""
+    return find_file((data_folder() / place / name for place in PLACES), "ag-news", CURE)
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, str]]:
+    """Class (from 0) and text of each row. InputError where the file is damaged."""
+    with reading(path, CURE) as stream:
+        rows = csv.reader(io.TextIOWrapper(stream, "utf-8", newline=""), strict=True)
+        try:
+            for row in rows:
+                yield sample(row, rows.line_num)
+        except csv.Error as error:
+            raise ValueError(f"line {rows.line_num}: {error}") from None
+        if not rows.line_num:
+            raise ValueError("it is empty")
+
+
+def sample(row: list[str], line: int) -> tuple[int, str]:
+    """Class and text of one row; ValueError where it is not one."""
+    if len(row) != 3:
+        raise ValueError(f"line {line} has {len(row)} fields in place of class, title, description")
+    if row[0] not in ("1", "2", "3", "4"):
+        raise ValueError(f"line {line} has the class {row[0][:20]!r} where 1 to 4 are allowed")
+    return int(row[0]) - 1, f"{row[1]} {row[2]}"
