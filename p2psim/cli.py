@@ -164,7 +164,7 @@ def data() -> None:
 @data.command()
 @click.argument("name")
 def fetch(name: str) -> None:
-    """Download a data set (mnist, cifar10) into $P2PSIM_DATA and check it."""
+    """Download mnist, cifar10, imagenette or ag-news into $P2PSIM_DATA and check it."""
     from p2psim.data import fetch as fetching
 
     click.echo(fetching.fetch(name))

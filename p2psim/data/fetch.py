@@ -19,11 +19,15 @@ Progress: TypeAlias = Callable[[str, int, int], None]  # file, bytes so far, byt
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set is published, and the sha256 of each of its files."""
+    """Where a data set is published, and the checksum of each of its files.
+
+    Checksums are sha256, or md5 with "md5:" before it where no other is published.
+    """
 
     url: str
     files: Mapping[str, str]
-    archive: tuple[str, str] | None = None  # name and sha256 of the one download that holds them
+    archive: tuple[str, str] | None = None  # name and checksum of the one download that holds them
+    folder: str = ""  # that the archive is taken whole as, where the files in it are not known
 
 
 SETS = {
@@ -71,6 +75,26 @@ SETS = {
             "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
         ),
     ),
+    "imagenette": Source(
+        "https://s3.amazonaws.com/fast-ai-imageclas",
+        {},
+        ("imagenette2-160.tgz", "md5:e793b78cc4c9e9a4ccc0c1155377a412"),
+        "imagenette2-160",
+    ),
+    "ag-news": Source(
+        "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv",
+        {
+            "train.csv": "76a0a2d2f92b286371fe4d4044640910a04a803fdd2538e0f3f29a5c6f6b672e",
+            "test.csv": "521465c2428ed7f02f8d6db6ffdd4b5447c1c701962353eb2c40d548c3c85699",
+        },
+    ),
+}
+# What cannot be checked is not fetched: the user takes the responsibility, with these words.
+UNCHECKED = {
+    "senteval-length": (
+        "download https://raw.githubusercontent.com/facebookresearch/SentEval/main/data/probing/"
+        "sentence_length.txt yourself, into the folder senteval in P2PSIM_DATA"
+    ),
 }
 
 
@@ -87,10 +111,12 @@ def fetch(
     or directly. All or nothing: files come into place only once all are there and right.
     InputError if they cannot be had.
     """
+    if name in UNCHECKED:
+        raise InputError(f"{name} has no published checksum to fetch it by; {UNCHECKED[name]}")
     if name not in SETS:
         raise InputError(f"no data set {name!r} to fetch; {suggest(name, SETS)}")
     source, target = SETS[name], (folder or data_folder()) / name
-    missing = [file for file, digest in source.files.items() if sha256(target / file) != digest]
+    missing = lacking(source, target)
     if not missing:
         return target
     mirror = base_url or os.environ.get("P2PSIM_MIRROR")
@@ -100,8 +126,7 @@ def fetch(
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as staging:
             collect(source, missing, bases, Path(staging), progress)
             for file in missing:
-                (target / file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(Path(staging) / file, target / file)
+                place(Path(staging), file, target)
     except OSError as error:
         raise InputError(
             f"{name} cannot be written to {str(target)!r} ({error}); free the disk or set "
@@ -110,12 +135,44 @@ def fetch(
     return target
 
 
-def sha256(path: Path) -> str:
-    """The file's checksum; "" if there is no such file."""
+def lacking(source: Source, target: Path) -> list[str]:
+    """What is missing or wrong in a data set's folder.
+
+    A folder that was taken whole has a list beside it: all that it held then must be there.
+    """
+    if not source.folder:
+        return [file for file, digest in source.files.items() if not right(target / file, digest)]
+    folder, listing = target / source.folder, target / f"{source.folder}.list"
+    whole = listing.is_file() and set(listing.read_bytes().splitlines()) <= set(sizes(folder))
+    return [] if whole else [source.folder, listing.name]
+
+
+def right(path: Path, digest: str) -> bool:
+    """Whether there is such a file with this checksum."""
     if not path.is_file():
-        return ""
+        return False
+    algorithm, _, value = labeled(digest).partition(":")
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, algorithm).hexdigest() == value
+
+
+def labeled(digest: str) -> str:
+    """A checksum with its kind before it."""
+    return digest if ":" in digest else f"sha256:{digest}"
+
+
+def sizes(folder: Path) -> list[bytes]:
+    """A line with the size in bytes and the name of each file, in any depth."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [os.fsencode(f"{p.stat().st_size}\t{p.relative_to(folder)}") for p in files]
+
+
+def place(staging: Path, name: str, target: Path) -> None:
+    """Move a file or folder to where it belongs; what stood there goes away with `staging`."""
+    (target / name).parent.mkdir(parents=True, exist_ok=True)
+    if (target / name).is_dir():
+        os.replace(target / name, staging / f"{name}.old")
+    os.replace(staging / name, target / name)
 
 
 def collect(
@@ -132,13 +189,24 @@ def collect(
         return
     archive, digest = source.archive
     download(archive, digest, bases, staging, progress)
-    unpack(staging / archive, missing, staging)
+    unpack(staging / archive, [] if source.folder else missing, staging)
+    if source.folder:
+        take_whole(source.folder, archive, staging)
+        return
     for file in missing:
-        if sha256(staging / file) != source.files[file]:
+        if not right(staging / file, source.files[file]):
             raise InputError(f"{archive} holds another {file!r} than the one published; {RETRY}")
 
 
 RETRY = "try again, or name another mirror with P2PSIM_MIRROR"
+
+
+def take_whole(folder: str, archive: str, staging: Path) -> None:
+    """Write the list of what an unpacked folder holds beside it. InputError if it is not there."""
+    listing = sizes(staging / folder)
+    if not listing:
+        raise InputError(f"{archive} holds no files in {folder!r} as the one published; {RETRY}")
+    (staging / f"{folder}.list").write_bytes(b"\n".join(listing))
 
 
 def download(
@@ -153,7 +221,7 @@ def download(
         url = f"{base}/{file}"
         get = pooch.HTTPDownloader(progressbar=bar, timeout=30)
         try:
-            pooch.retrieve(url, f"sha256:{digest}", file, staging, downloader=get)
+            pooch.retrieve(url, labeled(digest), file, staging, downloader=get)
             return
         except OSError as error:  # requests' errors are among them
             answer = getattr(error, "response", None)
@@ -175,12 +243,15 @@ def reason(error: BaseException) -> str:
 
 
 def unpack(archive: Path, files: Sequence[str], folder: Path) -> None:
-    """Take these files out of a tar archive. InputError if it is damaged or holds other things."""
+    """Take these files, or all, out of a tar archive.
+
+    InputError if it is damaged or holds other things.
+    """
     import tarfile
 
     try:
         with tarfile.open(archive) as tar:
-            for file in files:
+            for file in files or tar:
                 tar.extract(file, folder, filter="data")  # no links or paths to outside
     except (tarfile.TarError, OSError, EOFError, KeyError, zlib.error) as error:
         said = str(error).strip("'\"")

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from p2psim import registry
-from p2psim.data import fetch as fetching
-from p2psim.data.fetch import SETS, Source, fetch
+from p2psim.data.fetch import SETS, Source, fetch, right
 from p2psim.datafiles import data_folder
 from p2psim.errors import InputError
 
@@ -210,11 +209,106 @@ def test_damaged_archive_leaves_nothing(
     monkeypatch.setitem(SETS, "toy", source)
     with pytest.raises(InputError, match="checksum differs"):
         fetch("toy", tmp_path / "data")
-    digest = fetching.sha256(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setitem(SETS, "toy", Source(source.url, source.files, ("all.tar.gz", digest)))
     with pytest.raises(InputError, match="cannot be unpacked"):
         fetch("toy", tmp_path / "data")
     assert left(tmp_path / "data") == []
+
+
+def whole(server: Server, members: dict[str, bytes], link: str = "") -> Source:
+    path = server.folder / "toy" / "all.tgz"
+    pack(path, members, link)
+    digest = f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}"
+    return Source(f"{server.url}/toy", {}, ("all.tgz", digest), "top")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in left(folder) if path.is_file() and path.suffix != ".list"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_whole_folder(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"top/a": b"one", "top/b/c": b"two"}
+    monkeypatch.setitem(SETS, "toy", whole(server, {**files, "beside": b"three"}))
+    folder = fetch("toy", tmp_path / "data")
+    assert contents(folder) == files
+    assert [path.name for path in left(tmp_path / "data")] == [
+        "toy",
+        "top",
+        "a",
+        "b",
+        "c",
+        "top.list",
+    ]
+    (folder / "top" / "own").write_text("more may be there")
+    assert fetch("toy", tmp_path / "data") == folder
+    assert server.asked == ["/toy/all.tgz"]
+    for harm in ((folder / "top" / "a").unlink, partial((folder / "top/b/c").write_text, "tw")):
+        harm()
+        fetch("toy", tmp_path / "data")
+        assert contents(folder) == files
+    assert len(server.asked) == 3
+    (folder / "top.list").unlink()  # then nobody knows whether it is whole
+    fetch("toy", tmp_path / "data")
+    assert len(server.asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("members", "link", "says"),
+    [
+        ({"top/a": b"one", "../out": b"two"}, "", "cannot be unpacked"),
+        ({"top/a": b""}, "/etc/hostname", "cannot be unpacked"),
+        ({"other/a": b"one"}, "", "holds no files in 'top'"),
+        ({}, "", "holds no files in 'top'"),
+    ],
+)
+def test_a_bad_whole_folder_leaves_all_as_it_was(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    members: dict[str, bytes],
+    link: str,
+    says: str,
+) -> None:
+    monkeypatch.setitem(SETS, "toy", whole(server, members, link))
+    (tmp_path / "data" / "toy" / "top").mkdir(parents=True)
+    (tmp_path / "data" / "toy" / "top" / "a").write_text("old")
+    before = left(tmp_path / "data")
+    with pytest.raises(InputError, match=says):
+        fetch("toy", tmp_path / "data")
+    assert left(tmp_path / "data") == before
+    assert (before[-1]).read_text() == "old"
+
+
+def test_a_wrong_md5_leaves_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = whole(server, {"top/a": b"one"})
+    pack(server.folder / "toy" / "all.tgz", {"top/a": b"two"})
+    monkeypatch.setitem(SETS, "toy", source)
+    with pytest.raises(InputError, match="checksum differs"):
+        fetch("toy", tmp_path / "data")
+    assert left(tmp_path / "data") == []
+    sums = {"one.gz": f"md5:{hashlib.md5(FILES['one.gz']).hexdigest()}"}
+    monkeypatch.setitem(SETS, "toy", Source(source.url, sums))
+    assert contents(fetch("toy", tmp_path / "data")) == {"one.gz": FILES["one.gz"]}
+    asked = len(server.asked)
+    fetch("toy", tmp_path / "data")
+    assert len(server.asked) == asked
+
+
+def test_what_has_no_checksum_is_not_fetched(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no published checksum.*sentence_length.txt.*senteval"):
+        fetch("senteval-length", tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_published_ag_news_is_recognized(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not REAL or not (Path(REAL) / "ag_news").is_dir():
+        pytest.skip("P2PSIM_DATA has no folder ag_news")
+    assert right(Path(REAL) / "ag_news" / "test.csv", SETS["ag-news"].files["test.csv"])
+    assert right(Path(REAL) / "ag_news" / "test.csv", "md5:d52ea96a97a2d943681189a97654912d")
 
 
 def test_published_mnist_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
