@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from p2psim import rng
+from p2psim import accounting, rng
 from p2psim.base import Data, LearningRule, LocalOptimizer, Shape, StragglerModel, Vector
 from p2psim.clock import Clock
 from p2psim.messages import Pool
@@ -152,6 +153,8 @@ class LocalOracle:
         self.l2 = learning.l2
         self.steps_per_epoch, self.epochs = scenario.steps_per_epoch, scenario.epochs
         self.rank = batches.rank
+        self.cost, self.precision = scenario.cost, learning.precision
+        self.energy = 0.0 if self.cost else math.nan  # mJ
         self.step_count = 0
         self.losses: list[float] = []
         self.alive: Callable[[], None] = lambda: None  # called in every step
@@ -244,6 +247,9 @@ class LocalOracle:
         self.clock.work(until)
         self.step_count += 1
         self.losses.append(loss)
+        if self.cost:
+            operations = accounting.operations(self.cost, len(targets), self.precision)
+            self.energy += operations.energy(self.precision)
         return g
 
     @property

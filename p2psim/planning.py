@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
+from p2psim.accounting import PICOJOULE, inference_memory, operations, traffic
+from p2psim.accounting import memory as training_memory
 from p2psim.forecast import forecast
 from p2psim.neighborhood import HEADER
 from p2psim.rehearsal import Rehearsal, Rehearsed, rehearse
 from p2psim.scenario import Scenario
+from p2psim.vectors import kept
 
 # Bytes (make bench-start): of a forked peer that holds nothing yet, and once on every node.
 PROCESS, SHARED = 25 * 2**20, 300 * 2**20
@@ -47,8 +51,62 @@ def plan(scenario: Scenario) -> dict[str, str]:
         "memory": f"about {memory(scenario, most, state) / 2**20:,.0f} MiB per peer, and "
         f"{SHARED >> 20} MiB on every node",
         "virtual time": virtual_time(scenario, rehearsed),
+        **account(scenario, max(batches)),
+        **as_published(scenario, most),
         **outlook(scenario),
     }
+
+
+def account(scenario: Scenario, b: int) -> dict[str, str]:
+    """Operations, energy and memory of a peer with minibatches of b samples; see accounting."""
+    said, cost, d = dict[str, str](), scenario.cost, scenario.parameters
+    used = scenario.experiment.learning.precision
+    if cost is not None:
+        both = {precision: operations(cost, b, precision) for precision in PICOJOULE}
+        mJ = {precision: done.energy(precision) for precision, done in both.items()}
+        mib = {precision: training_memory(cost, d, b, precision) / 2**20 for precision in both}
+        steps = scenario.rounds * scenario.experiment.learning.local_steps
+        said["operations"] = (
+            f"{cost.macs:,} MACs per sample; {both[used].adds:,} additions and "
+            f"{both[used].muls:,} multiplications per step of {b} samples in {used}"
+        )
+        said["energy"] = (
+            f"{four(mJ['fp32'])} mJ in fp32, {four(mJ['int8'])} mJ in int8 per step "
+            f"({mJ['fp32'] / mJ['int8']:.4g} times less); {mJ[used] * steps / 1000:,.4g} J per "
+            "peer in the run"
+        )
+        said["layer memory"] = (
+            f"{mib['fp32']:.2f} MiB in fp32, {mib['int8']:.2f} MiB in int8; without training "
+            f"{inference_memory(cost, d) / 2**20:.2f} MiB"
+        )
+    return said
+
+
+def four(value: float) -> str:
+    """To five digits, at most four of them behind the point."""
+    return f"{round(value, 4):.5g}"
+
+
+def as_published(scenario: Scenario, net: Rehearsal) -> dict[str, str]:
+    """A peer's traffic by the count of Aketi et al. 2022, where they have one, and the real one."""
+    compressor: Any = getattr(scenario.experiment.algorithm, "compressor", None)
+    name = getattr(compressor, "name", None)
+    if name not in ("identity", "affine-8", "top-k"):
+        return {}
+    sent, values = None, compressor
+    if name == "top-k":
+        sizes = [math.prod(shape) for shape in scenario.shapes]
+        sizes = sizes if compressor.per == "tensor" else [sum(sizes)]
+        sent = sum(kept(m, compressor.keep, compressor.k) for m in sizes)
+        values = compressor.values
+    steps = scenario.rounds * scenario.experiment.learning.consensus_steps
+    size = traffic(scenario.parameters, sent, steps) / 1e9
+    each = f"{steps:,} x " + ("4 (d + 1)" if sent is None else f"(6 x {sent:,} + 3)")
+    text = f"{size:.4g} GB (one message a step, {each} bytes)"
+    if values.name == "affine-8":
+        text = f"{size / 4:.4g} GB, a quarter of {text}"
+    real = net.bytes_sent / scenario.topology.period * scenario.rounds / 1e9
+    return {"as published": f"per peer in the run {text}; here {real:.4g} GB are sent"}
 
 
 def outlook(scenario: Scenario) -> dict[str, str]:
@@ -97,6 +155,6 @@ def virtual_time(scenario: Scenario, rehearsed: Rehearsed) -> str:
     if known is None:
         return "depends on who waits for whom; only a run tells"
     seconds, rounds = known
-    if rounds == scenario.rounds:
+    if rounds == scenario.rounds or not seconds:
         return f"{seconds:,.6g} s" if seconds else "none"
     return f"about {seconds / rounds * scenario.rounds:,.4g} s, by the first {rounds:,} rounds"

@@ -38,6 +38,7 @@ TRAIN = {
     "bytes_received": ("i8", "byte", "payload bytes received, cumulative"),
     "messages_sent": ("i8", "", "messages handed to the wire, cumulative"),
     "header_bytes": ("i8", "byte", "header bytes handed to the wire, cumulative"),
+    "energy": ("f8", "mJ", "of the gradients' operations, cumulative; NaN: the model has no count"),
 }
 EVAL = {
     "round": ("i8", "", "rounds completed, from 1; -1: not reached"),

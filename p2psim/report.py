@@ -34,7 +34,8 @@ class Measure:
     def cells(self) -> list[str]:
         """Mean, min, max and, of amounts, the sum; only the mean where there is one value."""
         spread = [self.values.min(), self.values.max()] if self.values.size > 1 else []
-        total = [self.values.sum()] if spread and self.unit in ("byte", "count") else []
+        amount = self.unit in ("byte", "count", "J")
+        total = [self.values.sum()] if spread and amount else []
         return [quantity(float(value), self.unit) for value in [self.mean, *spread, *total]]
 
 
@@ -60,6 +61,8 @@ def measures(run: Run) -> list[Measure]:
     made.append(Measure("payload sent", run.last("bytes_sent"), "byte"))
     made.append(Measure("messages sent", run.last("messages_sent"), "count"))
     made += [Measure("virtual time", run.last("time"), "s")] if run.timed else []
+    if "energy" in run.train and np.isfinite(energy := run.last("energy") / 1000).any():
+        made.append(Measure(f"energy in {run.precision}", energy, "J"))
     wall = run.last("wall")[run.done > 0].max(initial=0)
     rate = run.done.max() / wall if wall else np.nan
     made.append(Measure("wall time", np.array([wall]), "s"))
@@ -87,7 +90,7 @@ def quantity(value: float, unit: str = "") -> str:
         return f"{value / 1000**power:.4g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
     if unit == "count":
         return f"{value:,.0f}"
-    if unit == "s" or not 1e-3 <= abs(value) < 10:
+    if unit in ("s", "J") or not 1e-3 <= abs(value) < 10:
         return f"{value:.4g} {unit}".strip()
     return f"{value:.4f}"
 

@@ -164,6 +164,11 @@ class Run:
         return "loss" if rows and np.isnan(self.eval["accuracy"]).all() else "accuracy"
 
     @property
+    def precision(self) -> str:
+        """What gradients were computed in."""
+        return str(self.experiment["learning"].get("precision", "fp32"))
+
+    @property
     def timed(self) -> bool:
         """Whether virtual time passed."""
         return bool(np.nanmax(self.train["time"], initial=0) > 0)

@@ -19,6 +19,7 @@ from p2psim import config, rng, topology
 from p2psim.base import Indices, Model, Setting, Shape
 from p2psim.config import Experiment
 from p2psim.errors import InputError
+from p2psim.layers import Cost
 from p2psim.registry import find
 
 Raw = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets as the data set has them
@@ -130,6 +131,12 @@ class Scenario:
                 "choose another compute model"
             ) from None
         return 6.0 * macs * self.batch_size(rank)
+
+    @property
+    def cost(self) -> Cost | None:
+        """What the model's forward pass of a sample takes; None where it does not tell."""
+        data, tell = self.experiment.data, getattr(self.experiment.model, "cost", None)
+        return tell(data.shape, data.outputs) if tell else None
 
     @property
     def setting(self) -> Setting:

@@ -132,6 +132,7 @@ class Simulation:
             time=self.clock.now,
             wall=time.perf_counter() - self.began,
             loss=self.oracle.mean_loss(),
+            energy=self.oracle.energy,
             **{name: getattr(self.net, name) for name in COUNTERS},
         )
         self.log.own(self.round, {k: getattr(self.algorithm, k) for k in self.algorithm.records})
@@ -168,6 +169,7 @@ class Simulation:
                 "step": self.net.step,
                 "steps": self.oracle.step_count,
                 "losses": self.oracle.losses,
+                "energy": self.oracle.energy,
                 "time": self.clock.now,
                 "uplink": self.clock.uplink,
                 "events": self.schedule.events if self.schedule else 0,
@@ -195,6 +197,7 @@ class Simulation:
         for name in COUNTERS:
             setattr(self.net, name, numbers[name])
         self.oracle.step_count, self.oracle.losses = numbers["steps"], numbers["losses"]
+        self.oracle.energy = numbers["energy"]
         self.clock.now, self.clock.uplink = numbers["time"], numbers["uplink"]
         self.wall = numbers["wall"]
         if self.schedule:

@@ -13,7 +13,7 @@ FLOORS = [
     ["registry", "tables", "vectors", "weights", "datafiles", "unpickle", "crops", "text"],
     ["push_sum", "max_norm", "fastest", "messages", "descent", "norms"],
     ["layers", "precision"],
-    ["config", "settings"],
+    ["config", "settings", "accounting"],
     [
         *("algorithms", "compressors", "learning", "optimizers", "models", "data"),
         *("topology", "stragglers", "links", "wire"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim import unpickle
-from p2psim.base import Data, Indices
+from p2psim.base import Count, Data, Indices
 from p2psim.crops import crop
 from p2psim.datafiles import data_folder, fetch_cure, find_file
 from p2psim.errors import InputError
@@ -33,9 +34,12 @@ class CIFAR10(Data):
     """50,000 + 10,000 color images of 3 x 32 x 32 (0..255) in 10 classes, standardized by channel.
 
     `augmentation`: training images are moved by up to 4 pixels and mirrored, at random.
+    `train_samples`, `test_samples`: the first ones alone (all are in random order).
     """
 
     augmentation: bool = True
+    train_samples: Count | None = None
+    test_samples: Count | None = None
 
     shape = (3, 32, 32)
     outputs = 10
@@ -50,14 +54,20 @@ class CIFAR10(Data):
 
     def labels(self) -> Indices:
         # 400 kB, kept: they also say which batch holds which sample.
-        self._labels = self._labels or [read_labels(self._paths[name]) for name in TRAIN]
-        return np.concatenate(self._labels)
+        while self._missing():
+            self._labels.append(read_labels(self._paths[TRAIN[len(self._labels)]]))
+        return np.concatenate(self._labels)[: self.train_samples]
+
+    def _missing(self) -> bool:
+        """Whether another batch has labels that are asked for."""
+        known = sum(map(len, self._labels))
+        return len(self._labels) < len(TRAIN) and known < (self.train_samples or math.inf)
 
     def train(self, indices: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
         targets = self.labels()[indices]
         inputs = np.empty((indices.size, *self.shape), np.uint8)
         start = 0
-        for name, held in zip(TRAIN, self._labels, strict=True):
+        for name, held in zip(TRAIN, self._labels, strict=False):
             mine = (indices >= start) & (indices < start + held.size)
             if mine.any():
                 inputs[mine] = read_images(self._paths[name], indices[mine] - start)
@@ -66,7 +76,8 @@ class CIFAR10(Data):
 
     def test(self) -> tuple[NDArray[Any], NDArray[Any]]:
         images, labels = read_batch(self._paths[TEST])
-        return images.reshape(-1, *self.shape), labels
+        some = slice(self.test_samples)
+        return images[some].reshape(-1, *self.shape), labels[some]
 
     def augment(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Crop (batch, 3, 32, 32) at random out of a black frame of 4 pixels; mirror some."""

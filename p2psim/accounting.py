@@ -1,0 +1,79 @@
+"""What training costs on hardware that has 8 bits: operations, energy, memory, by counting layers.
+
+The account of Aketi, Kodge & Roy 2022, section 5: of a minibatch of b samples, with the energy of
+additions and multiplications by Horowitz 2014 (45 nm, pJ). Norms in shortcuts, biases and
+max-pooling are left out there, and here. A norm that has no row of its own there is counted as the
+one by range that is like it: batch and group norm as Range-BN, EvoNorm as Range-EvoNorm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2psim.layers import Cost
+
+PICOJOULE = {"fp32": (0.9, 3.7), "int8": (0.03, 0.2)}  # of an addition, of a multiplication
+BYTES = {"fp32": 4, "int8": 1}  # of an activation that is kept for the backward pass
+COPIES = 5  # x, gradient, momentum, x_hat, s: all of 4 bytes
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Additions and multiplications."""
+
+    adds: int
+    muls: int
+
+    def energy(self, precision: str) -> float:
+        """Millijoule."""
+        add, mul = PICOJOULE[precision]
+        return (self.adds * add + self.muls * mul) * 1e-9
+
+
+def operations(cost: Cost, b: int, precision: str, training: bool = True) -> Operations:
+    """Of one iteration with b samples; of the forward pass alone without `training`."""
+    macs = (3 if training else 1) * b * cost.macs
+    adds, muls = macs + 2 * b * cost.added, macs
+    if training:
+        adds += b * (9 * cost.normed + 6 * cost.gated)
+        muls += b * (6 * cost.normed + 10 * cost.gated) + 7 * cost.channels + 5 * cost.gates
+    else:
+        adds += b * (3 * cost.normed + 2 * cost.gated)
+        muls += b * (2 * cost.normed + 4 * cost.gated) + 3 * cost.channels + 2 * cost.gates
+    adds += b * cost.pooled
+    muls += (2 if training else 1) * b * cost.means
+    if precision == "int8":
+        taken = b * cost.taken if training else 0
+        adds += 2 * (taken + cost.weights)
+        muls += 4 * (taken + cost.weights)
+    return Operations(adds, muls)
+
+
+def memory(cost: Cost, d: int, b: int, precision: str) -> int:
+    """Bytes of training with d parameters and b samples.
+
+    4 * 5 P, with P parameters without those that the paper does not count, and of every sample
+    a = 4 E + 2 E' + 2 S entries: E normed ones, E' of them with ReLU behind, S of skip sums. A
+    network without norms keeps what enters its layers, and its gradient: a = 2 taken.
+    """
+    kept = 4 * (cost.normed + cost.gated) + 2 * cost.normed + 2 * cost.added
+    kept = kept or 2 * cost.taken
+    return 4 * COPIES * counted(cost, d) + BYTES[precision] * b * kept
+
+
+def inference_memory(cost: Cost, d: int) -> int:
+    """Bytes of the parameters."""
+    return 4 * counted(cost, d)
+
+
+def counted(cost: Cost, d: int) -> int:
+    """P: d without a norm's third parameter and without shortcuts' norms."""
+    return d - cost.aside
+
+
+def traffic(d: int, sent: int | None, iterations: int) -> int:
+    """Bytes of a peer's run as the paper counts: one message an iteration, whatever the graph.
+
+    Dense (sent None): 4 (d + 1), the one being the push-sum weight; of `sent` entries: 6 sent + 3.
+    """
+    return iterations * (4 * (d + 1) if sent is None else 6 * sent + 3)
