@@ -62,7 +62,7 @@ def ours(inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[int], None]:
     data.shape = (784,)
     data.scale, data.shift = type(data).scale, type(data).shift
     model = FlatModel(ready, 0)
-    samples = Samples(data, (inputs.numpy(), targets.numpy()), torch.float32)
+    samples = Samples(data, (inputs.numpy(), targets.numpy()), torch.float32, "cpu")
     oracle = LocalOracle(ready, model, Batches(data, samples, BATCH, 1, 0), Clock())
     x = model.x
 

@@ -105,7 +105,13 @@ class Eval:
 
 @dataclass(kw_only=True)
 class Execution:
-    """[run]: how a run is carried out; none of it changes what comes out."""
+    """[run]: how a run is carried out; none of it changes what comes out, but for the device.
+
+    device: "cuda", "cpu", or "auto", a GPU where there is one. Its results have other bits than
+    those of the processor; that is why "cpu" stands here unless a GPU is asked for.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
 
     checkpoint_minutes: Positive = 10.0
     checkpoint_rounds: Count | None = None

@@ -41,7 +41,8 @@ class Evaluator:
     def use(self, inputs: Any, targets: Any) -> None:
         """Test on these samples from now on."""
         dtype = getattr(torch, self.scenario.experiment.model_section.dtype)
-        self.samples = Samples(self.scenario.experiment.data, (inputs, targets), dtype)
+        data, device = self.scenario.experiment.data, self.scenario.device
+        self.samples = Samples(data, (inputs, targets), dtype, device)
         self.counts = np.bincount(targets, minlength=self.classes) if self.classes else None
 
     def use_all(self) -> None:
@@ -93,7 +94,7 @@ class Evaluator:
                 loss += self.model.loss(outputs, targets).item() * len(targets)
                 if self.classes:
                     right = targets[predicted(outputs) == targets]
-                    hits += np.bincount(right.numpy(), minlength=self.classes)
+                    hits += np.bincount(right.cpu().numpy(), minlength=self.classes)
         self.model.module.train()
         regularizer = 0.5 * self.l2 * squared_norm(x) if self.l2 else 0.0
         return loss / max(1, part.stop - part.start) + regularizer, hits

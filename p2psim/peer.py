@@ -22,6 +22,14 @@ torch.set_num_threads(1)  # ranks share the cores; one thread also fixes the ord
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+def seed(key: int, device: str) -> None:
+    """What layers draw from now on follows from the key."""
+    # torch.manual_seed is for all devices; it formats a traceback for those that are not there.
+    torch.default_generator.manual_seed(key)
+    if device.startswith("cuda"):
+        torch.cuda.default_generators[torch.device(device).index].manual_seed(key)
+
+
 def logistic(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """log(1 + exp(-y z)) for one logit z and y = 2 target - 1, mean over the batch."""
     return functional.binary_cross_entropy_with_logits(outputs[:, 0], targets.to(outputs.dtype))
@@ -45,9 +53,8 @@ class FlatModel:
     def __init__(self, scenario: Scenario, rank: int) -> None:
         experiment, data = scenario.experiment, scenario.experiment.data
         dtype = getattr(torch, experiment.model_section.dtype)
-        # torch.manual_seed is for all devices; it formats a traceback for those that are not there.
         own = rank if experiment.model_section.init == "own" else 0
-        torch.default_generator.manual_seed(rng.key(experiment.head.seed, "init", own))
+        seed(rng.key(experiment.head.seed, "init", own), "cpu")  # where it is built in any case
         module = experiment.model.build(data.shape, data.outputs)
         if experiment.learning.precision == "int8":
             from p2psim.precision import lower
@@ -56,16 +63,24 @@ class FlatModel:
         self.module = module.to(dtype)
         self.parameters: list[torch.Tensor] = list(self.module.parameters())
         self.criterion = LOSSES[data.loss]
-        x = torch.cat([p.detach().reshape(-1) for p in self.parameters])
-        self.x: Vector = x.numpy()
+        self.device = scenario.device
+        self.host = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        if torch.cuda.is_available() and self.device != "cpu":
+            self.host = self.host.pin_memory()
+        self.x: Vector = self.host.numpy()
         first = data.initial(rank)
         if first is not None:
             np.copyto(self.x, first, casting="same_kind")
-        self.g = torch.zeros_like(x)
+        self.there = self.host
+        if self.device != "cpu":  # a copy of x on the device, and a place for g to come back to
+            self.module.to(self.device)
+            self.there = self.host.to(self.device, copy=True)
+            self.returned = torch.empty_like(self.host, pin_memory=self.host.is_pinned())
+        self.g = torch.zeros_like(self.there)
         start = 0
         for p in self.parameters:
             stop = start + p.numel()
-            p.data = x[start:stop].view(p.shape)
+            p.data = self.there[start:stop].view(p.shape)
             p.grad = self.g[start:stop].view(p.shape)
             start = stop
 
@@ -73,6 +88,14 @@ class FlatModel:
         """Make x the module's parameters."""
         if x is not self.x:
             np.copyto(self.x, x)
+        if self.there is not self.host:
+            self.there.copy_(self.host, non_blocking=True)
+
+    def gradient(self) -> Vector:
+        """g in host memory; overwritten by the next call."""
+        if self.there is self.host:
+            return self.g.numpy()
+        return self.returned.copy_(self.g).numpy()
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return self.criterion(outputs, targets)
@@ -81,10 +104,10 @@ class FlatModel:
 class Samples:
     """Raw inputs and targets, turned into values only when a batch is taken."""
 
-    def __init__(self, data: Data, raw: tuple[Any, Any], dtype: torch.dtype) -> None:
-        inputs, targets = (torch.from_numpy(np.ascontiguousarray(part)) for part in raw)
+    def __init__(self, data: Data, raw: tuple[Any, Any], dtype: torch.dtype, device: str) -> None:
+        inputs, targets = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in raw)
         self.scale, self.shift = (
-            torch.as_tensor(np.asarray(v), dtype=dtype) for v in (data.scale, data.shift)
+            torch.as_tensor(np.asarray(v), dtype=dtype).to(device) for v in (data.scale, data.shift)
         )
         self.plain = data.scale is Data.scale and data.shift is Data.shift
         self.inputs, self.targets, self.dtype = inputs, targets, dtype
@@ -130,7 +153,7 @@ class Batches:
                 self.order = torch.from_numpy(shuffle.permutation(len(self.samples)))
                 self.epoch = epoch
             chosen = self.order[batch * self.size : (batch + 1) * self.size]
-            inputs, targets = self.samples.values(chosen)
+            inputs, targets = self.samples.values(chosen.to(self.samples.inputs.device))
         if self.augments:
             draw = rng.generator(self.seed, "augment", self.rank, step)
             inputs = self.data.augment(inputs, draw)
@@ -234,11 +257,9 @@ class LocalOracle:
         if samples is not None:
             inputs, targets = inputs[:samples], targets[:samples]
         # What a layer draws (dropout) must not depend on what was drawn before it.
-        torch.default_generator.manual_seed(
-            rng.key(self.batches.seed, "layers", self.rank, self.step_count)
-        )
+        seed(rng.key(self.batches.seed, "layers", self.rank, self.step_count), model.device)
         loss, _ = self.rule.gradient(model, inputs, targets)
-        g: Vector = model.g.numpy()
+        g = model.gradient()
         if self.l2:
             g += self.l2 * model.x
             loss += 0.5 * self.l2 * squared_norm(model.x)

@@ -45,6 +45,7 @@ class Scenario:
     rounds: int
     held: tuple[Raw, Raw] | None = None  # what `hold` has read
     trains: list[Raw] | None = None  # what `hold_all` has read
+    device: str = "cpu"  # torch's name of where this peer computes gradients
 
     def hold(self, rank: int) -> tuple[Raw, Raw]:
         """(training, test) inputs and targets of this peer; InputError for a damaged file."""

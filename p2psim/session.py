@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import checkpoint, recorder, results, starting, will
+from p2psim import checkpoint, devices, recorder, results, starting, will
 from p2psim.checkpoint import Book, DamagedError
 from p2psim.clock import Clock
 from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
+from p2psim.launcher import place
 from p2psim.neighborhood import Neighborhood
 from p2psim.pulse import Pulse
 from p2psim.scenario import Scenario
@@ -144,7 +145,14 @@ def agree(scenario: Scenario, folder: Path, side: Neighborhood, force: bool, res
         problem = problem_of(starting.check_same, folder, scenario)
     else:
         problem = problem_of(starting.check_folder, folder, force)
-    unite(problem or problem_of(scenario.hold, side.rank), side)
+    unite(problem or problem_of(choose_device, scenario), side)
+    unite(problem_of(scenario.hold, side.rank), side)
+
+
+def choose_device(scenario: Scenario) -> None:
+    """Where this peer computes: the peers of a node take turns with its GPUs."""
+    here, _ = place.neighbors_here()
+    scenario.device = devices.pick(scenario.experiment.run.device, here)
 
 
 def problem_of(check: Callable[..., object], *arguments: Any) -> InputError | None:

@@ -63,7 +63,7 @@ class Simulation:
             compressor.bind(scenario.shapes, Stream(seed, "compressor", rank))
         self.model = FlatModel(scenario, rank)
         train, _ = scenario.hold(rank)
-        samples = Samples(data, train, self.model.g.dtype)
+        samples = Samples(data, train, self.model.g.dtype, scenario.device)
         batches = Batches(data, samples, scenario.batch_size(rank), seed, rank)
         self.oracle = LocalOracle(scenario, self.model, batches, self.clock)
         self.oracle.alive = self.log.alive
@@ -163,7 +163,7 @@ class Simulation:
             "algorithm": self.algorithm,
             "optimizer": self.oracle.optimizer,
             "rule": self.oracle.rule,
-            "buffers": dict(self.model.module.named_buffers()),
+            "buffers": {k: b.cpu() for k, b in self.model.module.named_buffers()},
             "under way": list(self.net.under_way),
             "numbers": {
                 "step": self.net.step,

@@ -10,7 +10,17 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "rng", "heap"],
     ["base", "clock"],
-    ["registry", "tables", "vectors", "weights", "datafiles", "unpickle", "crops", "text"],
+    [
+        "registry",
+        "tables",
+        "vectors",
+        "weights",
+        "datafiles",
+        "unpickle",
+        "crops",
+        "text",
+        "devices",
+    ],
     ["push_sum", "max_norm", "fastest", "messages", "descent", "norms"],
     ["layers", "precision"],
     ["config", "settings", "accounting"],
@@ -43,7 +53,7 @@ DOORS = {
     "networkx": {"topology"},
     "torch": {
         *("snapshot", "peer", "evaluation", "learning", "models", "data", "base", "vectors"),
-        *("layers", "norms", "precision", "crops"),
+        *("layers", "norms", "precision", "crops", "devices"),
     },
     "matplotlib": {"plots", "timeline"},
     "transformers": {"text"},

@@ -9,21 +9,30 @@ from pathlib import Path
 
 from p2psim.doctor.finding import OK, PROBLEM, Finding, Plan, ask, guarded, last_line
 from p2psim.errors import InputError
+from p2psim.launcher import libraries
 
 TORCH = "import torch; print(torch.__version__, torch.cuda.device_count())"
 TORCH_SECONDS = 120.0  # its import takes two seconds, from a slow shared file system many more
 
 
 def torch() -> Iterator[Finding]:
-    """That it can be imported, and the devices it knows; peers compute on the CPU."""
+    """That it can be imported, and the GPUs that peers can compute on."""
     code, out, errors = ask([sys.executable, "-c", TORCH], TORCH_SECONDS)
     if code:
         cause = f"cannot be imported ({last_line(errors)})"
         yield Finding(PROBLEM, "torch", f"{cause}: pip install --force-reinstall torch")
         return
     version, devices = out.split()
-    more = f"{devices} CUDA devices are there, not used" if devices != "0" else "no CUDA device"
-    yield Finding(OK, "torch", f"{version}, peers compute on the CPU ({more})")
+    if devices == "0":
+        yield Finding(OK, "torch", f"{version}, peers compute on the CPU (no CUDA device)")
+        return
+    aware = {True: "is CUDA-aware", False: "is not CUDA-aware", None: "does not say if CUDA-aware"}
+    yield Finding(
+        OK,
+        "torch",
+        f"{version}, {devices} CUDA devices for run.device = 'cuda'; the MPI library "
+        f"{aware[libraries.cuda_aware()]}, messages pass through host memory in any case",
+    )
 
 
 def data_sets() -> Iterator[Finding]:

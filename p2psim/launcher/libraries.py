@@ -77,6 +77,14 @@ def of_mpi4py() -> Library:
     return Library(text, path)
 
 
+def cuda_aware() -> bool | None:
+    """Whether the library that mpi4py loads takes memory of a GPU; None where it does not say."""
+    query = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).MPIX_Query_cuda_support())"
+    command = [sys.executable, "-c", query, of_mpi4py().path]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return answer.stdout.strip() == "1" if answer.returncode == 0 else None
+
+
 def of_starter() -> Library:
     """What the variables of this rank tell of the mpiexec that started it: a name, or nothing."""
     names = [name for name, variable in STARTERS.items() if variable in os.environ]
