@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run referee reproduce reproduce-p2pl-affinity reproduce-lgc test test-mpich test-openmpi test-faults test-load test-slurm check bench bench-start clean
+.PHONY: help setup run referee reproduce reproduce-p2pl-affinity reproduce-lgc reproduce-low-precision test test-mpich test-openmpi test-faults test-load test-slurm check bench bench-start clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-23s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ run: $(READY)  ## Run the quickstart: 8 peers learn digits on a ring; prints, dr
 referee: $(READY)  ## Run exact problems with known answers, compare with theory, draw them
 	$(BIN)/python experiments/referee/run.py runs/referee
 
-reproduce: reproduce-p2pl-affinity reproduce-lgc  ## Reproduce all papers: run, draw, check the claims, write reports
+reproduce: reproduce-p2pl-affinity reproduce-lgc reproduce-low-precision  ## Reproduce all papers: run, draw, check the claims, write reports
 
 # Without MNIST: make reproduce-p2pl-affinity DATA=digits
 DATA = mnist
@@ -42,6 +42,11 @@ reproduce-p2pl-affinity: $(READY)  ## Reproduce P2PL with Affinity in runs/p2pl-
 reproduce-lgc: DATA = cifar10
 reproduce-lgc: $(READY)  ## Reproduce LGC-SGD in runs/lgc
 	$(BIN)/python -m experiments.reproduce lgc --data $(DATA)
+
+# Without CIFAR-10: make reproduce-low-precision DATA=digits
+reproduce-low-precision: DATA = cifar10
+reproduce-low-precision: $(READY)  ## Reproduce low-precision training in runs/low-precision
+	$(BIN)/python -m experiments.reproduce low-precision --data $(DATA)
 
 # With real ranks, but nothing in them that has to happen within seconds: two at a time.
 BITS := $(addprefix tests/mpi/test_,same_bits.py loaded.py exchange.py library.py watching.py)
@@ -78,6 +83,7 @@ check: $(READY)  ## Check style, types and architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy experiments/low-precision/*.py experiments/low-precision/small/*.py
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
 bench: $(READY)  ## Measure speed, side by side with the plain way, and print ratios
