@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from bench import codecs, step
+from bench import codecs, eight_bits, step
 from p2psim.launcher import ranks
 
 Row = dict[str, Any]
@@ -80,7 +80,8 @@ def scaling() -> list[Row]:
 def main() -> int:
     """Measure and print."""
     rows = []
-    for part in (exchange, step.main, codecs.main, recording, scaling, saving):
+    parts = (exchange, step.main, codecs.main, eight_bits.main, recording, scaling, saving)
+    for part in parts:
         print(f"-- {(part.__doc__ or '').splitlines()[0]}", flush=True)
         for found in part():
             verdict = ("ok" if found["ok"] else "MISSED") if found["bound"] else ""

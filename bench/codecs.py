@@ -61,9 +61,9 @@ def torch_topk(x: np.ndarray[Any, Any]) -> Callable[[], None]:
     return run
 
 
-def top_k_encode(x: np.ndarray[Any, Any]) -> Callable[[], None]:
+def top_k_encode(x: np.ndarray[Any, Any], values: str) -> Callable[[], None]:
     """The encoding alone, which is what torch.topk and the gather amount to."""
-    codec = names("compressor")["top-k"](keep=0.01)
+    codec = names("compressor")["top-k"](keep=0.01, values=values)
     codec.bind([x.shape], Stream(1, "bench", 0))
     out = np.empty(codec.max_bytes(x.size), np.uint8)
     return lambda: codec.encode(x, out)
@@ -80,9 +80,12 @@ def measure(d: int, repeats: int) -> list[dict[str, Any]]:
         rows.append(row(f"copy, {size}: GB/s", 4e-9 * d / best["copy"]))
         rows.append(row(f"{name}, {size}: GB/s", 4e-9 * d / best["codec"]))
         rows.append(row(f"{name}, {size}: of a copy", ratio, bound))
-    best = minima({"torch": torch_topk(x), "encode": top_k_encode(x)}, max(4, repeats // 8))
-    title = f"top-k encode 1 %, {size}: times torch.topk"
-    return [*rows, row(title, best["torch"] / best["encode"], TORCH)]
+    encode = {values: top_k_encode(x, values) for values in ("identity", "affine-8")}
+    best = minima({"torch": torch_topk(x), **encode}, max(4, repeats // 8))
+    for values in encode:
+        title = f"top-k encode 1 %, {values}, {size}: times torch.topk"
+        rows.append(row(title, best["torch"] / best[values], TORCH))
+    return rows
 
 
 def row(name: str, value: float, least: float | None = None) -> dict[str, Any]:

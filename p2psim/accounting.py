@@ -56,9 +56,13 @@ def memory(cost: Cost, d: int, b: int, precision: str) -> int:
     a = 4 E + 2 E' + 2 S entries: E normed ones, E' of them with ReLU behind, S of skip sums. A
     network without norms keeps what enters its layers, and its gradient: a = 2 taken.
     """
-    kept = 4 * (cost.normed + cost.gated) + 2 * cost.normed + 2 * cost.added
-    kept = kept or 2 * cost.taken
-    return 4 * COPIES * counted(cost, d) + BYTES[precision] * b * kept
+    return 4 * COPIES * counted(cost, d) + BYTES[precision] * b * kept(cost)
+
+
+def kept(cost: Cost) -> int:
+    """a: entries of a sample's activations that are there in the backward pass."""
+    entries = 4 * (cost.normed + cost.gated) + 2 * cost.normed + 2 * cost.added
+    return entries or 2 * cost.taken
 
 
 def inference_memory(cost: Cost, d: int) -> int:

@@ -15,7 +15,9 @@ from p2psim.peer import FlatModel, Samples
 from p2psim.scenario import Scenario
 from p2psim.vectors import squared_norm
 
-CHUNK = 2048  # samples per forward pass
+# Samples per forward pass, and entries of an activation that these may have: 8 MiB in float32, so
+# that evaluation takes no more memory than training.
+CHUNK, ENTRIES = 2048, 2**21
 
 
 class Evaluator:
@@ -26,6 +28,7 @@ class Evaluator:
 
     def __init__(self, scenario: Scenario, model: FlatModel, net: Neighborhood) -> None:
         self.scenario, self.net, self.model = scenario, net, model
+        self.chunk = min(CHUNK, max(1, ENTRIES // scenario.widest))
         self.classes = scenario.experiment.data.classes
         self.l2 = scenario.experiment.learning.l2
         (_, own), (inputs, targets) = scenario.hold(net.rank)
@@ -88,8 +91,9 @@ class Evaluator:
         self.model.module.eval()
         loss, hits = 0.0, np.zeros(max(1, self.classes))
         with torch.inference_mode():
-            for start in range(part.start, part.stop, CHUNK):
-                inputs, targets = self.samples.values(slice(start, min(start + CHUNK, part.stop)))
+            for start in range(part.start, part.stop, self.chunk):
+                stop = min(start + self.chunk, part.stop)
+                inputs, targets = self.samples.values(slice(start, stop))
                 outputs = self.model.module(inputs)
                 loss += self.model.loss(outputs, targets).item() * len(targets)
                 if self.classes:

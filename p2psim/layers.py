@@ -271,6 +271,15 @@ def total(layers: Sequence[Layer], inputs: Shape) -> Cost:
     return sum((layer.cost(entering) for layer, entering in walk(layers, inputs)), Cost())
 
 
+def widest(layers: Sequence[Layer], inputs: Shape) -> int:
+    """Entries of the largest activation of a sample."""
+    most = math.prod(inputs)
+    for layer, entering in walk(layers, inputs):
+        inner = widest(layer.main, entering) if isinstance(layer, Residual) else 0
+        most = max(most, inner, math.prod(layer.out(entering)))
+    return most
+
+
 def built(layers: Sequence[Layer], inputs: Shape) -> Any:
     """All layers as one torch module."""
     from torch import nn
@@ -294,6 +303,10 @@ class Layered(Model):
 
     def macs(self, inputs: Shape, outputs: int) -> int:
         return self.cost(inputs, outputs).macs
+
+    def widest(self, inputs: Shape, outputs: int) -> int:
+        """Entries of the largest activation of a sample."""
+        return widest(self.layers(inputs, outputs), inputs)
 
     def build(self, inputs: Shape, outputs: int) -> nn.Module:
         module: nn.Module = built(self.layers(inputs, outputs), inputs)

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from p2psim.accounting import PICOJOULE, inference_memory, operations, traffic
-from p2psim.accounting import memory as training_memory
+from p2psim import accounting
 from p2psim.forecast import forecast
 from p2psim.neighborhood import HEADER
 from p2psim.rehearsal import Rehearsal, Rehearsed, rehearse
@@ -62,9 +61,12 @@ def account(scenario: Scenario, b: int) -> dict[str, str]:
     said, cost, d = dict[str, str](), scenario.cost, scenario.parameters
     used = scenario.experiment.learning.precision
     if cost is not None:
-        both = {precision: operations(cost, b, precision) for precision in PICOJOULE}
+        both = {
+            precision: accounting.operations(cost, b, precision)
+            for precision in accounting.PICOJOULE
+        }
         mJ = {precision: done.energy(precision) for precision, done in both.items()}
-        mib = {precision: training_memory(cost, d, b, precision) / 2**20 for precision in both}
+        mib = {precision: accounting.memory(cost, d, b, precision) / 2**20 for precision in both}
         steps = scenario.rounds * scenario.experiment.learning.local_steps
         said["operations"] = (
             f"{cost.macs:,} MACs per sample; {both[used].adds:,} additions and "
@@ -77,7 +79,7 @@ def account(scenario: Scenario, b: int) -> dict[str, str]:
         )
         said["layer memory"] = (
             f"{mib['fp32']:.2f} MiB in fp32, {mib['int8']:.2f} MiB in int8; without training "
-            f"{inference_memory(cost, d) / 2**20:.2f} MiB"
+            f"{accounting.inference_memory(cost, d) / 2**20:.2f} MiB"
         )
     return said
 
@@ -100,7 +102,7 @@ def as_published(scenario: Scenario, net: Rehearsal) -> dict[str, str]:
         sent = sum(kept(m, compressor.keep, compressor.k) for m in sizes)
         values = compressor.values
     steps = scenario.rounds * scenario.experiment.learning.consensus_steps
-    size = traffic(scenario.parameters, sent, steps) / 1e9
+    size = accounting.traffic(scenario.parameters, sent, steps) / 1e9
     each = f"{steps:,} x " + ("4 (d + 1)" if sent is None else f"(6 x {sent:,} + 3)")
     text = f"{size:.4g} GB (one message a step, {each} bytes)"
     if values.name == "affine-8":
@@ -146,7 +148,10 @@ def memory(scenario: Scenario, most: Rehearsal, state: int) -> float:
     d = scenario.parameters * np.dtype(scenario.experiment.model_section.dtype).itemsize
     buffers = sum(size * blocks for size, blocks in most.blocks.items()) + 4 * d
     sample = 4 * math.prod(scenario.experiment.data.shape)
-    return PROCESS + 3 * d + state + buffers + max(map(len, scenario.parts)) * sample
+    samples = max(map(len, scenario.parts)) * sample
+    b, cost = max(map(scenario.batch_size, range(scenario.peers))), scenario.cost
+    activations = 4 * b * accounting.kept(cost) if cost else 0
+    return PROCESS + 3 * d + state + buffers + samples + activations
 
 
 def virtual_time(scenario: Scenario, rehearsed: Rehearsed) -> str:

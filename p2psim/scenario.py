@@ -140,6 +140,12 @@ class Scenario:
         return tell(data.shape, data.outputs) if tell else None
 
     @property
+    def widest(self) -> int:
+        """Entries of the model's largest activation of a sample; a guess where it does not tell."""
+        data, tell = self.experiment.data, getattr(self.experiment.model, "widest", None)
+        return tell(data.shape, data.outputs) if tell else 16 * math.prod(data.shape)
+
+    @property
     def setting(self) -> Setting:
         """What plug-ins may need to know of the experiment."""
         head, graph = self.experiment.head, self.topology

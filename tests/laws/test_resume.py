@@ -149,6 +149,12 @@ def test_every_compressor(variant: str, name: str, case: Table, tmp_path: Path) 
     assert_same({**TABLE, "algorithm": {**choco, "compressor": {"name": name, **case}}}, tmp_path)
 
 
+@pytest.mark.parametrize("norm", ["range-bn", "range-evonorm"])
+def test_eight_bits_with_their_ranges_and_statistics(norm: str, tmp_path: Path) -> None:
+    model = {"name": "convnet", "channels": [2, 4], "norm": norm}
+    assert_same({**TABLE, "model": model, "learning": {"precision": "int8"}}, tmp_path)
+
+
 @pytest.mark.parametrize("name", registry.names("optimizer"))
 def test_every_optimizer(name: str, tmp_path: Path) -> None:
     assert_same({**TABLE, "learning": {"optimizer": {"name": name}}}, tmp_path)

@@ -80,6 +80,15 @@ VARIANTS: dict[str, Table] = {
     "k-sgd": variant("k-sgd", algorithm={"k": 2}, time=TIMES),
     "lgc-sgd": variant("lgc-sgd", algorithm={"k": 2, "partial": "timing"}, time=TIMES),
     "async-gossip": variant("async-gossip", algorithm={"window": 0.2}, time=TIMES),
+    "choco-8-bits-quasi-global": {
+        **variant(
+            "choco-sgd",
+            {"name": "directed-ring"},
+            algorithm={"gamma": 1.0, "compressor": {"name": "affine-8"}, "push_sum": True},
+        ),
+        "model": {"name": "convnet", "norm": "range-evonorm"},
+        "learning": {"precision": "int8", "optimizer": {"name": "qg-momentum", "nesterov": True}},
+    },
     "choco-push-sum": variant(
         "choco-sgd",
         {"name": "directed-ring"},
