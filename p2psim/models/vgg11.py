@@ -1,11 +1,10 @@
-"""VGG-11 for images of 32 x 32."""
+"""VGG-11 for images of 32 x 32 and more."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from p2psim.base import Count, Shape
-from p2psim.errors import InputError
 from p2psim.layers import (
     Convolution,
     Flatten,
@@ -13,9 +12,12 @@ from p2psim.layers import (
     Layered,
     Linear,
     MaxPool,
+    Mean,
     Norm,
     NormKind,
     Plain,
+    images,
+    through,
 )
 from p2psim.registry import plugin
 
@@ -26,7 +28,7 @@ WIDTH = 512  # of what they leave
 
 @plugin("model", "vgg11", "Simonyan & Zisserman 2015, A; heads of Xu 2021 and Aketi et al. 2022")
 class VGG11(Layered):
-    """Eight 3 x 3 convolutions, ReLU, five 2 x 2 max-poolings.
+    """Eight 3 x 3 convolutions, ReLU, five 2 x 2 max-poolings; of larger images the mean is taken.
 
     head = "linear" is Xu's: one layer of 512 to the classes, torch's initialization; 9,225,610
     parameters for CIFAR-10. head = "hidden" is Aketi's: dropout 1/2, 512 to 512, ReLU, 512 to the
@@ -39,11 +41,7 @@ class VGG11(Layered):
     groups: Count = 2
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
-        if len(inputs) != 3 or inputs[1:] != (32, 32):
-            raise InputError(
-                f"vgg11: samples of shape {inputs}; it takes images (channels, 32, 32): take model "
-                "'cnn' or 'mlp'"
-            )
+        images("vgg11", inputs, least=32)
         hidden = self.head == "hidden"
         layers: list[Layer] = []
         for channels in CONVOLUTIONS:
@@ -51,7 +49,7 @@ class VGG11(Layered):
                 layers += [Convolution(channels, normal=hidden), Norm(self.norm, self.groups)]
             else:
                 layers.append(MaxPool())
-        layers.append(Flatten())
+        layers.append(Flatten() if through(layers, inputs)[1:] == (1, 1) else Mean())
         if hidden:
             layers += [Plain("Dropout"), Linear(WIDTH), Plain("ReLU")]
         return [*layers, Linear(outputs)]

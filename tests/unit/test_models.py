@@ -31,6 +31,7 @@ CASES: list[tuple[str, dict[str, Any], Shape, int]] = [
     ("resnet18", {"width": 4}, (3, 64, 64), 10),
     ("vgg11", {}, (3, 32, 32), 10),
     ("vgg11", {"head": "hidden", "norm": "range-evonorm"}, (3, 32, 32), 10),
+    ("vgg11", {}, (3, 64, 70), 10),
     ("vector", {}, (7,), 1),
     ("vector", {}, (2, 3), 1),
 ]
