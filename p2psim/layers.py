@@ -242,9 +242,9 @@ class Residual(Layer):
         return own + total(self.main, inputs) + total(self.shortcut, inputs)
 
     def build(self, inputs: Shape) -> nn.Module:
-        from p2psim.norms import Residual as Sum
+        from p2psim.norms import Residual as Branches
 
-        return Sum(built(self.main, inputs), built(self.shortcut, inputs))
+        return Branches(built(self.main, inputs), built(self.shortcut, inputs))
 
 
 def walk(layers: Sequence[Layer], inputs: Shape) -> Iterator[tuple[Layer, Shape]]:

@@ -1,8 +1,9 @@
-"""Norms of convolutional networks, and the sum of a residual block, as torch modules.
+"""Norms of convolutional networks, and the sum of two branches, as torch modules.
 
 x has the shape (B, C, H, W), gamma (`weight`), beta (`bias`) and v one entry per channel; variances
 are of the population. What these modules compute inside passes `inner`, and the two operands of a
-sum pass `left` and `right`: identities, which precision puts quantizers in the place of.
+`Sum` pass `left` and `right`: identities, which precision puts quantizers in the place of. A model
+of a user's own may take `Sum` for its skip connections.
 """
 
 from __future__ import annotations
@@ -141,15 +142,27 @@ class RangeBatchNorm(Scaled):
         return x.mean((0, 2, 3)), (high - low) * constant + EPS
 
 
+class Sum(nn.Module):
+    """left(a) + right(b): the sum of two branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: nn.Module = nn.Identity()
+        self.right: nn.Module = nn.Identity()
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.left(a) + self.right(b)
+        return made
+
+
 class Residual(nn.Module):
     """main(x) + shortcut(x)."""
 
     def __init__(self, main: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
         self.main, self.shortcut = main, shortcut
-        self.left: nn.Module = nn.Identity()
-        self.right: nn.Module = nn.Identity()
+        self.sum = Sum()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.left(self.main(x)) + self.right(self.shortcut(x))
+        made: torch.Tensor = self.sum(self.main(x), self.shortcut(x))
         return made

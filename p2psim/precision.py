@@ -8,8 +8,8 @@ y = F(x, w), with upstream gradient g = dL/dy and quantizers Q (to nearest) and 
 the gradient is split in two (bifurcation): the one that goes on to the layer below is quantized,
 the one for the weights is not. Gradients pass through Q as if it were not there (straight-through).
 Norms quantize what enters, their parameters, their inner scale, and the gradient that enters them;
-both operands of a residual sum are quantized. Weights, momentum and all that is sent stay as they
-are. What is no convolution, linear layer, norm or residual sum is not touched.
+both operands of a norms.Sum, such as a residual one, are quantized. Weights, momentum and all that
+is sent stay as they are. What is no convolution, linear layer, norm or such sum is not touched.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from p2psim.norms import Residual, Scaled
+from p2psim.norms import Scaled, Sum
 
 LEVELS, FLOOR = 255, 1e-8  # steps between the smallest and the largest value; the smallest step
 OLD = 0.1  # share that a running range keeps of itself
@@ -221,8 +221,9 @@ def lower(module: nn.Module, quantizer: type[Int8] = Int8) -> nn.Module:
         return Lowered(module, quantizer)
     if isinstance(module, NORMS):
         return LoweredNorm(module, quantizer)
+    if isinstance(module, Sum):
+        module.left, module.right = Activation(quantizer), Activation(quantizer)
+        return module
     for name, child in module.named_children():
         setattr(module, name, lower(child, quantizer))
-    if isinstance(module, Residual):
-        module.left, module.right = Activation(quantizer), Activation(quantizer)
     return module

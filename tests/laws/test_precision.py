@@ -245,3 +245,20 @@ def test_what_is_not_known_stays_as_it_is() -> None:
     made = lower(module)
     assert type(made[0]) is nn.Embedding  # type: ignore[index]
     assert made(torch.tensor([[1, 2]])).shape == (1, 3)
+
+
+def test_sums_of_a_users_own_model_are_quantized() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sum = norms.Sum()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = self.sum(x, x.square())
+            return made
+
+    x = tensor(5, 7)
+    made = lower(Twice())(x).numpy()
+    parts = [(v, v.min(1).mean(), v.max(1).mean()) for v in (x.numpy(), x.square().numpy())]
+    assert np.abs(made - sum(q(*part) for part in parts)).max() < 1e-6
+    assert np.abs(made - (x + x.square()).numpy()).max() > 1e-4
