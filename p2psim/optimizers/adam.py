@@ -1,0 +1,55 @@
+"""Adam, and with decoupled weight decay AdamW, as torch.optim defines them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from p2psim.base import NonNegative, Positive, Vector
+from p2psim.descent import Descent, below_one
+from p2psim.registry import plugin
+from p2psim.vectors import add_scaled
+
+
+@plugin("optimizer", "adam", "Kingma & Ba 2015, Algorithm 1")
+class Adam(Descent):
+    """g' = g + wd x;  m <- beta1 m + (1 - beta1) g';  v <- beta2 v + (1 - beta2) g'^2
+    direction = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon),  t = 1, 2, ...
+
+    `decoupled`: AdamW of Loshchilov & Hutter 2019, Algorithm 2: g' = g, direction + wd x. Each
+    peer has its own m and v, which are not mixed. No traffic.
+    """
+
+    lr: NonNegative = 1e-3
+    beta1: NonNegative = 0.9
+    beta2: NonNegative = 0.999
+    epsilon: Positive = 1e-8
+    decoupled: bool = False
+
+    def __post_init__(self) -> None:
+        below_one(beta1=self.beta1, beta2=self.beta2)
+
+    def start(self, x: Vector) -> None:
+        super().start(x)
+        self.m, self.v, self.t = np.zeros_like(x), np.zeros_like(x), 0
+
+    def direction(self, g: Vector, x: Vector) -> Vector:
+        if not self.decoupled:
+            g = self.decayed(g, x)
+        self.t += 1
+        made = self.room("direction", x)
+        self.adapt(g, made)
+        return add_scaled(made, self.weight_decay, x, out=made) if self.decoupled else made
+
+    def adapt(self, g: Vector, out: Vector) -> None:
+        """m and v of step t, and into `out` the direction; torch's kernels allocate nothing."""
+        import torch
+
+        grad, m, v, made = map(torch.from_numpy, (g, self.m, self.v, out))
+        m.lerp_(grad, 1 - self.beta1)
+        v.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        torch.sqrt(v, out=made)
+        made.div_(math.sqrt(1 - self.beta2**self.t)).add_(self.epsilon)
+        torch.div(m, made, out=made)
+        made.div_(1 - self.beta1**self.t)
