@@ -302,6 +302,9 @@ class Model(Protocol):
     """A network; `shapes` says without torch what `build` will hold."""
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")  # that [learning] may ask for
+    tokens: ClassVar[bool] = False  # samples are token ids (int64); `vocabulary` is then the data's
+    vocabulary: int = 0
+    # A method locate(folder), where there is one, is told first what relative paths start from.
 
     def shapes(self, inputs: Shape, outputs: int) -> list[Shape]:
         """Parameter shapes in torch's order, for samples of shape `inputs`."""

@@ -110,9 +110,10 @@ class Samples:
             torch.as_tensor(np.asarray(v), dtype=dtype).to(device) for v in (data.scale, data.shift)
         )
         self.plain = data.scale is Data.scale and data.shift is Data.shift
-        self.inputs, self.targets, self.dtype = inputs, targets, dtype
+        self.inputs, self.targets = inputs, targets
+        self.dtype = torch.int64 if data.vocabulary else dtype  # token ids stay whole numbers
         if self.plain and inputs.dtype.is_floating_point:
-            self.inputs = inputs.to(dtype)
+            self.inputs = inputs.to(self.dtype)
 
     def __len__(self) -> int:
         return len(self.targets)

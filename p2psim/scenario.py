@@ -178,14 +178,9 @@ def prepare(experiment: Experiment) -> Scenario:
         experiment.topology, head.peers, head.seed, experiment.folder, [len(p) for p in parts]
     )
     check_weights(experiment.algorithm, graph)
-    try:
-        shapes = experiment.model.shapes(data.shape, data.outputs)
-    except ValueError as error:
-        raise InputError(f"model: {error}") from None
-    if max(math.prod(shape) for shape in shapes) >= 2**31:
-        raise InputError("model: a tensor has 2^31 entries or more; make its layers smaller")
+    meet(experiment)
     check_precision(experiment)
-    scenario = Scenario(experiment, parts, graph, shapes, head.rounds or 1)
+    scenario = Scenario(experiment, parts, graph, tensors(experiment), head.rounds or 1)
     check_initial(scenario)
     check_parameters(scenario)
     if head.epochs:
@@ -248,6 +243,35 @@ def check_parameters(scenario: Scenario) -> None:
     for part in (time.compute, time.link):
         if part is not None:
             part.bind(setting)
+
+
+def meet(experiment: Experiment) -> None:
+    """Tell the model of the folder and of the vocabulary; refuse data of the other kind."""
+    model, data, table = experiment.model, experiment.data, experiment.table
+    tokens = getattr(model, "tokens", False)
+    if tokens != bool(data.vocabulary):
+        given, wanted = ("numbers", "token ids") if tokens else ("token ids", "numbers")
+        cure = "data 'ag-news', or another model" if tokens else "model 'transformer'"
+        raise InputError(
+            f"data {table['data']['name']!r} gives {given}, but model {table['model']['name']!r} "
+            f"takes {wanted}; take {cure}"
+        )
+    if hasattr(model, "locate"):
+        model.locate(experiment.folder)
+    if tokens:
+        model.vocabulary = data.vocabulary
+
+
+def tensors(experiment: Experiment) -> list[Shape]:
+    """The shapes of the model's parameters; InputError where samples do not suit it."""
+    model, data = experiment.model, experiment.data
+    try:
+        shapes = model.shapes(data.shape, data.outputs)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from None
+    if max(math.prod(shape) for shape in shapes) >= 2**31:
+        raise InputError("model: a tensor has 2^31 entries or more; make its layers smaller")
+    return shapes
 
 
 def check_precision(experiment: Experiment) -> None:

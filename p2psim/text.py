@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from array import array
@@ -145,20 +146,37 @@ def load(folder: Path) -> Any:
             f"tokenizer: there is no folder {str(folder)!r}; give one that a tokenizer of "
             f"Hugging Face was saved to, or leave the key out to use the training file's words"
         )
-    # Threads of the tokenizer would keep the peers from being forked.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers = library("tokenizer", "or leave the key out")
     try:
-        from transformers import AutoTokenizer  # seconds
-    except ImportError as error:
-        raise InputError(
-            f"tokenizer: transformers cannot be imported ({error}); install it with "
-            f"`pip install 'p2psim[text]'`, or leave the key out"
-        ) from None
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the library has no class of its own for what may be wrong
         said = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
             f"tokenizer: {str(folder)!r} cannot be loaded ({said}); save it again with "
             f"save_pretrained"
         ) from None
+
+
+def library(key: str, other: str = "") -> Any:
+    """The transformers library; InputError where it cannot be imported."""
+    # Threads of the tokenizer would keep the peers from being forked.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        import transformers  # seconds
+    except ImportError as error:
+        raise missing(key, str(error), other) from None
+    return transformers
+
+
+def installed(key: str) -> None:
+    """InputError where there is no such library; without importing it."""
+    if importlib.util.find_spec("transformers") is None:
+        raise missing(key, "it is not installed")
+
+
+def missing(key: str, why: str, other: str = "") -> InputError:
+    """What to do without the library."""
+    return InputError(
+        f"{key}: transformers cannot be imported ({why}); install it with "
+        f"`pip install 'p2psim[text]'`" + (f", {other}" if other else "")
+    )

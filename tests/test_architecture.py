@@ -11,19 +11,12 @@ FLOORS = [
     ["errors", "rng", "heap"],
     ["base", "clock"],
     [
-        "registry",
-        "tables",
-        "vectors",
-        "weights",
-        "datafiles",
-        "unpickle",
-        "crops",
-        "text",
-        "devices",
+        *("registry", "tables", "vectors", "weights", "datafiles", "unpickle"),
+        *("crops", "text", "devices", "norms"),
     ],
-    ["push_sum", "max_norm", "fastest", "messages", "descent", "norms"],
+    ["push_sum", "max_norm", "fastest", "messages", "descent", "attention"],
     ["layers", "precision"],
-    ["config", "settings", "accounting"],
+    ["config", "settings", "accounting", "sequences"],
     [
         *("algorithms", "compressors", "learning", "optimizers", "models", "data"),
         *("topology", "stragglers", "links", "wire"),
@@ -53,7 +46,7 @@ DOORS = {
     "networkx": {"topology"},
     "torch": {
         *("snapshot", "peer", "evaluation", "learning", "models", "data", "base", "vectors"),
-        *("layers", "norms", "precision", "crops", "devices"),
+        *("layers", "norms", "precision", "crops", "devices", "attention", "optimizers"),
     },
     "matplotlib": {"plots", "timeline"},
     "transformers": {"text"},
@@ -96,7 +89,8 @@ def test_imports_go_down_and_through_the_doors(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_heavy_libraries_are_imported_late(path: Path) -> None:
-    if part(path) in ("peer", "evaluation", "norms", "precision"):  # themselves imported late
+    late = ("peer", "evaluation", "norms", "precision", "attention")
+    if part(path) in late:  # they themselves are
         return
     for node in ast.parse(path.read_text()).body:
         assert not any(name.split(".")[0] in LIGHT for name in imports_of(node)), path

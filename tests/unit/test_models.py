@@ -11,6 +11,7 @@ from p2psim import registry
 from p2psim.base import Shape
 from p2psim.errors import InputError
 from p2psim.layers import NormKind
+from tests.texts import TINY
 
 IMAGES: list[Shape] = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 5, 9)]
 NORMS = get_args(NormKind)
@@ -34,22 +35,41 @@ CASES: list[tuple[str, dict[str, Any], Shape, int]] = [
     ("vgg11", {}, (3, 64, 70), 10),
     ("vector", {}, (7,), 1),
     ("vector", {}, (2, 3), 1),
+    ("transformer", {}, (64,), 4),
+    ("transformer", {"width": 9, "heads": 3, "blocks": 1, "ff": 5}, (7,), 1),
+    ("distilbert", {"path": str(TINY), "from_scratch": True}, (32,), 4),
+    ("distilbert", {"path": str(TINY), "from_scratch": True}, (5,), 1),
 ]
+NEEDED: dict[str, dict[str, Any]] = {"distilbert": {"path": str(TINY), "from_scratch": True}}
+
+
+def model(name: str, **params: Any) -> Any:
+    """One that the scenario has told of a vocabulary, if it needs one."""
+    made: Any = registry.names("model")[name](**{**NEEDED.get(name, {}), **params})
+    if made.tokens:
+        made.vocabulary = 100
+    return made
+
+
+def samples(model: Any, *shape: int) -> Any:
+    """Random ones."""
+    import torch
+
+    return torch.randint(0, 100, shape) if model.tokens else torch.randn(shape)
 
 
 @pytest.mark.parametrize(("name", "params", "inputs", "outputs"), CASES)
 def test_shapes_are_those_of_torch(
     name: str, params: dict[str, Any], inputs: Shape, outputs: int
 ) -> None:
-    import torch
-
-    model = registry.names("model")[name](**params)
-    module = model.build(inputs, outputs)
+    taken = model(name, **params)
+    module = taken.build(inputs, outputs)
     parameters = [tuple(p.shape) for p in module.parameters()]
-    assert model.shapes(inputs, outputs) == parameters
+    assert taken.shapes(inputs, outputs) == parameters
     norm = params.get("norm")
-    assert bool(list(module.buffers())) == (norm in ("batch", "range-bn"))
-    made = module(torch.randn(5, *inputs))
+    assert bool(list(module.buffers())) == (norm in ("batch", "range-bn") or taken.tokens)
+    assert module.training
+    made = module(samples(taken, 5, *inputs))
     assert made.shape == (5, outputs)
     made.square().mean().backward()
     assert all(p.grad is not None for p in module.parameters())
@@ -57,21 +77,21 @@ def test_shapes_are_those_of_torch(
 
 @pytest.mark.parametrize("name", registry.names("model"))
 def test_shapes_of_every_model(name: str) -> None:
-    model = registry.names("model")[name]()
+    made = model(name)
     taken = 0
-    for inputs, outputs in [*((shape, 10) for shape in IMAGES), ((123,), 1)]:
+    for inputs, outputs in [*((shape, 10) for shape in IMAGES), ((23,), 1)]:
         try:
-            shapes = model.shapes(inputs, outputs)
+            shapes = made.shapes(inputs, outputs)
         except InputError:
             continue
         taken += 1
-        assert shapes == [tuple(p.shape) for p in model.build(inputs, outputs).parameters()]
+        assert shapes == [tuple(p.shape) for p in made.build(inputs, outputs).parameters()]
     assert taken
 
 
 def test_known_numbers_of_parameters() -> None:
     def count(name: str, inputs: Shape, **given: Any) -> int:
-        shapes = registry.names("model")[name](**given).shapes(inputs, 10)
+        shapes = model(name, **given).shapes(inputs, 10)
         return sum(math.prod(shape) for shape in shapes)
 
     assert count("mlp", (1, 28, 28)) == 199_210  # McMahan et al. 2017: 2NN
@@ -83,6 +103,9 @@ def test_known_numbers_of_parameters() -> None:
         assert count("vgg11", (3, 32, 32), norm=norm, head="hidden") == 9_496_522
     assert count("vgg11", (3, 32, 32), head="hidden") == 9_488_266
     assert count("vgg11", (3, 32, 32)) == 9_225_610  # Xu 2021
+    # By hand: embeddings, two blocks of four squares, two norms and 64-128-64, a norm, the head.
+    block = 4 * (64 * 64 + 64) + 4 * 64 + 2 * 64 * 128 + 128 + 64
+    assert count("transformer", (9,)) == 6_400 + 2 * block + 2 * 64 + 650
     # torchvision's ResNet-18 has 11,689,512 for 1000 classes, batch norm and two per channel.
     assert count("resnet18", (3, 224, 224), norm="batch") == 11_689_512 - 513_000 + 5_130
 
@@ -90,11 +113,12 @@ def test_known_numbers_of_parameters() -> None:
 def test_the_same_seed_gives_the_same_start() -> None:
     import torch
 
-    for name in ("mlp", "cnn"):
+    for name in ("mlp", "cnn", "transformer", "distilbert"):
         made = []
         for _ in range(2):
             torch.manual_seed(7)
-            module = registry.names("model")[name]().build((1, 8, 8), 10)
+            taken = model(name)
+            module = taken.build((8,) if taken.tokens else (1, 8, 8), 10)
             made.append(torch.nn.utils.parameters_to_vector(module.parameters()))
         assert torch.equal(*made)
 
@@ -124,12 +148,16 @@ def test_vector_is_the_product_and_starts_at_zero() -> None:
         ("resnet", {"groups": 3}, (3, 32, 32), 10, "groups = 3: does not divide the 16 channels"),
         ("convnet", {"channels": [2]}, (1, 1, 1), 10, "has one value only"),
         ("resnet18", {}, (3, 31, 32), 10, "at least 32 x 32"),
+        ("transformer", {}, (1, 8, 8), 10, r"shape \(1, 8, 8\).*takes texts.*'ag-news'"),
+        ("transformer", {"heads": 5}, (8,), 4, "heads = 5: does not divide the width of 64"),
+        ("distilbert", {}, (1, 8, 8), 10, "takes texts"),
+        ("distilbert", {}, (33,), 4, "data.length = 33: .* takes at most 32 tokens"),
     ],
 )
 def test_inputs_that_a_model_cannot_take(
     name: str, params: dict[str, Any], inputs: Shape, outputs: int, says: str
 ) -> None:
-    model = registry.names("model")[name](**params)
-    for method in (model.shapes, model.build):
+    made = model(name, **params)
+    for method in (made.shapes, made.build):
         with pytest.raises(InputError, match=says):
             method(inputs, outputs)

@@ -15,6 +15,7 @@ from p2psim.base import Setting
 from p2psim.errors import InputError
 from tests.launching import GOOD, Bench, changed, write
 from tests.running import Table
+from tests.texts import TINY
 
 DRAWS = 20_000
 
@@ -207,6 +208,8 @@ MODELS: list[tuple[Table, tuple[int, ...]]] = [
     ({"name": "resnet", "norm": "batch"}, (3, 32, 32)),
     ({"name": "resnet", "depth": 14, "width": 6}, (1, 28, 28)),
     ({"name": "resnet18", "width": 4}, (3, 64, 64)),
+    ({"name": "transformer", "width": 12, "heads": 3, "ff": 20, "blocks": 3}, (17,)),
+    ({"name": "distilbert", "path": str(TINY), "from_scratch": True}, (17,)),
 ]
 
 
@@ -217,13 +220,20 @@ def test_every_model_counts_its_operations() -> None:
 @pytest.mark.parametrize(("given", "shape"), MODELS, ids=lambda v: str(v)[:30])
 def test_operations_are_those_that_torch_counts(given: Table, shape: tuple[int, ...]) -> None:
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     outputs = 1 if given["name"] == "vector" else 10
     made, _ = config.Builder(Path()).plugin("model", given, "model")
+    made.vocabulary = 100 * made.tokens
     module = made.build(shape, outputs)
-    with FlopCounterMode(display=False) as counted, torch.no_grad():
-        module(torch.zeros(2, *shape))
+    # Torch counts an attention's products only where it does them one by one.
+    with (
+        FlopCounterMode(display=False) as counted,
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
+        module(torch.zeros(2, *shape, dtype=torch.int64 if made.tokens else torch.float32))
     if given["name"] == "vector":  # a product with a vector, which torch does not count
         assert made.macs(shape, outputs) == 7
     else:
