@@ -101,7 +101,7 @@ class Logits(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         # A whole chunk of the test set would take gigabytes in a large model.
-        parts = [ids] if self.training else ids.tensor_split(range(ROWS, len(ids), ROWS))
+        parts = [ids] if self.training else ids.tensor_split([*range(ROWS, len(ids), ROWS)])
         return torch.cat([self.logits(part) for part in parts])
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:

@@ -69,11 +69,6 @@ class DistilBERT(Layered):
     def config(self, length: int) -> Config:
         """config.json; InputError where it or the folder is not one for texts of this length."""
         c = read(self.folder)
-        if not self.from_scratch and not any(map(any, map(self.folder.glob, WEIGHTS))):
-            raise InputError(
-                f"model.path: {str(self.folder)!r} holds no weights; give a folder that does, "
-                "or set model.from_scratch = true"
-            )
         if c.vocab_size < self.vocabulary:
             raise InputError(
                 f"model.path: {str(self.folder)!r} has a vocabulary of {c.vocab_size}, the data "
@@ -84,6 +79,11 @@ class DistilBERT(Layered):
             raise InputError(
                 f"data.length = {length}: the model in {str(self.folder)!r} takes at most "
                 f"{c.max_position_embeddings} tokens; give so many or fewer"
+            )
+        if not self.from_scratch and not any(map(any, map(self.folder.glob, WEIGHTS))):
+            raise InputError(
+                f"model.path: {str(self.folder)!r} holds no weights; give a folder that does, "
+                "or set model.from_scratch = true"
             )
         return c
 
