@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from p2psim import config, registry
+from p2psim.errors import InputError
 
 STEPS, D = 20, 50
 CASES: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
@@ -53,5 +54,5 @@ def test_no_step_allocates() -> None:
 
 @pytest.mark.parametrize("name", ["beta1", "beta2"])
 def test_a_share_below_one(name: str, tmp_path: Any) -> None:
-    with pytest.raises(config.InputError, match=f"{name} = 1.0: give a number >= 0 and < 1"):
+    with pytest.raises(InputError, match=f"{name} = 1.0: give a number >= 0 and < 1"):
         config.Builder(tmp_path).plugin("optimizer", {"name": "adam", name: 1.0}, "optimizer")

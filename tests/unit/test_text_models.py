@@ -108,7 +108,7 @@ def test_places_by_their_formula() -> None:
 
 
 def test_large_models_test_in_parts(tmp_path: Path) -> None:
-    made = both(tmp_path)[1]
+    made: Any = both(tmp_path)[1]
     ids = torch.randint(0, 100, (130, 12))
     whole = made.logits(ids)
     assert (made(ids) - whole).abs().max() < 1e-12
