@@ -123,6 +123,8 @@ def test_eight_bits_reach_every_layer(which: int, tmp_path: Path) -> None:
     activations = kinds.count(precision.Activation) - [18, 19][which]
     assert activations == [8, 0][which]  # the operands of four sums
     made(torch.randint(0, 100, (4, 12))).square().sum().backward()
+    used = [part for part in made.modules() if isinstance(part, precision.Activation)]
+    assert all(part.low.isfinite() for part in used)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in made.parameters())
 
 
