@@ -54,15 +54,15 @@ def memory(cost: Cost, d: int, b: int, precision: str) -> int:
 
     4 * 5 P, with P parameters without those that the paper does not count, and of every sample
     a = 4 E + 2 E' + 2 S entries: E normed ones, E' of them with ReLU behind, S of skip sums. A
-    network without norms keeps what enters its layers, and its gradient: a = 2 taken.
+    network without such norms keeps what enters its layers, and its gradient, in place of 4 E.
     """
     return 4 * COPIES * counted(cost, d) + BYTES[precision] * b * kept(cost)
 
 
 def kept(cost: Cost) -> int:
     """a: entries of a sample's activations that are there in the backward pass."""
-    entries = 4 * (cost.normed + cost.gated) + 2 * cost.normed + 2 * cost.added
-    return entries or 2 * cost.taken
+    norms = 4 * (cost.normed + cost.gated) + 2 * cost.normed
+    return (norms or 2 * cost.taken) + 2 * cost.added
 
 
 def inference_memory(cost: Cost, d: int) -> int:

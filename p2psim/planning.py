@@ -144,14 +144,14 @@ def peer_memory(scenario: Scenario) -> float:
 
 
 def memory(scenario: Scenario, most: Rehearsal, state: int) -> float:
-    """Bytes of a peer: process, model, gradient, momentum, algorithm, buffers, its samples."""
+    """Bytes of a peer: process, model, gradient, what plug-ins keep, buffers, its samples."""
     d = scenario.parameters * np.dtype(scenario.experiment.model_section.dtype).itemsize
     buffers = sum(size * blocks for size, blocks in most.blocks.items()) + 4 * d
     sample = 4 * math.prod(scenario.experiment.data.shape)
     samples = max(map(len, scenario.parts)) * sample
     b, cost = max(map(scenario.batch_size, range(scenario.peers))), scenario.cost
     activations = 4 * b * accounting.kept(cost) if cost else 0
-    return PROCESS + 3 * d + state + buffers + samples + activations
+    return PROCESS + 2 * d + state + buffers + samples + activations
 
 
 def virtual_time(scenario: Scenario, rehearsed: Rehearsed) -> str:

@@ -194,7 +194,7 @@ class Rehearsed(NamedTuple):
     """What a peer does at the start, in the first period of rounds and in every later one."""
 
     net: Rehearsal  # what was sent in the first period
-    state: int  # bytes that the algorithm keeps
+    state: int  # bytes that the algorithm and the optimizer keep
     start: Acts
     first: list[Acts]  # by round
     later: list[Acts]
@@ -208,6 +208,8 @@ def rehearse(scenario: Scenario, rank: int) -> Rehearsed:
     oracle = Draws(scenario, net)
     dtype = np.dtype(scenario.experiment.model_section.dtype)
     x = oracle.random.standard_normal(scenario.parameters).astype(dtype)
+    optimizer = scenario.experiment.learning.optimizer
+    optimizer.start(x)
     algorithm.start(x, oracle, net)
     start = net.script.cut()
     net.bytes_at_start, net.bytes_sent, net.messages_sent = net.bytes_sent, 0, 0
@@ -224,9 +226,14 @@ def rehearse(scenario: Scenario, rank: int) -> Rehearsed:
     for number in range(2 * scenario.topology.period):
         if number == scenario.topology.period:
             sent = net.bytes_sent, net.messages_sent
-            state = sum(v.nbytes for v in vars(algorithm).values() if isinstance(v, np.ndarray))
+            state = held(algorithm) + held(optimizer)
         x = one_round(x)
         rounds.append(net.script.cut())
     net.bytes_sent, net.messages_sent = sent
     period = scenario.topology.period
     return Rehearsed(net, state, start, rounds[:period], rounds[period:])
+
+
+def held(plugin: object) -> int:
+    """Bytes of the arrays among a plug-in's attributes."""
+    return sum(value.nbytes for value in vars(plugin).values() if isinstance(value, np.ndarray))
