@@ -210,7 +210,7 @@ def test_an_old_report_does_not_stay_beside_new_runs(
 
 
 def test_every_paper_says_what_must_be_seen() -> None:
-    assert reproduce.papers() == ["lgc", "p2pl-affinity"]
+    assert reproduce.papers() == ["lgc", "low-precision", "p2pl-affinity"]
     for name in reproduce.papers():
         folder = reproduce.HERE / name
         for data, figures in load_file(folder / "figures.py").FIGURES.items():
