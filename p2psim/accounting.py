@@ -8,6 +8,7 @@ one by range that is like it: batch and group norm as Range-BN, EvoNorm as Range
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2psim.layers import Cost
@@ -73,6 +74,64 @@ def inference_memory(cost: Cost, d: int) -> int:
 def counted(cost: Cost, d: int) -> int:
     """P: d without a norm's third parameter and without shortcuts' norms."""
     return d - cost.aside
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an iteration of a peer takes; pairs are in fp32 and in int8."""
+
+    batch: int  # samples
+    macs: int  # of one sample, forward
+    additions: Sequence[float]
+    multiplications: Sequence[float]
+    energy: Sequence[float]  # mJ
+    memory: Sequence[float]  # bytes
+    parameters: float  # bytes, all that is left without training
+
+    def words(self, precision: str) -> dict[str, str]:
+        """Lines by name, of a run in this precision."""
+        used, (fp32, int8) = list(PICOJOULE).index(precision), self.energy
+        mib = [size / 2**20 for size in (*self.memory, self.parameters)]
+        return {
+            "operations": f"{self.macs:,} MACs per sample; {self.additions[used]:,.0f} additions "
+            f"and {self.multiplications[used]:,.0f} multiplications per step of {self.batch} "
+            f"samples in {precision}",
+            "energy": f"{four(fp32)} mJ in fp32, {four(int8)} mJ in int8 per step "
+            f"({fp32 / int8:.4g} times less)",
+            "layer memory": f"{mib[0]:.2f} MiB in fp32, {mib[1]:.2f} MiB in int8; without training "
+            f"{mib[2]:.2f} MiB",
+        }
+
+
+# Unit and meaning of each; pairs are in the order of PICOJOULE.
+FIELDS = {
+    "batch": ("", "samples of a minibatch"),
+    "macs": ("", "multiplications with an addition in the forward pass of one sample"),
+    "additions": ("", "of an iteration of one peer, in fp32 and in int8"),
+    "multiplications": ("", "of an iteration of one peer, in fp32 and in int8"),
+    "energy": ("mJ", "of an iteration of one peer, in fp32 and in int8"),
+    "memory": ("byte", "of training on one peer, in fp32 and in int8"),
+    "parameters": ("byte", "of the model without training"),
+}
+
+
+def account(cost: Cost, d: int, b: int) -> Account:
+    """All of it for d parameters and minibatches of b samples."""
+    both = [operations(cost, b, precision) for precision in PICOJOULE]
+    return Account(
+        batch=b,
+        macs=cost.macs,
+        additions=[done.adds for done in both],
+        multiplications=[done.muls for done in both],
+        energy=[done.energy(precision) for done, precision in zip(both, PICOJOULE, strict=True)],
+        memory=[memory(cost, d, b, precision) for precision in PICOJOULE],
+        parameters=inference_memory(cost, d),
+    )
+
+
+def four(value: float) -> str:
+    """To five digits, at most four of them behind the point."""
+    return f"{round(value, 4):.5g}"
 
 
 def traffic(d: int, sent: int | None, iterations: int) -> int:

@@ -50,43 +50,21 @@ def plan(scenario: Scenario) -> dict[str, str]:
         "memory": f"about {memory(scenario, most, state) / 2**20:,.0f} MiB per peer, and "
         f"{SHARED >> 20} MiB on every node",
         "virtual time": virtual_time(scenario, rehearsed),
-        **account(scenario, max(batches)),
+        **account(scenario),
         **as_published(scenario, most),
         **outlook(scenario),
     }
 
 
-def account(scenario: Scenario, b: int) -> dict[str, str]:
-    """Operations, energy and memory of a peer with minibatches of b samples; see accounting."""
-    said, cost, d = dict[str, str](), scenario.cost, scenario.parameters
-    used = scenario.experiment.learning.precision
-    if cost is not None:
-        both = {
-            precision: accounting.operations(cost, b, precision)
-            for precision in accounting.PICOJOULE
-        }
-        mJ = {precision: done.energy(precision) for precision, done in both.items()}
-        mib = {precision: accounting.memory(cost, d, b, precision) / 2**20 for precision in both}
-        steps = scenario.rounds * scenario.experiment.learning.local_steps
-        said["operations"] = (
-            f"{cost.macs:,} MACs per sample; {both[used].adds:,} additions and "
-            f"{both[used].muls:,} multiplications per step of {b} samples in {used}"
-        )
-        said["energy"] = (
-            f"{four(mJ['fp32'])} mJ in fp32, {four(mJ['int8'])} mJ in int8 per step "
-            f"({mJ['fp32'] / mJ['int8']:.4g} times less); {mJ[used] * steps / 1000:,.4g} J per "
-            "peer in the run"
-        )
-        said["layer memory"] = (
-            f"{mib['fp32']:.2f} MiB in fp32, {mib['int8']:.2f} MiB in int8; without training "
-            f"{accounting.inference_memory(cost, d) / 2**20:.2f} MiB"
-        )
-    return said
-
-
-def four(value: float) -> str:
-    """To five digits, at most four of them behind the point."""
-    return f"{round(value, 4):.5g}"
+def account(scenario: Scenario) -> dict[str, str]:
+    """Operations, energy and memory of a peer by the model's layers; see accounting."""
+    made, learning = scenario.account, scenario.experiment.learning
+    if made is None:
+        return {}
+    said = made.words(learning.precision)
+    each = made.energy[list(accounting.PICOJOULE).index(learning.precision)]
+    total = each * scenario.rounds * learning.local_steps / 1000
+    return {**said, "energy": f"{said['energy']}; {total:,.4g} J per peer in the run"}
 
 
 def as_published(scenario: Scenario, net: Rehearsal) -> dict[str, str]:

@@ -165,6 +165,18 @@ class Lowered(nn.Module):
         self.layer, self.quantizer = layer, quantizer
         self.taken = Activation(quantizer)
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The layer's own, for modules that look at those of their parts."""
+        found: torch.Tensor = self.layer.weight
+        return found
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The layer's own."""
+        found: torch.Tensor | None = self.layer.bias
+        return found
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.layer
         made: torch.Tensor
@@ -221,6 +233,9 @@ def lower(module: nn.Module, quantizer: type[Int8] = Int8) -> nn.Module:
         return Lowered(module, quantizer)
     if isinstance(module, NORMS):
         return LoweredNorm(module, quantizer)
+    if isinstance(module, nn.MultiheadAttention):
+        torch.backends.mha.set_fastpath_enabled(False)  # it would go past the layers in evaluation
+        return module  # it takes its parts' weights and does not call them
     if isinstance(module, Sum):
         module.left, module.right = Activation(quantizer), Activation(quantizer)
         return module

@@ -149,6 +149,7 @@ class Run:
     train: dict[str, Array]
     eval: dict[str, Array]
     own: dict[str, Array]  # what the algorithm recorded itself, (n, rounds)
+    cost: dict[str, Any]  # see accounting.Account; none where the model does not tell
     members: list[Table]  # attributes of the peers' files; none in a joined file
 
     @property
@@ -278,6 +279,7 @@ def read(path: Path) -> Run:
                 for name, dataset in file.get("algorithm", {}).items()
                 if not dataset.is_scale
             },
+            cost={name: dataset[()] for name, dataset in file.get("cost", {}).items()},
             members=members(file),
         )
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim import config, rng, topology
+from p2psim.accounting import Account, account
 from p2psim.base import Indices, Model, Setting, Shape
 from p2psim.config import Experiment
 from p2psim.errors import InputError
@@ -138,6 +139,12 @@ class Scenario:
         """What the model's forward pass of a sample takes; None where it does not tell."""
         data, tell = self.experiment.data, getattr(self.experiment.model, "cost", None)
         return tell(data.shape, data.outputs) if tell else None
+
+    @property
+    def account(self) -> Account | None:
+        """What an iteration takes on the peer with the largest minibatch."""
+        b = max(map(self.batch_size, range(self.peers)))
+        return account(self.cost, self.parameters, b) if self.cost else None
 
     @property
     def widest(self) -> int:

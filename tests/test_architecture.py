@@ -16,7 +16,8 @@ FLOORS = [
     ],
     ["push_sum", "max_norm", "fastest", "messages", "descent", "attention"],
     ["layers", "precision"],
-    ["config", "settings", "accounting", "sequences"],
+    ["accounting", "sequences"],
+    ["config", "settings"],
     [
         *("algorithms", "compressors", "learning", "optimizers", "models", "data"),
         *("topology", "stragglers", "links", "wire"),

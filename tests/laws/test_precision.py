@@ -239,6 +239,21 @@ def test_what_has_no_layers_is_refused(tmp_path: Path) -> None:
         run_here(table, tmp_path)
 
 
+def test_a_transformer_of_torch_can_be_lowered() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
+    exact, low = (lower(copy.deepcopy(layer), kind) for kind in (Exact, Int8))
+    x = tensor(3, 5, 8)
+    for mode in (layer.train, layer.eval):
+        mode()
+        exact.train(layer.training)
+        with torch.no_grad():
+            assert (exact(x) - layer(x)).norm() <= 1e-12 * layer(x).norm()
+    kinds = [type(part).__name__ for part in low.modules()]
+    assert (kinds.count("Lowered"), kinds.count("LoweredNorm")) == (2, 2)
+    low(x).square().sum().backward()
+    assert all(p.grad is not None for p in low.parameters())
+
+
 def test_what_is_not_known_stays_as_it_is() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 3), nn.GELU())
