@@ -130,8 +130,8 @@ def account(cost: Cost, d: int, b: int) -> Account:
 
 
 def four(value: float) -> str:
-    """To five digits, at most four of them behind the point."""
-    return f"{round(value, 4):.5g}"
+    """To five digits, at most four of them behind the point unless it is small."""
+    return f"{round(value, 4):.5g}" if value >= 0.1 else f"{value:.4g}"
 
 
 def traffic(d: int, sent: int | None, iterations: int) -> int:
