@@ -65,7 +65,7 @@ class FlatModel:
         self.criterion = LOSSES[data.loss]
         self.device = scenario.device
         self.host = torch.cat([p.detach().reshape(-1) for p in self.parameters])
-        if torch.cuda.is_available() and self.device != "cpu":
+        if self.device != "cpu" and torch.cuda.is_available():
             self.host = self.host.pin_memory()
         self.x: Vector = self.host.numpy()
         first = data.initial(rank)

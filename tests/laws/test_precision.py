@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from p2psim import norms, precision, registry
 from p2psim.errors import InputError
@@ -107,6 +108,41 @@ def test_whole_networks_with_identities_are_autograd(name: str) -> None:
         grads.append(torch.autograd.grad(loss, list(module.parameters())))
     for wanted, got in zip(*grads, strict=True):
         assert (got - wanted).norm() <= 1e-12 * wanted.norm()
+
+
+# A small form of every model of images, and what it takes; those of texts have tests of their own.
+MODELS: dict[str, tuple[Table, tuple[int, ...]]] = {
+    "cnn": ({}, (1, 8, 8)),
+    "convnet": ({}, (1, 8, 8)),
+    "linear": ({}, (1, 8, 8)),
+    "mlp": ({"hidden": [9]}, (1, 8, 8)),
+    "resnet": ({"depth": 8, "width": 4}, (3, 12, 12)),
+    "resnet18": ({"width": 2}, (3, 32, 32)),
+    "vgg11": ({"norm": "group"}, (3, 32, 32)),
+}
+
+
+def test_every_model_is_here() -> None:
+    known = registry.names("model").items()
+    images = {name for name, cls in known if not getattr(cls, "tokens", False)}
+    assert {*MODELS, "vector"} == {name for name in images if ".py:" not in name}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_computes_in_8_bits(name: str) -> None:
+    given, shape = MODELS[name]
+    torch.manual_seed(0)
+    plain = registry.names("model")[name](**given).build(shape, 10).double()
+    low = lower(copy.deepcopy(plain))
+    x, y = tensor(6, *shape), torch.arange(6) % 10
+    found = []
+    for module in (plain, low):
+        loss = functional.cross_entropy(module(x), y)
+        grads = torch.autograd.grad(loss, list(module.parameters()), materialize_grads=True)
+        found.append(torch.cat([grad.reshape(-1) for grad in grads]))
+    wanted, got = found
+    assert not torch.equal(wanted, got)
+    assert functional.cosine_similarity(wanted, got, dim=0) > 0.8
 
 
 def q(x: Any, low: float, high: float) -> Any:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from tests import oracle
+from tests.laws.test_plan import CASES as PLANNED
+from tests.laws.test_plan import experiment
 from tests.oracle import Matrix
-from tests.running import Problem, Table, difference, gossip, quadratics, run_quadratic
+from tests.running import Problem, Table, difference, gossip, quadratics, run_here, run_quadratic
 
 ROUNDS = 40
 LR, WD, BETA, MU = 0.05, 0.01, 0.8, 0.7
@@ -99,6 +101,17 @@ def test_i15_beta_0_is_sgd_for_any_mu(mu: float, nesterov: bool, tmp_path: Path)
     one = run_quadratic(problem, tmp_path, "d-psgd", rounds=ROUNDS, optimizer=optimizer)
     other = run_quadratic(problem, tmp_path, "d-psgd", rounds=ROUNDS, optimizer={"lr": LR})
     assert difference(one.x, other.x) <= 1e-12
+
+
+@pytest.mark.parametrize("name", sorted(PLANNED))
+def test_i15_beta_0_is_sgd_with_every_algorithm(name: str, tmp_path: Path) -> None:
+    algorithm, topology = PLANNED[name]
+    found = []
+    for optimizer in ({"name": "qg-momentum", "beta": 0.0}, {"name": "sgd"}):
+        table = experiment(algorithm, topology, rounds=3)
+        table["learning"]["optimizer"] = optimizer
+        found.append(run_here(table, tmp_path).x.tobytes())
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(("topology", "n"), [("ring", 1), ("complete", 5)])
