@@ -16,6 +16,8 @@ from p2psim import accounting, metrics
 from p2psim.recorder import PHASES
 from p2psim.results import Array, Run, Table, column, open_run, read
 
+# Units that grow by thousands, from the one that values are in.
+STEPS = {"byte": ("B", "kB", "MB", "GB", "TB"), "nJ": ("nJ", "µJ", "mJ", "J", "kJ", "MJ")}
 OWN = ("accuracy", "seen_accuracy", "unseen_accuracy")  # of each peer's own model
 
 
@@ -25,7 +27,7 @@ class Measure:
 
     label: str
     values: Array
-    unit: str = ""  # "byte", "count", "s" or none
+    unit: str = ""  # "byte", "nJ", "count", "s" or none
 
     def __post_init__(self) -> None:
         self.values = self.values[~np.isnan(self.values)]
@@ -34,7 +36,7 @@ class Measure:
     def cells(self) -> list[str]:
         """Mean, min, max and, of amounts, the sum; only the mean where there is one value."""
         spread = [self.values.min(), self.values.max()] if self.values.size > 1 else []
-        amount = self.unit in ("byte", "count", "J")
+        amount = self.unit in (*STEPS, "count")
         total = [self.values.sum()] if spread and amount else []
         return [quantity(float(value), self.unit) for value in [self.mean, *spread, *total]]
 
@@ -61,8 +63,8 @@ def measures(run: Run) -> list[Measure]:
     made.append(Measure("payload sent", run.last("bytes_sent"), "byte"))
     made.append(Measure("messages sent", run.last("messages_sent"), "count"))
     made += [Measure("virtual time", run.last("time"), "s")] if run.timed else []
-    if "energy" in run.train and np.isfinite(energy := run.last("energy") / 1000).any():
-        made.append(Measure(f"energy in {run.precision}", energy, "J"))
+    if "energy" in run.train and np.isfinite(energy := 1e6 * run.last("energy")).any():
+        made.append(Measure(f"energy in {run.precision}", energy, "nJ"))
     wall = run.last("wall")[run.done > 0].max(initial=0)
     rate = run.done.max() / wall if wall else np.nan
     made.append(Measure("wall time", np.array([wall]), "s"))
@@ -85,12 +87,13 @@ def quantity(value: float, unit: str = "") -> str:
     """A number for people."""
     if np.isnan(value) or np.isinf(value):
         return str(value)
-    if unit == "byte":
-        power = min(4, int(np.log10(max(1, abs(value)))) // 3)
-        return f"{value / 1000**power:.4g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+    if unit in STEPS:
+        names = STEPS[unit]
+        power = min(len(names) - 1, int(np.log10(max(1, abs(value)))) // 3)
+        return f"{value / 1000**power:.4g} {names[power]}"
     if unit == "count":
         return f"{value:,.0f}"
-    if unit in ("s", "J") or not 1e-3 <= abs(value) < 10:
+    if unit == "s" or not 1e-3 <= abs(value) < 10:
         return f"{value:.4g} {unit}".strip()
     return f"{value:.4f}"
 
