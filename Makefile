@@ -48,12 +48,12 @@ reproduce-low-precision: DATA = cifar10
 reproduce-low-precision: $(READY)  ## Reproduce low-precision training in runs/low-precision
 	$(BIN)/python -m experiments.reproduce low-precision --data $(DATA)
 
-# With real ranks, but nothing in them that has to happen within seconds: two at a time.
+# Those whose ranks only compute, by file: what a file's tests share is made once.
 BITS := $(addprefix tests/mpi/test_,same_bits.py loaded.py exchange.py library.py watching.py)
 test: $(READY)  ## Run all tests, with real ranks under MPICH
 	$(BIN)/python -m pytest --numprocesses auto tests/test_architecture.py tests/laws tests/unit
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(BITS)
-	$(BIN)/python -m pytest tests/mpi $(BITS:%=--ignore=%)
+	$(BIN)/python -m pytest --numprocesses 2 tests/mpi $(BITS:%=--ignore=%)
 
 test-mpich: $(READY)  ## Run only the tests with real ranks, under MPICH
 	$(BIN)/python -m pytest tests/mpi

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from p2psim import layers
 from p2psim.base import Shape
-from p2psim.layers import Flatten, Layer, Layered, Linear
 from p2psim.registry import plugin
 
 
 @plugin("model", "linear")
-class LinearModel(Layered):
+class Linear(layers.Layered):
     """outputs = W x + b on the flattened sample, with torch's initialization."""
 
     bias: bool = True
 
-    def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
-        return [Flatten(), Linear(outputs, self.bias)]
+    def layers(self, inputs: Shape, outputs: int) -> list[layers.Layer]:
+        return [layers.Flatten(), layers.Linear(outputs, self.bias)]
