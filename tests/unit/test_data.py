@@ -13,24 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2psim import registry, rng
+from p2psim import rng
 from p2psim.base import Data
 from p2psim.errors import InputError
+from tests.opening import opened
 
 REAL = os.environ.get("P2PSIM_DATA", "")
-
-
-def opened(name: str, folder: Path | str = ".", **params: Any) -> Data:
-    data: Data = registry.names("data")[name](**params)
-    data.open(str(folder))
-    return data
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder."""
-    monkeypatch.setenv("P2PSIM_DATA", str(tmp_path))
-    return tmp_path
 
 
 def test_importing_and_opening_costs_numpy_only() -> None:

@@ -16,21 +16,9 @@ import pytest
 from p2psim import registry, rng
 from p2psim.base import Data
 from p2psim.errors import InputError
+from tests.opening import opened
 
 REAL = os.environ.get("P2PSIM_DATA", "")
-
-
-def opened(name: str, **params: Any) -> Data:
-    data: Data = registry.names("data")[name](**params)
-    data.open(".")
-    return data
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder."""
-    monkeypatch.setenv("P2PSIM_DATA", str(tmp_path))
-    return tmp_path
 
 
 def real(name: str, **params: Any) -> Data:

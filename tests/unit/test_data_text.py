@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2psim import registry
-from p2psim.base import Data
 from p2psim.errors import InputError
+from tests.opening import opened
 
 REAL = os.environ.get("P2PSIM_DATA", "")
 TRAIN = (
@@ -27,19 +26,6 @@ LINES = (
     "tr\t0\tThe cat 's in .\ntr\t5\tA cat , a well-known cat\nva\t1\tcat\n"
     "te\t2\tthe dog\nte\t3\t.\n"
 )
-
-
-def opened(name: str, folder: Path | str = ".", **params: Any) -> Data:
-    data: Data = registry.names("data")[name](**params)
-    data.open(str(folder))
-    return data
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder."""
-    monkeypatch.setenv("P2PSIM_DATA", str(tmp_path))
-    return tmp_path
 
 
 def news(folder: Path, train: str = TRAIN, name: str = "train.csv") -> None:

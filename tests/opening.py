@@ -1,0 +1,16 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from p2psim import registry
+from p2psim.base import Data
+
+
+def opened(name: str, folder: Path | str = ".", **params: Any) -> Data:
+    """A data set, opened with relative paths in `folder`."""
+    data: Data = registry.names("data")[name](**params)
+    data.open(str(folder))
+    return data
