@@ -71,9 +71,9 @@ def draw_bars(groups: Sequence[str], names: dict[str, str], figure: Any, runs: R
             place, [a.mean() for a in found], [np.ptp(a) / 2 for a in found], fmt="none", color="k"
         )
     low = min(float(model(runs[f"{g}-{c}".strip("-")]).min()) for g in groups for c in names)
-    axes.set(ylabel="accuracy of the averaged model", ylim=(max(0.0, low - 0.02), None))
+    axes.set(ylabel="accuracy of the averaged model", ylim=(max(0.0, low - 0.02), 1.0))
     axes.set_xticks(range(len(groups)), groups)
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))  # beside the bars
 
 
 # Eight bits
