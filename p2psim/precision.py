@@ -9,7 +9,9 @@ the gradient is split in two (bifurcation): the one that goes on to the layer be
 the one for the weights is not. Gradients pass through Q as if it were not there (straight-through).
 Norms quantize what enters, their parameters, their inner scale, and the gradient that enters them;
 both operands of a norms.Sum, such as a residual one, are quantized. Weights, momentum and all that
-is sent stay as they are. What is no convolution, linear layer, norm or such sum is not touched.
+is sent stay as they are. What is no convolution, linear layer, norm or such sum is not touched; nor
+are the weights of torch's recurrent layers, bilinear layer and multi-head attention, which have no
+such layers inside that they call.
 """
 
 from __future__ import annotations
@@ -21,13 +23,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from p2psim.errors import InputError
 from p2psim.norms import Scaled, Sum
 
 LEVELS, FLOOR = 255, 1e-8  # steps between the smallest and the largest value; the smallest step
 OLD = 0.1  # share that a running range keeps of itself
 
-NORMS = (Scaled, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+BY_BATCH = nn.modules.batchnorm._NormBase  # and by instance
+NORMS = (Scaled, BY_BATCH, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+PRODUCTS = (nn.Linear, nn.modules.conv._ConvNd)  # transposed convolutions are among them
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 def affine(
@@ -127,12 +133,37 @@ class Activation(nn.Module):
         """x (B, ...) between its own bounds in training, between the running ones otherwise."""
         if not self.training and not self.low.isnan():
             return self.quantizer.nearest(x, self.low, self.high)
-        low, high = (bound.mean() for bound in x.flatten(1).aminmax(dim=1))
+        rows = x.flatten(1) if x.ndim > 1 else x.unsqueeze(0)
+        low, high = (bound.mean() for bound in rows.aminmax(dim=1))
         if self.training:
             for running, new in ((self.low, low), (self.high, high)):
                 mixed = OLD * running + (1 - OLD) * new
                 running.copy_(torch.where(running.isnan(), new, mixed))
         return self.quantizer.nearest(x, low, high)
+
+
+class Wrapper(nn.Module):
+    """A layer in 8 bits; its attributes are those of the layer."""
+
+    def __init__(self, layer: Any, quantizer: type[Int8]) -> None:
+        super().__init__()
+        self.layer, self.quantizer = layer, quantizer
+        self.taken = Activation(quantizer)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+    def tensor(self, x: torch.Tensor) -> torch.Tensor:
+        """Q of a whole tensor, straight through."""
+        made: torch.Tensor = Straight.apply(x, self.quantizer.tensor)  # type: ignore[no-untyped-call]
+        return made
+
+    def parameters_in_8_bits(self) -> dict[str, torch.Tensor]:
+        """Q of the layer's parameters, by name."""
+        return {name: self.tensor(p) for name, p in self.layer.named_parameters()}
 
 
 class Split(torch.autograd.Function):
@@ -153,29 +184,13 @@ class Split(torch.autograd.Function):
         gw = layer.gradient(g, x, w, 1) if needs_w else None
         if not ctx.biased:
             return gx, gw, None, None
-        channel = 1 if isinstance(layer.layer, CONVOLUTIONS) else g.ndim - 1
-        return gx, gw, g.sum([axis for axis in range(g.ndim) if axis != channel]), None
+        if isinstance(layer.layer, CONVOLUTIONS):
+            return gx, gw, g.sum([0, *range(2, g.ndim)]), None
+        return gx, gw, rows(g).sum(0), None
 
 
-class Lowered(nn.Module):
-    """A convolution or a linear layer in 8 bits."""
-
-    def __init__(self, layer: Any, quantizer: type[Int8]) -> None:
-        super().__init__()
-        self.layer, self.quantizer = layer, quantizer
-        self.taken = Activation(quantizer)
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The layer's own, for modules that look at those of their parts."""
-        found: torch.Tensor = self.layer.weight
-        return found
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        """The layer's own."""
-        found: torch.Tensor | None = self.layer.bias
-        return found
+class Lowered(Wrapper):
+    """One of torch's own convolutions or linear layers."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.layer
@@ -192,7 +207,7 @@ class Lowered(nn.Module):
     def gradient(self, g: Any, x: Any, w: Any, of: int) -> Any:
         """F_x(w, g), of = 0, or F_w(x, g), of = 1."""
         if isinstance(self.layer, nn.Linear):
-            return g @ w if of == 0 else g.flatten(0, -2).T @ x.flatten(0, -2)
+            return g @ w if of == 0 else rows(g).T @ rows(x)
         mask = [of == 0, of == 1, False]
         return torch.ops.aten.convolution_backward(g, x, w, None, *self.geometry(), mask)[of]
 
@@ -202,43 +217,96 @@ class Lowered(nn.Module):
         return c.stride, c.padding, c.dilation, False, (0,) * len(c.stride), c.groups
 
 
-class LoweredNorm(nn.Module):
-    """A norm in 8 bits."""
+def rows(x: torch.Tensor) -> torch.Tensor:
+    """All but the last dimension as one."""
+    return x.reshape(-1, x.shape[-1])
 
-    def __init__(self, norm: nn.Module, quantizer: type[Int8]) -> None:
-        super().__init__()
-        self.norm, self.quantizer = norm, quantizer
-        self.taken = Activation(quantizer)
-        if isinstance(norm, Scaled):
-            norm.inner = self.tensor
 
-    def tensor(self, x: torch.Tensor) -> torch.Tensor:
-        """Q of a whole tensor, straight through."""
-        made: torch.Tensor = Straight.apply(x, self.quantizer.tensor)  # type: ignore[no-untyped-call]
-        return made
+class Join(torch.autograd.Function):
+    """The same output twice: one for the gradient of weights, one for the layer below, by QG."""
+
+    @staticmethod
+    def forward(ctx: Any, one: torch.Tensor, other: torch.Tensor, quantizer: type[Int8]) -> Any:
+        ctx.quantizer = quantizer
+        return one.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0], ctx.quantizer.gradient(grads[0]), None
+
+
+class LoweredOwn(Wrapper):
+    """A convolution or linear layer that computes in a way of its own: called twice, as it is.
+
+    So are those with hooks, of which spectral and weight norm are made, and with padding by name.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parameters = {name: self.tensor(p) for name, p in self.norm.named_parameters()}
-        y = torch.func.functional_call(self.norm, parameters, (self.taken(x),))
+        x, known = self.taken(x), self.parameters_in_8_bits()
+        fixed = {name: p.detach() for name, p in known.items()}
+        one = torch.func.functional_call(self.layer, known, (x.detach(),))
+        other = torch.func.functional_call(self.layer, fixed, (x,))
+        made: torch.Tensor = Join.apply(one, other, self.quantizer)  # type: ignore[no-untyped-call]
+        return made
+
+
+class LoweredNorm(Wrapper):
+    """A norm in 8 bits."""
+
+    def __init__(self, layer: nn.Module, quantizer: type[Int8]) -> None:
+        super().__init__(layer, quantizer)
+        if isinstance(layer, Scaled):
+            layer.inner = self.tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.taken(x)
+        y = torch.func.functional_call(self.layer, self.parameters_in_8_bits(), (x,))
         made: torch.Tensor = Coarse.apply(y, self.quantizer)  # type: ignore[no-untyped-call]
         return made
 
 
 def lower(module: nn.Module, quantizer: type[Int8] = Int8) -> nn.Module:
-    """The module with all its layers in 8 bits; parameters and their order stay the same."""
-    zeros = getattr(module, "padding_mode", "zeros") == "zeros"
-    if isinstance(module, nn.Linear) or (
-        isinstance(module, CONVOLUTIONS) and zeros and not isinstance(module.padding, str)
-    ):
-        return Lowered(module, quantizer)
-    if isinstance(module, NORMS):
-        return LoweredNorm(module, quantizer)
-    if isinstance(module, nn.MultiheadAttention):
+    """The module with all its layers in 8 bits; parameters and their order stay the same.
+
+    InputError where it has no layer that can be.
+    """
+    made: dict[int, nn.Module] = {}
+    lowered = replaced(module, quantizer, made)
+    if not any(isinstance(part, Activation) for part in lowered.modules()):
+        raise InputError(
+            'learning.precision = "int8": the model has no convolution, linear layer or norm of '
+            'torch that could be computed in it; give "fp32"'
+        )
+    return lowered
+
+
+def replaced(module: nn.Module, quantizer: type[Int8], made: dict[int, nn.Module]) -> nn.Module:
+    """What takes a module's place, the same wherever it stands; `made` knows those so far by id."""
+    if id(module) in made:
+        return made[id(module)]
+    result = module
+    if isinstance(module, PRODUCTS):
+        result = (Lowered if plain(module) else LoweredOwn)(module, quantizer)
+    elif isinstance(module, NORMS):
+        result = LoweredNorm(module, quantizer)
+    elif isinstance(module, nn.MultiheadAttention):
         torch.backends.mha.set_fastpath_enabled(False)  # it would go past the layers in evaluation
-        return module  # it takes its parts' weights and does not call them
-    if isinstance(module, Sum):
+    elif isinstance(module, Sum):
         module.left, module.right = Activation(quantizer), Activation(quantizer)
-        return module
-    for name, child in module.named_children():
-        setattr(module, name, lower(child, quantizer))
-    return module
+    else:
+        made[id(module)] = module
+        for name, child in module._modules.items():
+            if child is not None:
+                setattr(module, name, replaced(child, quantizer, made))
+    made[id(module)] = made[id(result)] = result
+    return result
+
+
+def plain(layer: Any) -> bool:
+    """Whether a layer computes as torch's own does, and nobody looks on."""
+    kinds = (nn.Linear, *CONVOLUTIONS)
+    forward = next((kind.forward for kind in kinds if isinstance(layer, kind)), None)
+    hooked = any(getattr(layer, hooks) for hooks in HOOKS)
+    zeros = getattr(layer, "padding_mode", "zeros") == "zeros"
+    named = isinstance(getattr(layer, "padding", 0), str)
+    return type(layer).forward is forward and zeros and not hooked and not named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def tensor(*shape: int, seed: int = 0) -> torch.Tensor:
     return made
 
 
+def seeded(make: Any) -> Any:
+    """The same module each time."""
+    torch.manual_seed(0)
+    return make()
+
+
 def spread(module: nn.Module) -> nn.Module:
     """Parameters that are not all 0 or 1."""
     for number, p in enumerate(module.parameters()):
@@ -59,6 +66,43 @@ class Block(nn.Module):
         return norms.Residual(main, shortcut)
 
 
+class Halved(nn.Linear):
+    """A layer that is a torch layer and computes otherwise."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) / 2
+
+
+class Standardized(nn.Conv2d):
+    """Its weights have mean 0 and variance 1 over each output channel's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        w = self.weight
+        w = (w - w.mean((1, 2, 3), keepdim=True)) / w.std((1, 2, 3), keepdim=True)
+        return functional.conv2d(x, w, self.bias, self.stride, self.padding)
+
+
+class Twice(nn.Module):
+    """The same block in two places, and once more inside one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.Sequential(nn.Linear(12, 12), nn.LayerNorm(12), nn.Tanh())
+        self.one, self.other = nn.Sequential(block), nn.Sequential(block, block[0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.other(self.one(x))
+        return made
+
+
+def weight_norm() -> nn.Module:
+    """By hooks, as torch did it before parametrizations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        made: nn.Module = nn.utils.weight_norm(nn.Linear(12, 5))
+    return made
+
+
 IMAGES, ROWS = (5, 4, 8, 8), (5, 7, 12)
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "conv": (lambda: nn.Conv2d(4, 6, 3, 2, 1), IMAGES),
@@ -68,7 +112,17 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(12, 5), (9, 12)),
     "linear-plain": (lambda: nn.Linear(12, 5, bias=False), (9, 12)),
     "linear-on-rows": (lambda: nn.Linear(12, 5), ROWS),
+    "linear-on-one-row": (lambda: nn.Linear(12, 5), (12,)),
+    "linear-of-ones-own": (lambda: Halved(12, 5), (9, 12)),
+    "linear-with-hooks": (weight_norm, (9, 12)),
+    "linear-twice": (Twice, (9, 12)),
+    "conv-same": (lambda: nn.Conv2d(4, 6, 3, padding="same"), IMAGES),
+    "conv-circular": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), IMAGES),
+    "conv-transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, 2), IMAGES),
+    "conv-of-ones-own": (lambda: Standardized(4, 6, 3), IMAGES),
     "layer-norm": (lambda: nn.LayerNorm(12), ROWS),
+    "rms-norm": (lambda: nn.RMSNorm(12), ROWS),
+    "instance-norm": (lambda: nn.InstanceNorm2d(4, affine=True), IMAGES),
     **{kind: (lambda kind=kind: norms.make(kind, 4, 2), IMAGES) for kind in KINDS},
     **{f"block-{kind}": (lambda kind=kind: Block(kind, 1), IMAGES) for kind in KINDS},
     **{f"halving-{kind}": (lambda kind=kind: Block(kind, 2), IMAGES) for kind in KINDS},
@@ -78,9 +132,9 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_with_identities_for_quantizers_it_is_autograd(name: str) -> None:
     make, shape = LAYERS[name]
-    plain = spread(make().double())
-    split = lower(copy.deepcopy(plain), Exact)
-    assert type(split) is not type(plain) or name.startswith(("block", "halving"))
+    plain, twin = (spread(seeded(make).double()) for _ in range(2))
+    split = lower(twin, Exact)
+    assert any(isinstance(part, precision.Wrapper) for part in split.modules())
     found = []
     for module in (plain, split):
         x = tensor(*shape, seed=1).requires_grad_()
@@ -288,6 +342,40 @@ def test_a_transformer_of_torch_can_be_lowered() -> None:
     assert (kinds.count("Lowered"), kinds.count("LoweredNorm")) == (2, 2)
     low(x).square().sum().backward()
     assert all(p.grad is not None for p in low.parameters())
+
+
+def test_what_a_layer_does_itself_it_does_in_8_bits_too() -> None:
+    layer, x = nn.Linear(6, 2), torch.rand(4, 6)
+    seen: list[torch.Tensor] = []
+    layer.register_forward_hook(lambda *told: seen.append(told[2]))
+    lower(layer)(x)
+    assert len(seen) == 2
+    half: Any = lower(Halved(6, 2))
+    assert (half(x) - half.layer(x)).abs().max() < 0.1 < half.layer(x).abs().max()
+    assert not torch.equal(half(x), half.layer(x))
+
+
+def test_a_layer_that_stands_twice_is_quantized_once() -> None:
+    made = lower(Twice())
+    kinds = [type(part).__name__ for part in made.modules()]
+    assert (kinds.count("Lowered"), kinds.count("LoweredNorm")) == (1, 1)
+    assert made.one[0] is made.other[0]  # type: ignore[index]
+    assert made.other[1] is made.other[0][0]  # type: ignore[index]
+
+
+def test_a_layer_tells_what_it_is() -> None:
+    linear: Any = lower(nn.Linear(6, 2))
+    norm: Any = lower(nn.BatchNorm2d(3))
+    assert (linear.in_features, linear.out_features) == (6, 2)
+    assert (norm.eps, norm.num_features) == (1e-5, 3)
+    with pytest.raises(AttributeError, match="nothing"):
+        assert linear.nothing
+
+
+@pytest.mark.parametrize("model", [nn.GELU(), nn.MultiheadAttention(4, 2), nn.LSTM(3, 3)])
+def test_a_model_without_such_layers_is_refused(model: nn.Module) -> None:
+    with pytest.raises(InputError, match='"int8": the model has no convolution'):
+        lower(model)
 
 
 def test_what_is_not_known_stays_as_it_is() -> None:
