@@ -98,8 +98,8 @@ class Account:
             f"samples in {precision}",
             "energy": f"{four(fp32)} mJ in fp32, {four(int8)} mJ in int8 per step "
             f"({fp32 / int8:.4g} times less)",
-            "layer memory": f"{mib[0]:.2f} MiB in fp32, {mib[1]:.2f} MiB in int8; without training "
-            f"{mib[2]:.2f} MiB",
+            "layer memory": f"{mib[0]:.2f} MiB in fp32, {mib[1]:.2f} MiB in int8 (activations "
+            f"and {COPIES} copies of x, as published); without training {mib[2]:.2f} MiB",
         }
 
 

@@ -142,7 +142,10 @@ class Norm(Layer):
                 "norm; give one that does"
             )
         if self.kind in IN_GROUPS and math.prod(inputs) < 2 * self.groups:
-            raise InputError(f"model.groups = {self.groups}: a group of a norm has one value only")
+            raise InputError(
+                f"model.groups = {self.groups}: a group of a norm has one value only; give fewer "
+                "groups, or larger images"
+            )
         return [(inputs[0],)] * (3 if self.kind in GATED else 2)
 
     def cost(self, inputs: Shape) -> Cost:

@@ -18,6 +18,7 @@ from p2psim.results import Array, Run, Table, column, open_run, read
 
 # Units that grow by thousands, from the one that values are in.
 STEPS = {"byte": ("B", "kB", "MB", "GB", "TB"), "nJ": ("nJ", "µJ", "mJ", "J", "kJ", "MJ")}
+GROWN = 10.0  # times as much loss as in the first round is no noise
 OWN = ("accuracy", "seen_accuracy", "unseen_accuracy")  # of each peer's own model
 
 
@@ -142,11 +143,17 @@ def diverged(run: Run) -> list[str]:
     """A sentence where a run that went to its end has ended in NaN or infinity."""
     last = run.eval["loss"][:, -1:]
     peers = int((~np.isfinite(last)).sum()) if run.state == "done" else 0
-    if not peers:
+    if peers:
+        text = f"the last test loss of {peers} peers is not finite"
+        return [f"{text}: diverged (lower lr, gamma or eta_d)"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of rounds without a gradient
+        loss = np.nanmean(run.train["loss"], axis=0)
+    known = loss[np.isfinite(loss)]
+    if known.size < 2 or known[-1] <= GROWN * abs(known[0]):
         return []
-    return [
-        f"the last test loss of {peers} peers is not finite: diverged (lower lr, gamma or eta_d)"
-    ]
+    text = f"the training loss has grown from {known[0]:.4g} to {known[-1]:.4g}"
+    return [f"{text}: diverging (lower lr, gamma or eta_d)"]
 
 
 def flat(table: Table, path: str = "") -> dict[str, str]:

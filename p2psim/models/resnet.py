@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from p2psim.base import Count, Shape
-from p2psim.errors import InputError
 from p2psim.layers import (
     Convolution,
     Layer,
@@ -63,14 +65,12 @@ class ResNet(Blocks):
     start from N(0, 2 / (k^2 channels out)).
     """
 
-    depth: Count = 20
+    depth: Annotated[int, Meta(ge=8, le=10_000)] = 20
     width: Count = 16
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
         images("resnet", inputs, least=4)
         blocks = (self.depth - 2) // 6
-        if blocks < 1:
-            raise InputError(f"model.depth = {self.depth}: give 8 or more, 6n + 2 as a rule")
         stem = [self.conv(self.width), Norm(self.norm, self.groups)]
         return [*stem, *self.stages(self.width, 3, blocks, self.width), Mean(), Linear(outputs)]
 

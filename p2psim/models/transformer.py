@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
 
 from p2psim.base import Count, Shape
 from p2psim.layers import Layer, Layered, Linear, Plain, Residual
@@ -30,7 +32,7 @@ class Transformer(Layered):
 
     width: Count = 64
     heads: Count = 4
-    blocks: Count = 2
+    blocks: Annotated[int, Meta(ge=1, le=1000)] = 2
     ff: Count = 128
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:

@@ -144,7 +144,6 @@ def test_vector_is_the_product_and_starts_at_zero() -> None:
         ("vector", {}, (64,), 10, "it has one output"),
         ("convnet", {}, (64,), 10, "takes images"),
         ("convnet", {"channels": []}, (1, 8, 8), 10, "at least one"),
-        ("resnet", {"depth": 7}, (3, 32, 32), 10, "depth = 7: give 8 or more"),
         ("resnet", {"groups": 3}, (3, 32, 32), 10, "groups = 3: does not divide the 16 channels"),
         ("convnet", {"channels": [2]}, (1, 1, 1), 10, "has one value only"),
         ("resnet18", {}, (3, 31, 32), 10, "at least 32 x 32"),
