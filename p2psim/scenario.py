@@ -134,13 +134,13 @@ class Scenario:
             ) from None
         return 6.0 * macs * self.batch_size(rank)
 
-    @property
+    @cached_property
     def cost(self) -> Cost | None:
         """What the model's forward pass of a sample takes; None where it does not tell."""
         data, tell = self.experiment.data, getattr(self.experiment.model, "cost", None)
         return tell(data.shape, data.outputs) if tell else None
 
-    @property
+    @cached_property
     def account(self) -> Account | None:
         """What an iteration takes on the peer with the largest minibatch."""
         b = max(map(self.batch_size, range(self.peers)))

@@ -145,8 +145,8 @@ def agree(scenario: Scenario, folder: Path, side: Neighborhood, force: bool, res
         problem = problem_of(starting.check_same, folder, scenario)
     else:
         problem = problem_of(starting.check_folder, folder, force)
-    unite(problem or problem_of(choose_device, scenario), side)
-    unite(problem_of(scenario.hold, side.rank), side)
+    problem = problem or problem_of(choose_device, scenario)
+    unite(problem or problem_of(scenario.hold, side.rank), side)
 
 
 def choose_device(scenario: Scenario) -> None:
