@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import tomllib
 from collections.abc import Collection, Iterator
 from dataclasses import MISSING, dataclass, field
@@ -176,8 +175,11 @@ def check(table: Table, folder: Path) -> Experiment:
             raise InputError(f"{key} = {value!r}: write it as a table, [{key}]")
     build = Builder(folder)
     head, resolved = build.fields(Head, {k: table[k] for k in table if k not in SECTIONS}, "")
-    if not head["name"].strip(".") or re.search(r"[/\x00]", head["name"]):
-        raise InputError(f"name = {head['name']!r}: give a name without '/' for the run's folder")
+    if not head["name"].strip(".") or "/" in head["name"] or not head["name"].isprintable():
+        raise InputError(
+            f"name = {head['name']!r}: give a name without '/' and without line breaks or other "
+            "control characters, since the run's folder is called so"
+        )
     if (head["rounds"] is None) == (head["epochs"] is None):
         raise InputError("give either rounds or epochs, and not both")
     parts: Table = {}

@@ -84,11 +84,21 @@ def joins(name: str, launch_file: Path) -> bool:
 
 
 def script(template: str, options: Mapping[str, object], command: Sequence[str]) -> str:
-    """The batch script: a launch file with its lines @options and @command filled in."""
-    lines = [f"#SBATCH --{name}={shlex.quote(str(value))}" for name, value in options.items()]
-    return template.replace("@options\n", "\n".join([*lines, ""])).replace(
-        "@command", shlex.join(command)
-    )
+    """Fill in the lines @options and @command of a launch file; returns the batch script.
+
+    InputError if a value holds a control character: a line break would begin a line of its own,
+    which the shell runs as a command and sbatch reads as an option.
+    """
+    for text in (*map(str, options.values()), *command):
+        if not text.isprintable():
+            raise InputError(
+                f"{text!r} cannot stand in a batch script, which holds no line breaks and no other "
+                "control characters; remove them"
+            )
+    lines = [f"#SBATCH --{name}={shlex.quote(str(value))}\n" for name, value in options.items()]
+    values = {"@options\n": "".join(lines), "@command": shlex.join(command)}
+    # In one pass: a value that holds the other mark must stay as it is.
+    return re.sub("|".join(values), lambda mark: values[mark.group()], template)
 
 
 def submit(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -146,6 +147,47 @@ def test_peers_share_cores(bench: Bench, given: tuple[object, ...], nodes: str) 
 def test_mistakes(bench: Bench, given: tuple[object, ...], fragments: list[str]) -> None:
     program(bench.folder, "sbatch", "touch submitted")
     bench.refused(*fragments, call=("submit", bench.file, *given))
+
+
+BREAK = "a\ntouch harmed"
+
+
+@pytest.mark.parametrize(
+    ("given", "fragment"),
+    [
+        (("--set", f'name="{BREAK}"'), "is not a TOML value"),
+        (("--set", 'name="a\\ntouch harmed"'), "name = 'a\\ntouch harmed'"),
+        (("--set", 'name="a\\u2028b"'), "name = 'a\\u2028b'"),
+        (("--out", BREAK), "'a\\ntouch harmed"),
+        (("--out", "a\rtouch harmed"), "'a\\rtouch harmed"),
+        (("--set", f"data.name=x{BREAK}"), "is not a TOML value"),
+        (("--time", f"01:00:00{BREAK}"), "--time 01:00:00"),
+    ],
+)
+def test_no_line_of_the_script_is_somebody_elses(
+    bench: Bench, given: tuple[str, ...], fragment: str
+) -> None:
+    result = bench.call("submit", bench.file, "--print", *given)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert fragment in result.stderr
+
+
+def test_no_line_of_the_script_comes_from_the_folder(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bench.folder / BREAK).mkdir()
+    monkeypatch.chdir(bench.folder / BREAK)
+    result = bench.call("submit", bench.file, "--print")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "holds no line breaks" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["@command", "@options", "@options @command $(touch harmed)"])
+def test_a_mark_of_the_launch_file_in_a_value_stays_as_it_is(bench: Bench, name: str) -> None:
+    write(bench.folder, {**GOOD, "name": name})
+    assert options(bench)["job-name"] == shlex.quote(name)
+    result = bench.call("submit", bench.file, "--print")
+    assert result.stdout.count(" -m p2psim run ") == 1
 
 
 def test_a_run_in_the_folder_is_not_touched(bench: Bench) -> None:
