@@ -259,11 +259,15 @@ def claim(folder: Path) -> bool:
 def clear(folder: Path, everything: bool) -> None:
     """Remove what an earlier run left in this folder, and nothing else.
 
-    Without `everything`, only what would be in the way of going on with it.
+    Without `everything`, only what would be in the way of going on with it. A symbolic link is
+    removed itself; the files that it leads to belong to somebody else.
     """
     for name in (".claim", STOP):
         (folder / name).unlink(missing_ok=True)
     if everything:
+        for place in (folder / "peers", folder / "checkpoints"):
+            if place.is_symlink():
+                place.unlink()
         checkpoint.clear(folder)
         own = [path for name in ("peer", "schedule") for path in folder.glob(f"peers/{name}-*.h5")]
         for path in [folder / "run.h5", folder / "joined.h5", *own]:

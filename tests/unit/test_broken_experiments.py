@@ -325,6 +325,24 @@ def test_an_occupied_run_folder(bench: Bench) -> None:
     assert [path.read_text() for path in mine] == ["mine"] * 3
 
 
+def test_links_in_a_run_folder_are_not_followed(bench: Bench) -> None:
+    """`--force` replaces what is in the folder, and nothing that lies elsewhere."""
+    call = ("run", bench.file, "--debug", "--set", "peers=2", "--set", "run.checkpoint_rounds=1")
+    assert bench.call(*call, "--out", "theirs").exit_code == 0
+    theirs, out = bench.folder / "theirs", bench.folder / "out"
+    (theirs / "checkpoints" / "000000001").mkdir(parents=True)
+    (theirs / "checkpoints" / "000000001" / "peer-00000").write_text("theirs")
+    out.mkdir()
+    for name in ("peers", "checkpoints", "run.h5"):
+        (out / name).symlink_to(theirs / name)
+    before = {path: path.read_bytes() for path in theirs.rglob("*") if path.is_file()}
+    result = bench.call(*call, "--out", "out", "--force")
+    assert result.exit_code == 0, result.output
+    assert {path: path.read_bytes() for path in theirs.rglob("*") if path.is_file()} == before
+    assert not (out / "peers").is_symlink()
+    assert len(list((out / "peers").glob("peer-*.h5"))) == 2
+
+
 @pytest.mark.parametrize("more", [(), ("--force",)], ids=["plain", "force"])
 @pytest.mark.parametrize("out", ["plug.txt", "plug.txt/out"])
 def test_a_file_where_the_run_folder_should_be(
