@@ -19,6 +19,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from p2psim import snapshot
+from p2psim.base import Natural
 from p2psim.errors import InputError
 from p2psim.snapshot import Block, Freezer, Thawer
 
@@ -29,6 +31,23 @@ ALIGNED = 64  # bytes: what tells how sums over an array go, in the widest regis
 
 class DamagedError(Exception):
     """A checkpoint file that cannot be used, and why."""
+
+
+class Label(msgspec.Struct):
+    """The run, data, round and rank that a checkpoint file belongs to."""
+
+    run: str
+    data: str
+    round: int
+    rank: int
+
+
+class Content(msgspec.Struct):
+    """The head of a file: a label, the state as nodes, and size and alignment of each block."""
+
+    label: Label
+    state: dict[str, Any]
+    blocks: list[tuple[Natural, Natural]]
 
 
 class Book:
@@ -56,29 +75,40 @@ class Book:
         tree = {name: freezer.node(value, name) for name, value in state.items()}
         blocks = freezer.blocks()
         sizes = [(block.size, phase(block)) for block in blocks]
-        label = {"run": self.run, "data": self.data, "round": round_, "rank": self.rank}
-        head = msgspec.msgpack.encode({"label": label, "state": tree, "blocks": sizes})
+        label = Label(self.run, self.data, round_, self.rank)
+        head = msgspec.msgpack.encode(Content(label, tree, sizes))
         start = [MAGIC, len(head).to_bytes(8, "little"), head]
         write(self.path(round_), [*start, *(block.data for block in blocks)])
 
     def check(self, round_: int) -> None:
         """DamagedError if this file cannot be used, InputError if the data have changed since."""
         content, _ = read(self.path(round_))
-        label = content["label"]
-        if (label["run"], label["round"], label["rank"]) != (self.run, round_, self.rank):
+        label = content.label
+        if (label.run, label.round, label.rank) != (self.run, round_, self.rank):
             raise DamagedError("it belongs elsewhere")
-        if label["data"] != self.data:
+        if label.data != self.data:
             raise InputError(
                 f"cannot resume the run in {str(self.folder)!r}: the samples of peer {self.rank} "
                 "have changed since; bring the old data back, or start anew with --force"
             )
 
     def read(self, state: dict[str, Any], known: dict[str, object]) -> dict[str, Any]:
-        """The state after `round`; what `state` has is filled in where it cannot be made anew."""
+        """Return the state after `round`; objects of `state` are filled in, the rest is made anew.
+
+        DamagedError where the file holds the state of something else than `state`.
+        """
         content, blocks = read(self.path(self.round))
         thawer = Thawer(known, blocks)
-        nodes = content["state"].items()
-        return {name: thawer.value(node, state.get(name), name) for name, node in nodes}
+        try:
+            return {
+                name: thawer.value(content.state[name], value, name)
+                for name, value in state.items()
+            }
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedError(
+                f"the checkpoint after round {self.round} does not fit this run ({error}): remove "
+                f"{str(self.path(self.round).parent)!r} to go on from the one before"
+            ) from error
 
     def turn(self, newest: int) -> None:
         """Keep the newest checkpoint and the one before."""
@@ -123,8 +153,12 @@ def write_all(file: Any, part: bytes | memoryview) -> None:
         view = view[file.write(view) :]
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[Block]]:
-    """A file's content and its memory; DamagedError unless every byte is as it was written."""
+def read(path: Path) -> tuple[Content, list[Block]]:
+    """Read a file's content and the memory of its arrays.
+
+    DamagedError unless every byte is as it was written and the content has the form that
+    `Book.write` gives it. The digest alone is no proof: anybody can compute one.
+    """
     try:
         raw = np.fromfile(path, np.uint8)
     except OSError as error:
@@ -136,15 +170,28 @@ def read(path: Path) -> tuple[dict[str, Any], list[Block]]:
     if raw[: len(MAGIC)].tobytes() != MAGIC:
         raise DamagedError("another version of p2psim wrote it")
     end = start + int.from_bytes(raw[len(MAGIC) : start].tobytes(), "little")
-    content: dict[str, Any] = msgspec.msgpack.decode(raw[start:end].data)
-    blocks = []
-    for size, aligned in content["blocks"]:
-        room = np.empty(size + ALIGNED, np.uint8)
-        start = (aligned - phase(room)) % ALIGNED
-        blocks.append(room[start : start + size])
-        blocks[-1][:] = raw[end : end + size]
-        end += size
+    try:
+        content = msgspec.msgpack.decode(raw[start:end].data, type=Content)
+        if sum(size for size, _ in content.blocks) != body.size - end:
+            raise ValueError("its blocks have other sizes together than the file has room for")
+        blocks = load_blocks(content.blocks, raw[end : body.size])
+        for node in content.state.values():
+            snapshot.check(node, blocks)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedError(f"its content has another form than a checkpoint's: {error}") from None
     return content, blocks
+
+
+def load_blocks(sizes: Sequence[tuple[int, int]], memory: Block) -> list[Block]:
+    """Copy the blocks that lie one after the other in `memory`, each to its own alignment."""
+    blocks, start = [], 0
+    for size, aligned in sizes:
+        room = np.empty(size + ALIGNED, np.uint8)
+        first = (aligned - phase(room)) % ALIGNED
+        blocks.append(room[first : first + size])
+        blocks[-1][:] = memory[start : start + size]
+        start += size
+    return blocks
 
 
 def phase(block: Block) -> int:

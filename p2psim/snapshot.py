@@ -121,6 +121,60 @@ def memory(low: int, high: int) -> Block:
     return np.ctypeslib.as_array((ctypes.c_uint8 * (high - low)).from_address(low))
 
 
+GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+DEPTH = 200  # of containers and objects in each other; Python's own stack ends at about 1000 calls
+
+
+def check(node: Node, blocks: list[Block], depth: int = DEPTH) -> None:
+    """Check that a node read from a file has the form that Freezer gives it.
+
+    ValueError or TypeError otherwise: an array must lie within its block of `blocks`, and no other
+    name than those of Freezer is looked up.
+    """
+    if not depth:
+        raise ValueError(f"a state is nested more than {DEPTH} times")
+    match node:
+        case None | bool() | int() | float() | str() | bytes():
+            return
+        case ["int", str(text)]:
+            int(text)
+            return
+        case ["dtype", str(text)]:
+            np.dtype(text)
+            return
+        case ["known", str()] | ["same", int()] | ["constant"]:
+            return
+        case ["array", str(dtype), bool(), place]:
+            view(blocks, dtype, place)
+            return
+        case ["generator", str(name), state] if name in GENERATORS:
+            inner = [state]
+        case ["tensor", ["array", *_] as array, bool(), grad]:
+            inner = [array, grad]
+        case ["object", str(), dict(attributes)] if all(isinstance(k, str) for k in attributes):
+            inner = list(attributes.values())
+        case ["dict", bool(), *pairs] if all(
+            isinstance(pair, list) and len(pair) == 2 for pair in pairs
+        ):
+            inner = [part for pair in pairs for part in pair]
+        case [str(tag), *items] if tag in SEQUENCES:
+            inner = items
+        case _:
+            raise ValueError(f"a state has no part such as {str(node)[:60]}")
+    for part in inner:
+        check(part, blocks, depth - 1)
+
+
+def view(blocks: list[Block], dtype: str, place: Node) -> Any:
+    """Return the array at a place of a block; ValueError or TypeError where it does not fit in."""
+    if np.dtype(dtype).hasobject:  # its entries would be addresses
+        raise ValueError(f"an array has no entries such as {dtype}")
+    match place:
+        case [int(block), int(offset), list(shape), list(strides)] if 0 <= block < len(blocks):
+            return np.ndarray(tuple(shape), dtype, blocks[block], offset, tuple(strides))
+    raise ValueError(f"an array has no place such as {str(place)[:60]}")
+
+
 class Thawer:
     """Nodes back to values, into what the resumed run has made so far."""
 
@@ -165,8 +219,7 @@ class Thawer:
         return old
 
     def _array(self, fresh: Any, where: str, dtype: str, scalar: bool, place: Node) -> Any:
-        block, offset, shape, strides = place
-        made: Any = np.ndarray(tuple(shape), dtype, self.blocks[block], offset, tuple(strides))
+        made = view(self.blocks, dtype, place)
         return made[()] if scalar else made
 
     def _dtype(self, fresh: Any, where: str, text: str) -> Any:
