@@ -63,8 +63,10 @@ def case(**changes: Any) -> Table:
     table = copy.deepcopy(BASE)
     for section, values in changes.items():
         old = table.get(section)
-        merged = isinstance(old, dict) and isinstance(values, dict) and not {"name", "file"} & {*values}
-        table[section] = {**old, **values} if merged and old is not None else values
+        merged = (
+            isinstance(old, dict) and isinstance(values, dict) and not {"name", "file"} & {*values}
+        )
+        table[section] = {**table[section], **values} if merged else values
     return table
 
 
