@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from p2psim import topology
-from p2psim.clock import Clock
-from p2psim.links import Uniform
-from p2psim.neighborhood import Neighborhood
-from p2psim.wire import MPIWire
+from p2psim.network import topology
+from p2psim.network.clock import Clock
+from p2psim.network.links import Uniform
+from p2psim.network.neighborhood import Neighborhood
+from p2psim.network.transport import MPIWire
 
 D, ITERATIONS, REPEATS = 1_000_000, 30, 25
 

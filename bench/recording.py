@@ -11,7 +11,7 @@ from typing import Any
 
 from p2psim import config, recorder, scenario, schedule, session
 from p2psim.launcher import ranks
-from p2psim.wire import MPIWire
+from p2psim.network.transport import MPIWire
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "quickstart.toml"
 TIME = {"compute": "shifted-exponential", "link": {"latency": 1e-4, "bandwidth": 1.25e9}}

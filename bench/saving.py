@@ -18,7 +18,7 @@ import numpy as np
 from p2psim import scenario, session, simulation
 from p2psim.errors import StoppedError
 from p2psim.launcher import ranks
-from p2psim.wire import MPIWire
+from p2psim.network.transport import MPIWire
 
 SECONDS = 75.0  # time for two checkpoints
 ENDLESS = 10**6  # rounds

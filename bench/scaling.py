@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from p2psim import scenario
-from p2psim.clock import Clock
 from p2psim.launcher import ranks
-from p2psim.links import Uniform
-from p2psim.neighborhood import Neighborhood
+from p2psim.network.clock import Clock
+from p2psim.network.links import Uniform
+from p2psim.network.neighborhood import Neighborhood
+from p2psim.network.transport import MPIWire
 from p2psim.recorder import Recorder
 from p2psim.simulation import Simulation
-from p2psim.wire import MPIWire
 
 WARM, REPEATS = 5, 3
 ROUNDS = 480  # of all peers together, so that every number of ranks is watched for as long

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from p2psim import scenario
-from p2psim.clock import Clock
+from p2psim.network.clock import Clock
 from p2psim.peer import Batches, FlatModel, LocalOracle, Samples
 
 SAMPLES, BATCH, STEPS, REPEATS = 600, 10, 200, 15

@@ -10,7 +10,7 @@ import torch
 
 from p2psim import rng
 from p2psim.base import Vector
-from p2psim.neighborhood import Neighborhood
+from p2psim.network.neighborhood import Neighborhood
 from p2psim.peer import FlatModel, Samples
 from p2psim.scenario import Scenario
 from p2psim.vectors import squared_norm

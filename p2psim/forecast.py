@@ -9,7 +9,7 @@ import itertools
 from collections import deque
 from typing import NamedTuple
 
-from p2psim.clock import Arrival, Clock
+from p2psim.network.clock import Arrival, Clock
 from p2psim.rehearsal import Rehearsed, Send, Wait
 from p2psim.scenario import Scenario
 

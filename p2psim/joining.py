@@ -59,7 +59,7 @@ def join(size: int) -> None:
             MPI.Init_thread(MPI.THREAD_SINGLE)  # no locks inside the library
     joined = MPI.COMM_WORLD.size
     if joined < size:
-        from p2psim.wire import forget_names
+        from p2psim.network.transport import forget_names
 
         forget_names()  # nobody else will open that memory
         MPI.Finalize()

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from p2psim import config, registry, topology
+from p2psim import config, registry
 from p2psim.base import KINDS
 from p2psim.errors import InputError, suggest
-from p2psim.weights import RULES
+from p2psim.network import topology
+from p2psim.network.mixing import RULES
 
 WIDTH = 100
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from p2psim import accounting, rng
 from p2psim.base import Data, LearningRule, LocalOptimizer, Shape, StragglerModel, Vector
-from p2psim.clock import Clock
-from p2psim.messages import Pool
+from p2psim.network.clock import Clock
+from p2psim.network.messages import Pool
 from p2psim.scenario import Scenario
 from p2psim.vectors import add_scaled, squared_norm
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from p2psim import accounting
 from p2psim.forecast import forecast
-from p2psim.neighborhood import HEADER
+from p2psim.network.neighborhood import HEADER
 from p2psim.rehearsal import Rehearsal, Rehearsed, rehearse
 from p2psim.scenario import Scenario
 from p2psim.vectors import kept

@@ -29,8 +29,8 @@ FOLDERS = {
     "partition": "p2psim.data",
     "rule": "p2psim.learning",
     "schedule": "p2psim.optimizers",
-    "compute": "p2psim.stragglers",
-    "link": "p2psim.links",
+    "compute": "p2psim.network.step_times",
+    "link": "p2psim.network.links",
 }
 
 _plugins: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}

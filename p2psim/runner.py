@@ -31,9 +31,9 @@ from p2psim import (
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
 from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
+from p2psim.network.transport import MPIWire, run_threads
 from p2psim.settings import assign, combinations
 from p2psim.watchdog import Overseer
-from p2psim.wire import MPIWire, run_threads
 
 ECHO = 1.0  # seconds in which a rank may get a signal twice, sent to it and passed on by its stub
 

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psim import config, rng, topology
+from p2psim import config, rng
 from p2psim.accounting import Account, account
 from p2psim.base import Indices, Model, Setting, Shape
 from p2psim.config import Experiment
 from p2psim.errors import InputError
 from p2psim.layers import Cost
+from p2psim.network import topology
 from p2psim.registry import find
 
 Raw = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets as the data set has them

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from p2psim.clock import EVENTS, WORK
+from p2psim.network.clock import EVENTS, WORK
 from p2psim.recorder import schedule_file, whole
 
 FIRST = 1024  # events that a new file has room for

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim import plots, report, results
-from p2psim.clock import TRANSFER, WAIT, WORK
 from p2psim.errors import InputError
+from p2psim.network.clock import TRANSFER, WAIT, WORK
 
 ARROWS = 400  # transfers that are drawn at most, the critical ones apart
 SHOWN = 12  # rounds that are shown if nothing is said

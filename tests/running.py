@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from p2psim import scenario, session, settings
 from p2psim.launcher import ranks
-from p2psim.wire import Wire, run_threads
+from p2psim.network.transport import Wire, run_threads
 
 Matrix: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]

@@ -267,7 +267,7 @@ class Server:
 
     def sweep(self) -> None:
         """All ranks will end; what they share must not outlive them, also while they begin."""
-        from p2psim.wire import forget_names
+        from p2psim.network.transport import forget_names
 
         for rank in self.ranks:
             forget_names(rank.pid)

@@ -8,8 +8,9 @@ import pytest
 import tomli_w
 from click.testing import CliRunner
 
-from p2psim import cli, neighborhood, planning, registry, scenario, simulation
-from p2psim.neighborhood import HEADER, Neighborhood
+from p2psim import cli, planning, registry, scenario, simulation
+from p2psim.network import neighborhood
+from p2psim.network.neighborhood import HEADER, Neighborhood
 from p2psim.rehearsal import rehearse
 from tests.running import Table, run_here
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from p2psim import cli, planning, results, scenario, timeline
-from p2psim.clock import TRANSFER, WAIT, WORK
+from p2psim.network.clock import TRANSFER, WAIT, WORK
 from tests.laws.test_plan import CASES
 from tests.running import Run, Table, new_folder, quadratic_table, quadratics, run_here
 

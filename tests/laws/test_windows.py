@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2psim import neighborhood
-from p2psim.clock import Clock
-from p2psim.links import Uniform
-from p2psim.neighborhood import Neighborhood
-from p2psim.topology import Topology
-from p2psim.wire import Alarm, ThreadWire, Wire, run_threads
+from p2psim.network import neighborhood
+from p2psim.network.clock import Clock
+from p2psim.network.links import Uniform
+from p2psim.network.neighborhood import Neighborhood
+from p2psim.network.topology import Topology
+from p2psim.network.transport import Alarm, ThreadWire, Wire, run_threads
 from tests.running import Table, quadratic_table, quadratics, run_here
 
 PEERS, D = 7, 24

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from p2psim.clock import Clock
-from p2psim.links import Uniform
-from p2psim.neighborhood import HEADER, WINDOW, Neighborhood
+from p2psim.network.clock import Clock
+from p2psim.network.links import Uniform
+from p2psim.network.neighborhood import HEADER, WINDOW, Neighborhood
+from p2psim.network.topology import Topology
+from p2psim.network.transport import MPIWire
 from p2psim.registry import find
 from p2psim.rng import Stream
 from p2psim.runner import see_it_taken
-from p2psim.topology import Topology
-from p2psim.wire import MPIWire
 from tests.launching import Ended, run, under_mpiexec
 
 Matrix = NDArray[np.float64]

@@ -18,7 +18,7 @@ from tests.mpi.test_same_bits import VARIANTS, assert_same
 DELAYS = """
 import random, time
 from p2psim.registry import plugin
-from p2psim.stragglers import Exponential
+from p2psim.network.step_times import Exponential
 
 @plugin("compute", "delayed")
 class Delayed(Exponential):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from p2psim import registry
-from p2psim.neighborhood import WINDOW
+from p2psim.network.neighborhood import WINDOW
 from tests.launching import Table, p2psim, run, under_mpiexec, write
 
 PEERS, ROUNDS, EVERY = 6, 12, 5

@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 from click.testing import CliRunner
 
-from p2psim import listing, registry, topology
+from p2psim import listing, registry
 from p2psim.base import KINDS, Compressor, Count
 from p2psim.cli import main
 from p2psim.errors import InputError
+from p2psim.network import topology
 
 PLUGINS = [(kind, name) for kind in KINDS for name in registry.names(kind)]
 

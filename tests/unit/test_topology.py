@@ -11,11 +11,11 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from p2psim import topology, weights
 from p2psim.errors import InputError
+from p2psim.network import mixing, topology
+from p2psim.network.mixing import Matrix
+from p2psim.network.topology import Topology
 from p2psim.registry import load_file
-from p2psim.topology import Topology
-from p2psim.weights import Matrix
 
 FOLDER = Path(topology.__file__).parent.parent / "topologies"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -208,9 +208,9 @@ def formula(rule: str, graph: Any, samples: list[int]) -> Matrix:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("rule", sorted(set(weights.RULES) - {"edges"}))
+@pytest.mark.parametrize("rule", sorted(set(mixing.RULES) - {"edges"}))
 def test_rules(rule: str, seed: int) -> None:
-    directed = rule not in weights.UNDIRECTED and seed % 2 == 0
+    directed = rule not in mixing.UNDIRECTED and seed % 2 == 0
     name = "random-directed" if directed else "erdos-renyi"
     samples = random.Random(seed).sample(range(1, 50), 11)
     built = make({"name": name, "weights": rule}, 11, seed=seed, samples=samples)
@@ -218,7 +218,7 @@ def test_rules(rule: str, seed: int) -> None:
     np.testing.assert_allclose(built.at(0), formula(rule, graph, samples), atol=1e-14)
     kept = "column-stochastic" if rule == "out-degree" else "row-stochastic"
     assert kept in built.properties
-    assert (built.properties >= DOUBLY | {"symmetric"}) == (rule in weights.UNDIRECTED)
+    assert (built.properties >= DOUBLY | {"symmetric"}) == (rule in mixing.UNDIRECTED)
     assert built.rule == rule
 
 
@@ -385,7 +385,10 @@ def test_listing() -> None:
 
 
 def test_listing_does_not_import_networkx() -> None:
-    code = "import sys, p2psim.topology as t; t.available(); sys.exit('networkx' in sys.modules)"
+    code = (
+        "import sys, p2psim.network.topology as t; t.available(); "
+        "sys.exit('networkx' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

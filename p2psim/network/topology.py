@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim.errors import InputError, suggest
+from p2psim.network.mixing import DIRECTED, RULES, TOLERANCE, UNDIRECTED, Links, Matrix
 from p2psim.registry import load_file
-from p2psim.weights import DIRECTED, RULES, TOLERANCE, UNDIRECTED, Links, Matrix
 
 NUMBER = r"\s+((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 EDGE = re.compile(rf"(\d+)\s+(\d+)(?:{NUMBER}(?:{NUMBER}{NUMBER})?)?")
@@ -146,7 +146,7 @@ def available() -> dict[str, tuple[str, str]]:
 def _files() -> dict[str, Path]:
     """The files of `topologies/` by name: beside the package, or where pip put them."""
     installed = [sysconfig.get_path("data"), sys.prefix, site.getuserbase()]
-    checkout = Path(__file__).parent.parent / "topologies"
+    checkout = Path(__file__).parents[2] / "topologies"
     for folder in [checkout, *(Path(base, "share/p2psim/topologies") for base in installed)]:
         if (folder / "ring.py").is_file():  # else some other package's folder of that name
             return {path.stem: path for path in folder.iterdir() if path.suffix in READERS}

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from p2psim import rng
 from p2psim.base import Count, Natural, NonNegative, Positive, Setting, StragglerModel
 from p2psim.errors import InputError
+from p2psim.network.peer_values import check_ranks, for_each, read_columns
 from p2psim.registry import plugin
-from p2psim.tables import check_ranks, for_each, read_columns
 
 ROWS = 256  # periods that are remembered: asynchronous peers are in different ones
 Factor = Annotated[float, Meta(ge=1)]

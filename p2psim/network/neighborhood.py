@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from p2psim.base import Compressor, Handle, LinkModel, Matrix, Message, Payload, Ranks, Vector
-from p2psim.clock import Arrival, Clock
-from p2psim.messages import Packet, Pool, pack
-from p2psim.topology import Topology
-from p2psim.wire import Wire
+from p2psim.network.clock import Arrival, Clock
+from p2psim.network.messages import Packet, Pool, pack
+from p2psim.network.topology import Topology
+from p2psim.network.transport import Wire
 
 WINDOW = 16 * 2**20  # bytes that a mix receives into at most; never less than two messages
 HEADER = np.dtype([("nbytes", "<u8"), ("sent_at", "<f8"), ("step", "<u4"), ("entries", "<u4")])

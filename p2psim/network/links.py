@@ -9,8 +9,8 @@ import numpy as np
 
 from p2psim.base import NonNegative, Positive, Setting
 from p2psim.errors import InputError
+from p2psim.network.peer_values import check_ranks, for_each, read_columns
 from p2psim.registry import plugin
-from p2psim.tables import check_ranks, for_each, read_columns
 
 
 @plugin("link", "uniform")

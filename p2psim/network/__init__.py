@@ -1,0 +1,1 @@
+"""The network: topology, mixing matrix, messages, neighborhood, virtual time."""
