@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from p2psim.data.text import PADDING
 from p2psim.norms import Sum
-from p2psim.text import PADDING
 
 ROWS = 64  # texts that a model of the transformers library tests at a time
 

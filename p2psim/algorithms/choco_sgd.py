@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 
+from p2psim.algorithms.push_sum import PushSum
 from p2psim.base import (
     Compressor,
     Handle,
@@ -13,7 +14,6 @@ from p2psim.base import (
     Oracle,
     Vector,
 )
-from p2psim.push_sum import PushSum
 from p2psim.registry import plugin
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from p2psim.algorithms.push_sum import PushSum
 from p2psim.base import Compressor, Neighborhood, NonNegative, Oracle, Vector
-from p2psim.push_sum import PushSum
 from p2psim.registry import plugin
 
 

@@ -1,7 +1,7 @@
 """Full-SGD: every iteration waits for all."""
 
+from p2psim.algorithms.fastest_k import FastestK
 from p2psim.base import Compressor
-from p2psim.fastest import FastestK
 from p2psim.registry import plugin
 
 

@@ -1,7 +1,7 @@
 """K-SGD: the k fastest alone."""
 
+from p2psim.algorithms.fastest_k import FastestK
 from p2psim.base import Compressor, Count, Natural
-from p2psim.fastest import FastestK
 from p2psim.registry import plugin
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from p2psim.algorithms.fastest_k import FastestK
 from p2psim.base import Compressor, Count, Natural, Neighborhood, Oracle, Setting, Vector
-from p2psim.fastest import FastestK
 from p2psim.registry import plugin
 
 

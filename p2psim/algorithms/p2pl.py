@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from p2psim.algorithms.max_norm import synchronize
 from p2psim.base import (
     Algorithm,
     Natural,
@@ -14,7 +15,6 @@ from p2psim.base import (
     Setting,
     Vector,
 )
-from p2psim.max_norm import synchronize
 from p2psim.registry import plugin
 
 EDGE = 1e-9  # of a spectral radius of 1: rounding

@@ -1,7 +1,7 @@
 """Stochastic gradient push: gossip on directed and time-varying graphs."""
 
+from p2psim.algorithms.push_sum import PushSum
 from p2psim.base import Neighborhood, Oracle, Vector
-from p2psim.push_sum import PushSum
 from p2psim.registry import plugin
 
 

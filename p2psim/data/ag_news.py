@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2psim.datafiles import data_folder, fetch_cure, find_file, reading
+from p2psim.data.files import data_folder, fetch_cure, find_file, reading
+from p2psim.data.text import TextData
 from p2psim.registry import plugin
-from p2psim.text import TextData
 
 # What `p2psim data fetch` writes comes first, so that fetching cures damage anywhere.
 PLACES = ("ag-news", "ag_news", "ag_news_csv", "ag_news/ag_news_csv")

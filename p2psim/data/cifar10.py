@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psim import unpickle
 from p2psim.base import Count, Data, Indices
-from p2psim.crops import crop
-from p2psim.datafiles import data_folder, fetch_cure, find_file
+from p2psim.data import unpickle
+from p2psim.data.augmentation import crop
+from p2psim.data.files import data_folder, fetch_cure, find_file
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from p2psim import rng
 from p2psim.base import Count, Data, Indices
-from p2psim.datafiles import find_file, reading
+from p2psim.data.files import find_file, reading
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 

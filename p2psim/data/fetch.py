@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from p2psim.datafiles import data_folder
+from p2psim.data.files import data_folder
 from p2psim.errors import InputError, suggest
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # file, bytes so far, bytes in all (or 0)

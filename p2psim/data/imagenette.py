@@ -11,8 +11,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from p2psim.base import Data, Indices
-from p2psim.crops import crop
-from p2psim.datafiles import data_folder, fetch_cure
+from p2psim.data.augmentation import crop
+from p2psim.data.files import data_folder, fetch_cure
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from p2psim import rng
 from p2psim.base import Data, Indices
-from p2psim.datafiles import data_folder, find_file, reading
+from p2psim.data.files import data_folder, find_file, reading
 from p2psim.registry import plugin
 
 FEATURES = {"a9a": 123, "w8a": 300, "mushrooms": 112}  # not every file shows its last feature

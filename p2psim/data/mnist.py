@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim.base import Data, Indices
-from p2psim.datafiles import data_folder, fetch_cure, find_file, reading
+from p2psim.data.files import data_folder, fetch_cure, find_file, reading
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2psim.datafiles import data_folder, find_file, reading
+from p2psim.data.files import data_folder, find_file, reading
+from p2psim.data.text import TextData
 from p2psim.registry import plugin
-from p2psim.text import TextData
 
 NAME = "sentence_length.txt"
 PLACES = ("senteval", "senteval-length")

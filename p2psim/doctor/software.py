@@ -37,8 +37,8 @@ def torch() -> Iterator[Finding]:
 
 def data_sets() -> Iterator[Finding]:
     """Which are here. The one that an experiment needs is checked with the experiment."""
-    from p2psim import datafiles, registry
-    from p2psim.data import ag_news, fetch, imagenette, libsvm, senteval_length
+    from p2psim import registry
+    from p2psim.data import ag_news, fetch, files, imagenette, libsvm, senteval_length
 
     opened = ("digits", "mnist", "cifar10")
     looks: dict[str, Callable[[], object]] = {
@@ -48,12 +48,12 @@ def data_sets() -> Iterator[Finding]:
     looks |= {"imagenette": imagenette.find, "senteval-length": senteval_length.find}
     looks["ag-news"] = partial(ag_news.find, ag_news.TRAIN)
     here = [name for name, look in looks.items() if found(look)]
-    files = [name for name in libsvm.FEATURES if found(partial(libsvm.find, name, Path()))]
-    text = f"{', '.join([*here, *files])} found; P2PSIM_DATA: {datafiles.data_folder()}"
+    libsvm_files = [name for name in libsvm.FEATURES if found(partial(libsvm.find, name, Path()))]
+    text = f"{', '.join([*here, *libsvm_files])} found; P2PSIM_DATA: {files.data_folder()}"
     fetched = [name for name in fetch.SETS if name not in here]
     text += f"; to be had by p2psim data fetch: {', '.join(fetched)}" if fetched else ""
     unchecked = [f"{name}: {what}" for name, what in fetch.UNCHECKED.items() if name not in here]
-    loaded = [name for name in libsvm.FEATURES if name not in files]
+    loaded = [name for name in libsvm.FEATURES if name not in libsvm_files]
     text += f"; to be had from {libsvm.HOME}: {', '.join(loaded)}" if loaded else ""
     text += "".join(f"; {line}" for line in unchecked)
     yield Finding(OK, "data sets", text)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from p2psim.base import Count, Shape
+from p2psim.data.text import PADDING, installed, library
 from p2psim.errors import InputError
 from p2psim.layers import Layer, Layered, Linear, Plain, Residual
 from p2psim.registry import plugin
 from p2psim.sequences import Attention, Embedding, First, LayerNorm, divides, texts
-from p2psim.text import PADDING, installed, library
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2psim.compressors.affine8 import Affine8
+from p2psim.compressors.affine_8 import Affine8
 from p2psim.compressors.qsgd import QSGD
-from p2psim.compressors.randomk import RandomK
+from p2psim.compressors.random_k import RandomK
 from p2psim.compressors.sign import Sign
-from p2psim.compressors.topk import TopK
+from p2psim.compressors.top_k import TopK
 from p2psim.rng import Stream
 from p2psim.vectors import CHUNK, Scratch, kept, spans
 

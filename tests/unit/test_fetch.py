@@ -17,7 +17,7 @@ import pytest
 
 from p2psim import registry
 from p2psim.data.fetch import SETS, Source, fetch, right
-from p2psim.datafiles import data_folder
+from p2psim.data.files import data_folder
 from p2psim.errors import InputError
 
 REAL = os.environ.get("P2PSIM_DATA", "")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2psim import unpickle
+from p2psim.data import unpickle
 from p2psim.errors import InputError
 
 REAL = os.environ.get("P2PSIM_DATA", "")
