@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from p2psim import accounting, rng
+from p2psim import rng
 from p2psim.base import Data, LearningRule, LocalOptimizer, Shape, StragglerModel, Vector
+from p2psim.models import cost_model
 from p2psim.network.clock import Clock
 from p2psim.network.messages import Pool
 from p2psim.scenario import Scenario
@@ -270,7 +271,7 @@ class LocalOracle:
         self.step_count += 1
         self.losses.append(loss)
         if self.cost:
-            operations = accounting.operations(self.cost, len(targets), self.precision)
+            operations = cost_model.operations(self.cost, len(targets), self.precision)
             self.energy += operations.energy(self.precision)
         return g
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import accounting
 from p2psim.forecast import forecast
+from p2psim.models import cost_model
 from p2psim.network.neighborhood import HEADER
 from p2psim.rehearsal import Rehearsal, Rehearsed, rehearse
 from p2psim.scenario import Scenario
@@ -62,7 +62,7 @@ def account(scenario: Scenario) -> dict[str, str]:
     if made is None:
         return {}
     said = made.words(learning.precision)
-    each = made.energy[list(accounting.PICOJOULE).index(learning.precision)]
+    each = made.energy[list(cost_model.PICOJOULE).index(learning.precision)]
     total = each * scenario.rounds * learning.local_steps / 1000
     return {**said, "energy": f"{said['energy']}; {total:,.4g} J per peer in the run"}
 
@@ -80,7 +80,7 @@ def as_published(scenario: Scenario, net: Rehearsal) -> dict[str, str]:
         sent = sum(kept(m, compressor.keep, compressor.k) for m in sizes)
         values = compressor.values
     steps = scenario.rounds * scenario.experiment.learning.consensus_steps
-    size = accounting.traffic(scenario.parameters, sent, steps) / 1e9
+    size = cost_model.traffic(scenario.parameters, sent, steps) / 1e9
     each = f"{steps:,} x " + ("4 (d + 1)" if sent is None else f"(6 x {sent:,} + 3)")
     text = f"{size:.4g} GB (one message a step, {each} bytes)"
     if values.name == "affine-8":
@@ -128,7 +128,7 @@ def memory(scenario: Scenario, most: Rehearsal, state: int) -> float:
     sample = 4 * math.prod(scenario.experiment.data.shape)
     samples = max(map(len, scenario.parts)) * sample
     b, cost = max(map(scenario.batch_size, range(scenario.peers))), scenario.cost
-    activations = 4 * b * accounting.kept(cost) if cost else 0
+    activations = 4 * b * cost_model.kept(cost) if cost else 0
     return PROCESS + 2 * d + state + buffers + samples + activations
 
 

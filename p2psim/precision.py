@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 from p2psim.errors import InputError
-from p2psim.norms import Scaled, Sum
+from p2psim.models.norms import Scaled, Sum
 
 LEVELS, FLOOR = 255, 1e-8  # steps between the smallest and the largest value; the smallest step
 OLD = 0.1  # share that a running range keeps of itself

@@ -23,7 +23,8 @@ import h5py
 import numpy as np
 import tomli_w
 
-from p2psim import __version__, accounting, checkpoint
+from p2psim import __version__, checkpoint
+from p2psim.models import cost_model
 from p2psim.scenario import Scenario
 
 # dataset -> (type, unit, meaning). The first axis in run.h5 is the peer, the second the row.
@@ -292,7 +293,7 @@ def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
         file["topology/weights"] = scenario.topology.weights
         file["topology/weights"].attrs["meaning"] = "W_t, row = receiver, one matrix per step"
         if scenario.account:
-            for name, (unit, meaning) in accounting.FIELDS.items():
+            for name, (unit, meaning) in cost_model.FIELDS.items():
                 file[f"cost/{name}"] = getattr(scenario.account, name)
                 file[f"cost/{name}"].attrs.update(unit=unit, meaning=meaning)
         for path, (shape, kind, unit, meaning) in layout(scenario).items():

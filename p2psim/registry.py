@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import pkgutil
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,12 +53,18 @@ def plugin(kind: str, name: str, source: str = "") -> Callable[[type[T]], type[T
 
 
 def names(kind: str) -> dict[str, type]:
-    """Every plug-in of a kind that comes with the package, by name."""
+    """Return every plug-in of a kind that comes with the package, by name.
+
+    Of the kind's folder only the files in which such a plug-in stands are imported: the others are
+    helpers, and some of them need torch.
+    """
     if kind not in _loaded:
         _loaded.add(kind)
-        module = importlib.import_module(FOLDERS[kind])
-        for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-            importlib.import_module(f"{FOLDERS[kind]}.{found.name}")
+        package = importlib.import_module(FOLDERS[kind])
+        for folder in getattr(package, "__path__", []):
+            for file in sorted(Path(folder).glob("*.py")):
+                if re.search(rf'@plugin\(\s*"{kind}"', file.read_text(encoding="utf-8")):
+                    importlib.import_module(f"{FOLDERS[kind]}.{file.stem}")
     return _plugins[kind]
 
 

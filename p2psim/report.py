@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import accounting, metrics
+from p2psim import metrics
+from p2psim.models import cost_model
 from p2psim.recorder import PHASES
 from p2psim.results import Array, Run, Table, column, open_run, read
 
@@ -131,7 +132,7 @@ def summary(folder: Path) -> str:
     size = f"{run.attributes['peers']} peers, d = {run.attributes['parameters']:,}"
     setting.append(["size", f"{size}, {run.train['round'].shape[1]:,} rounds"])
     if run.cost:
-        setting += map(list, accounting.Account(**run.cost).words(run.precision).items())
+        setting += map(list, cost_model.Account(**run.cost).words(run.precision).items())
     rows = [["", "mean", "min", "max", "in all"]]
     rows += [[measure.label, *measure.cells()] for measure in measures(run)]
     trouble = [f"! {text}" for text in [*run.failures, *run.lost, *diverged(run)]]

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim import config, rng
-from p2psim.accounting import Account, account
 from p2psim.base import Indices, Model, Setting, Shape
 from p2psim.config import Experiment
 from p2psim.errors import InputError
-from p2psim.layers import Cost
+from p2psim.models.cost_model import Account, account
+from p2psim.models.layers import Cost
 from p2psim.network import topology
 from p2psim.registry import find
 

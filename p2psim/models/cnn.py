@@ -6,7 +6,16 @@ from dataclasses import field
 
 from p2psim.base import Count, Shape
 from p2psim.errors import InputError
-from p2psim.layers import Convolution, Flatten, Layer, Layered, Linear, MaxPool, Plain, images
+from p2psim.models.layers import (
+    Convolution,
+    Flatten,
+    Layer,
+    Layered,
+    Linear,
+    MaxPool,
+    Plain,
+    images,
+)
 from p2psim.registry import plugin
 
 

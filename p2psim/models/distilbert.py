@@ -10,9 +10,9 @@ import msgspec
 from p2psim.base import Count, Shape
 from p2psim.data.text import PADDING, installed, library
 from p2psim.errors import InputError
-from p2psim.layers import Layer, Layered, Linear, Plain, Residual
+from p2psim.models.layers import Layer, Layered, Linear, Plain, Residual
+from p2psim.models.sequences import Attention, Embedding, First, LayerNorm, divides, texts
 from p2psim.registry import plugin
-from p2psim.sequences import Attention, Embedding, First, LayerNorm, divides, texts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +88,7 @@ class DistilBERT(Layered):
         return c
 
     def build(self, inputs: Shape, outputs: int) -> nn.Module:
-        from p2psim.attention import Logits
+        from p2psim.models.attention import Logits
 
         self.layers(inputs, outputs)
         transformers = library(f"model 'distilbert', path = {self.path!r}")

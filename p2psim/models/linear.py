@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from p2psim import layers
 from p2psim.base import Shape
+from p2psim.models import layers
 from p2psim.registry import plugin
 
 

@@ -6,7 +6,7 @@ from dataclasses import field
 from typing import Literal
 
 from p2psim.base import Count, Shape
-from p2psim.layers import Flatten, Layer, Layered, Linear, Plain
+from p2psim.models.layers import Flatten, Layer, Layered, Linear, Plain
 from p2psim.registry import plugin
 
 

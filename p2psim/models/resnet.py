@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from p2psim.base import Count, Shape
-from p2psim.layers import (
+from p2psim.models.layers import (
     Convolution,
     Layer,
     Layered,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from p2psim.base import Count, Shape
-from p2psim.layers import Layer, Layered, Linear, Plain, Residual
+from p2psim.models.layers import Layer, Layered, Linear, Plain, Residual
+from p2psim.models.sequences import Attention, Average, Embedding, LayerNorm, divides, texts
 from p2psim.registry import plugin
-from p2psim.sequences import Attention, Average, Embedding, LayerNorm, divides, texts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,7 @@ class Transformer(Layered):
         return [first, *block * self.blocks, LayerNorm(), Average(), Linear(outputs)]
 
     def build(self, inputs: Shape, outputs: int) -> nn.Module:
-        from p2psim.attention import Block, Encoder
+        from p2psim.models.attention import Block, Encoder
 
         self.layers(inputs, outputs)
         made = Encoder(self.vocabulary, inputs[0], outputs, self.width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from p2psim.base import Count, Shape
-from p2psim.layers import (
+from p2psim.models.layers import (
     Convolution,
     Flatten,
     Layer,

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from p2psim import norms, precision, registry
+from p2psim import precision, registry
 from p2psim.errors import InputError
+from p2psim.models import norms
 from p2psim.precision import Exact, Int8, lower
 from tests.running import Table, quadratic_table, quadratics, run_here
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from p2psim import accounting, registry
+from p2psim import registry
+from p2psim.models import cost_model
 
 SHAPE, B = (3, 32, 32), 32
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -56,10 +57,10 @@ def net(name: str, norm: str) -> tuple[Any, int]:
 def test_sizes(name: str) -> None:
     cost, d = net(name, "range-evonorm")
     parameters, counted, macs, entries, skips = SIZES[name]
-    assert (d, accounting.counted(cost, d)) == (parameters, counted)
+    assert (d, cost_model.counted(cost, d)) == (parameters, counted)
     assert (cost.macs, cost.gated, cost.added) == (macs, entries, skips)
     plain, d = net(name, "range-bn")
-    assert accounting.counted(plain, d) == counted
+    assert cost_model.counted(plain, d) == counted
     assert plain.normed == entries
 
 
@@ -67,7 +68,7 @@ def test_sizes(name: str) -> None:
 def test_energy(name: str, norm: str) -> None:
     cost, _ = net(name, norm)
     found = [
-        accounting.operations(cost, B, precision, training).energy(precision)
+        cost_model.operations(cost, B, precision, training).energy(precision)
         for training in (True, False)
         for precision in ("fp32", "int8")
     ]
@@ -84,11 +85,11 @@ def test_memory(name: str) -> None:
     costs = {norm: net(name, norm) for norm in ("range-bn", "range-evonorm")}
     _, counted, _, entries, skips = SIZES[name]
     for norm, (cost, d) in costs.items():
-        assert rounded(accounting.inference_memory(cost, d) / 2**20, "1.00") == INFERENCE[name]
+        assert rounded(cost_model.inference_memory(cost, d) / 2**20, "1.00") == INFERENCE[name]
         kept = 4 * entries + 2 * skips + (2 * entries if norm == "range-bn" else 0)
-        assert accounting.memory(cost, d, B, "fp32") == 4 * (5 * counted + B * kept)
-        assert accounting.memory(cost, d, B, "int8") == 4 * 5 * counted + B * kept
-    more = [accounting.memory(*costs[norm], B, "fp32") for norm in costs]
+        assert cost_model.memory(cost, d, B, "fp32") == 4 * (5 * counted + B * kept)
+        assert cost_model.memory(cost, d, B, "int8") == 4 * 5 * counted + B * kept
+    more = [cost_model.memory(*costs[norm], B, "fp32") for norm in costs]
     mib = {"resnet-20": "46.0", "resnet-54": "116.0", "vgg-11": "37.0"}
     assert rounded((more[0] - more[1]) / 2**20, "1.0") == mib[name]
 
@@ -99,9 +100,9 @@ def test_traffic(name: str) -> None:
     made: Any = registry.names("model")[model](norm="evonorm", **given)
     sizes = [math.prod(shape) for shape in made.shapes(SHAPE, 10)]
     dense, sparse, iterations = TRAFFIC[name]
-    assert rounded(accounting.traffic(sum(sizes), None, iterations) / 1e9, dense) == dense
+    assert rounded(cost_model.traffic(sum(sizes), None, iterations) / 1e9, dense) == dense
     kept = sum(max(1, m // 100) for m in sizes)
     if name == "resnet-20":
         assert kept == 2767
     if sparse:
-        assert rounded(accounting.traffic(sum(sizes), kept, iterations) / 1e9, sparse) == sparse
+        assert rounded(cost_model.traffic(sum(sizes), kept, iterations) / 1e9, sparse) == sparse

@@ -10,7 +10,7 @@ import pytest
 from p2psim import registry
 from p2psim.base import Shape
 from p2psim.errors import InputError
-from p2psim.layers import NormKind
+from p2psim.models.layers import NormKind
 from tests.texts import TINY
 
 IMAGES: list[Shape] = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 5, 9)]

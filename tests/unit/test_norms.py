@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from p2psim import norms
+from p2psim.models import norms
 from tests.laws.test_precision import tensor
 
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from p2psim import attention, precision, registry, scenario
+from p2psim import precision, registry, scenario
 from p2psim.errors import InputError
+from p2psim.models import attention
 from p2psim.peer import Samples
 from tests.running import Run, Table, run_here
 from tests.texts import TINY, configured, news, tiny

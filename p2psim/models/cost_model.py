@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from p2psim.layers import Cost
+from p2psim.models.layers import Cost
 
 PICOJOULE = {"fp32": (0.9, 3.7), "int8": (0.03, 0.2)}  # of an addition, of a multiplication
 BYTES = {"fp32": 4, "int8": 1}  # of an activation that is kept for the backward pass

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from p2psim.data.text import PADDING
-from p2psim.norms import Sum
+from p2psim.models.norms import Sum
 
 ROWS = 64  # texts that a model of the transformers library tests at a time
 

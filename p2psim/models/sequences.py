@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from p2psim.base import Shape
 from p2psim.errors import InputError
-from p2psim.layers import Cost, Layer, Linear
+from p2psim.models.layers import Cost, Layer, Linear
 
 
 @dataclass(frozen=True)
