@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from p2psim import registry
-from p2psim.precision import lower
+from p2psim.learning.int8 import lower
 
 SHAPE, CLASSES, BATCH, REPEATS = (3, 32, 32), 10, 32, 7
 

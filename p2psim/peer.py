@@ -58,7 +58,7 @@ class FlatModel:
         seed(rng.key(experiment.head.seed, "init", own), "cpu")  # where it is built in any case
         module = experiment.model.build(data.shape, data.outputs)
         if experiment.learning.precision == "int8":
-            from p2psim.precision import lower
+            from p2psim.learning.int8 import lower
 
             module = lower(module)
         self.module = module.to(dtype)

@@ -25,10 +25,10 @@ FOLDERS = {
     "compressor": "p2psim.compressors",
     "data": "p2psim.data",
     "model": "p2psim.models",
-    "optimizer": "p2psim.optimizers",
+    "optimizer": "p2psim.learning",
     "partition": "p2psim.data",
     "rule": "p2psim.learning",
-    "schedule": "p2psim.optimizers",
+    "schedule": "p2psim.learning",
     "compute": "p2psim.network.step_times",
     "link": "p2psim.network.links",
 }

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from p2psim import precision, registry
+from p2psim import registry
 from p2psim.errors import InputError
+from p2psim.learning import int8
+from p2psim.learning.int8 import Exact, Int8, lower
 from p2psim.models import norms
-from p2psim.precision import Exact, Int8, lower
 from tests.running import Table, quadratic_table, quadratics, run_here
 
 KINDS = ["batch", "group", "evonorm", "range-bn", "range-evonorm"]
@@ -135,7 +136,7 @@ def test_with_identities_for_quantizers_it_is_autograd(name: str) -> None:
     make, shape = LAYERS[name]
     plain, twin = (spread(seeded(make).double()) for _ in range(2))
     split = lower(twin, Exact)
-    assert any(isinstance(part, precision.Wrapper) for part in split.modules())
+    assert any(isinstance(part, int8.Wrapper) for part in split.modules())
     found = []
     for module in (plain, split):
         x = tensor(*shape, seed=1).requires_grad_()
@@ -232,7 +233,7 @@ def test_gradients_are_rounded_without_bias() -> None:
 
 
 def test_a_layer_takes_quantized_inputs_weights_and_gradients(monkeypatch: Any) -> None:
-    noiseless = lambda g: precision.affine(g, *g.aminmax())  # noqa: E731
+    noiseless = lambda g: int8.affine(g, *g.aminmax())  # noqa: E731
     monkeypatch.setattr(Int8, "gradient", staticmethod(noiseless))
     layer = nn.Linear(12, 5).double()
     x, up = tensor(9, 12, seed=1).requires_grad_(), tensor(9, 5, seed=2)
@@ -251,7 +252,7 @@ def test_a_layer_takes_quantized_inputs_weights_and_gradients(monkeypatch: Any) 
 
 def test_running_ranges_are_used_in_evaluation_and_are_no_parameters() -> None:
     layer = lower(nn.Linear(6, 2))
-    known = precision.Activation(Int8)
+    known = int8.Activation(Int8)
     first, second = torch.rand(4, 6), 3 * torch.rand(4, 6)
     known(first)
     known(second)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from p2psim import precision, registry, scenario
+from p2psim import registry, scenario
 from p2psim.errors import InputError
+from p2psim.learning import int8
 from p2psim.models import attention
 from p2psim.peer import Samples
 from tests.running import Run, Table, run_here
@@ -117,14 +118,14 @@ def test_large_models_test_in_parts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_eight_bits_reach_every_layer(which: int, tmp_path: Path) -> None:
-    made = precision.lower(both(tmp_path)[which].train())
+    made = int8.lower(both(tmp_path)[which].train())
     kinds = [type(part) for part in made.modules()]
-    assert kinds.count(precision.Lowered) == [13, 14][which]  # 6 a block, and the head
-    assert kinds.count(precision.LoweredNorm) == 5
-    activations = kinds.count(precision.Activation) - [18, 19][which]
+    assert kinds.count(int8.Lowered) == [13, 14][which]  # 6 a block, and the head
+    assert kinds.count(int8.LoweredNorm) == 5
+    activations = kinds.count(int8.Activation) - [18, 19][which]
     assert activations == [8, 0][which]  # the operands of four sums
     made(torch.randint(0, 100, (4, 12))).square().sum().backward()
-    used = [part for part in made.modules() if isinstance(part, precision.Activation)]
+    used = [part for part in made.modules() if isinstance(part, int8.Activation)]
     assert all(part.low.isfinite() for part in used)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in made.parameters())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from p2psim.base import NonNegative, Vector
-from p2psim.descent import Descent, below_one
+from p2psim.learning.optimizer import Descent, below_one
 from p2psim.registry import plugin
 from p2psim.vectors import add_scaled
 

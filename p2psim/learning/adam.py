@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from p2psim.base import NonNegative, Positive, Vector
-from p2psim.descent import Descent, below_one
+from p2psim.learning.optimizer import Descent, below_one
 from p2psim.registry import plugin
 from p2psim.vectors import add_scaled
 

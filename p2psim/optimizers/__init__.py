@@ -1,1 +1,0 @@
-"""Local optimizers and learning-rate schedules."""
