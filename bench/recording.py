@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from p2psim import config, recorder, scenario, schedule, session
+from p2psim import recorder, schedule, session
+from p2psim.experiment import config, scenario
 from p2psim.launcher import ranks
 from p2psim.network.transport import MPIWire
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import scenario, session, simulation
+from p2psim import session, simulation
 from p2psim.errors import StoppedError
+from p2psim.experiment import scenario
 from p2psim.launcher import ranks
 from p2psim.network.transport import MPIWire
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from p2psim import scenario
+from p2psim.experiment import scenario
 from p2psim.launcher import ranks
 from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from p2psim import scenario
+from p2psim.experiment import scenario
 from p2psim.network.clock import Clock
 from p2psim.peer import Batches, FlatModel, LocalOracle, Samples
 

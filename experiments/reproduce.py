@@ -26,10 +26,11 @@ import numpy as np
 
 from bench.processes import members, memory
 from experiments.report import REPORTS, write
-from p2psim import config, plots, recorder, results, scenario, starting
+from p2psim import plots, recorder, results, starting
 from p2psim.errors import STOPPED, InputError
+from p2psim.experiment import config, scenario
+from p2psim.experiment.sweep import combinations
 from p2psim.registry import load_file
-from p2psim.settings import combinations
 
 HERE = Path(__file__).parent
 SAMPLE = 5.0  # seconds between two looks at the memory

@@ -132,10 +132,11 @@ def submit(
 @ONLY
 def plan(experiment: Path, settings: tuple[str, ...], only: int | None) -> None:
     """Check an experiment and say what it would be, without running it."""
-    from p2psim import planning, runner
+    from p2psim import runner
+    from p2psim.experiment import plan
 
     requests = [one for _, one in runner.choose(runner.requests(experiment, settings, None), only)]
-    plans = [(request.label, planning.plan(request.scenario())) for request in requests]
+    plans = [(request.label, plan.plan(request.scenario())) for request in requests]
     for label, found in plans:
         click.echo(f"\n{label}" if label else "", nl=bool(label))
         for name, text in found.items():
@@ -249,6 +250,6 @@ def join(run: Path, target: Path | None, force: bool) -> None:
 @click.argument("name", required=False)
 def list_(kind: str | None, name: str | None) -> None:
     """List the plug-ins, or those of one KIND, with parameters and sources; all about one NAME."""
-    from p2psim import listing
+    from p2psim.experiment import catalog
 
-    click.echo(listing.details(kind, name) if kind and name else listing.listing(kind))
+    click.echo(catalog.details(kind, name) if kind and name else catalog.listing(kind))

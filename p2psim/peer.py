@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from p2psim import rng
 from p2psim.base import Data, LearningRule, LocalOptimizer, Shape, StragglerModel, Vector
+from p2psim.experiment.scenario import Scenario
 from p2psim.models import cost_model
 from p2psim.network.clock import Clock
 from p2psim.network.messages import Pool
-from p2psim.scenario import Scenario
 from p2psim.vectors import add_scaled, squared_norm
 
 torch.set_num_threads(1)  # ranks share the cores; one thread also fixes the order of sums

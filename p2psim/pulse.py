@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from p2psim.config import Execution
+from p2psim.experiment.config import Execution
 from p2psim.network.neighborhood import Neighborhood
 
 OFTEN, SELDOM = 0.5, 1.0  # seconds between two meetings, about

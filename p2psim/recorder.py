@@ -24,8 +24,8 @@ import numpy as np
 import tomli_w
 
 from p2psim import __version__, checkpoint
+from p2psim.experiment.scenario import Scenario
 from p2psim.models import cost_model
-from p2psim.scenario import Scenario
 
 # dataset -> (type, unit, meaning). The first axis in run.h5 is the peer, the second the row.
 TRAIN = {

@@ -15,24 +15,13 @@ from typing import Any, NamedTuple
 
 import click
 
-from p2psim import (
-    checkpoint,
-    config,
-    heap,
-    joining,
-    planning,
-    recorder,
-    report,
-    results,
-    scenario,
-    session,
-    starting,
-)
+from p2psim import checkpoint, heap, joining, recorder, report, results, session, starting
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
+from p2psim.experiment import config, plan, scenario
+from p2psim.experiment.sweep import assign, combinations
 from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
 from p2psim.network.transport import MPIWire, run_threads
-from p2psim.settings import assign, combinations
 from p2psim.watchdog import Overseer
 
 ECHO = 1.0  # seconds in which a rank may get a signal twice, sent to it and passed on by its stub
@@ -159,7 +148,7 @@ def check(request: Request) -> Size:
         starting.check_folder(request.folder, request.force)
     starting.check_writable(request.folder)
     ready.hold(0)
-    if "warning" in (said := planning.outlook(ready)):
+    if "warning" in (said := plan.outlook(ready)):
         of = f"{request.label}: " if request.label else ""
         click.echo(f"p2psim: warning: {of}{said['warning']}", err=True)
     return Size(ready.peers, ready.experiment.run.patience)

@@ -14,12 +14,12 @@ import numpy as np
 from p2psim import checkpoint, devices, recorder, results, starting, will
 from p2psim.checkpoint import Book, DamagedError
 from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
+from p2psim.experiment.scenario import Scenario
 from p2psim.launcher import place
 from p2psim.network.clock import Clock
 from p2psim.network.neighborhood import Neighborhood
 from p2psim.network.transport import Wire
 from p2psim.pulse import Pulse
-from p2psim.scenario import Scenario
 from p2psim.schedule import Schedule
 from p2psim.simulation import Simulation
 from p2psim.watchdog import HangError, Watchdog

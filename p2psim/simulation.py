@@ -14,12 +14,12 @@ from p2psim import heap, recorder
 from p2psim.base import Vector
 from p2psim.checkpoint import Book
 from p2psim.errors import StoppedError
+from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Clock, Realized
 from p2psim.network.neighborhood import Neighborhood, silent
 from p2psim.network.transport import Wire
 from p2psim.pulse import Order, Pulse
 from p2psim.rng import Stream
-from p2psim.scenario import Scenario
 from p2psim.schedule import Schedule
 
 COUNTERS = ("bytes_sent", "bytes_received", "messages_sent", "header_bytes")

@@ -13,7 +13,7 @@ import tomli_w
 
 from p2psim import __version__, recorder
 from p2psim.errors import InputError
-from p2psim.scenario import Scenario
+from p2psim.experiment.scenario import Scenario
 
 
 def check_writable(folder: Path) -> None:

@@ -27,9 +27,9 @@ import tomli_w
 from click.testing import CliRunner, Result
 
 from p2psim.cli import main
+from p2psim.experiment.sweep import put
 from p2psim.launcher import ranks
 from p2psim.launcher.ranks import THREADS
-from p2psim.settings import put
 
 Table: TypeAlias = dict[str, Any]
 GOOD: Table = {

@@ -14,7 +14,8 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from p2psim import scenario, session, settings
+from p2psim import session
+from p2psim.experiment import scenario, sweep
 from p2psim.launcher import ranks
 from p2psim.network.transport import Wire, run_threads
 
@@ -166,7 +167,7 @@ def be_threads(
     def body(wire: Wire) -> None:
         left = iter(range(asks - 1, -1, -1))
         # A deep copy each: a table is shared by all peers, and resolving it may fill in defaults.
-        ready = scenario.load(settings.assign(table, ()), folder)
+        ready = scenario.load(sweep.assign(table, ()), folder)
         session.run_peer(ready, wire, place, resume=resume, asked=lambda: next(left, 1) == 0)
 
     run_threads(table["peers"], body)

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.measures import late, points, spread
 from experiments.reproduce import Claim, Figure, Runs
-from p2psim import forecast, scenario
+from p2psim.experiment import forecast, scenario
 from p2psim.plots import COLORS
 from p2psim.results import Array, Run
 

@@ -88,16 +88,16 @@ def disk(plan: Plan) -> int:
 
 def memory(plan: Plan) -> Iterator[Finding]:
     """That the peers have room."""
-    from p2psim import planning
+    from p2psim.experiment.plan import PROCESS, SHARED, peer_memory
 
     free = min(available())
-    one = planning.PROCESS if plan.scenario is None else planning.peer_memory(plan.scenario)
+    one = PROCESS if plan.scenario is None else peer_memory(plan.scenario)
     room = f"{amount(free)} free"
     if plan.here is None:
-        many = max(0, free - planning.SHARED) // one
+        many = max(0, free - SHARED) // one
         yield Finding(OK, "memory", f"{room}: enough for {many:.0f} peers of a small model")
         return
-    need = plan.here * one + planning.SHARED
+    need = plan.here * one + SHARED
     text = f"{room}, {plan.here} peers of {amount(one)} take {amount(need)} together"
     cure = ": fewer peers a node, or a job with more memory"
     level = PROBLEM if need > free else WARNING if need > 0.8 * free else OK

@@ -49,7 +49,8 @@ def load() -> None:
 
 def warm_up() -> None:
     """What runs for the first time imports and allocates; done here, ranks share it."""
-    from p2psim import peer, scenario
+    from p2psim import peer
+    from p2psim.experiment import scenario
 
     peer.FlatModel(scenario.load(EXAMPLE, Path()), 0)
 

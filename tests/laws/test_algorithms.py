@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2psim import registry, scenario
+from p2psim import registry
 from p2psim.errors import InputError
+from p2psim.experiment import scenario
 from tests import oracle, oracle_time
 from tests.oracle import Matrix
 from tests.running import Problem, Table, difference, quadratic_table, quadratics, run_quadratic

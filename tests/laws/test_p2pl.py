@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from p2psim import cli, planning, scenario
+from p2psim import cli
 from p2psim.errors import InputError
+from p2psim.experiment import plan, scenario
 from tests.oracle import Matrix
 from tests.running import (
     Problem,
@@ -220,7 +221,7 @@ def test_plan_knows_the_spectral_radius_and_warns(
 ) -> None:
     algorithm = p2pl(eta_d=eta_d, affinity_ref=ref)
     table = quadratic_table(quadratics(n), tmp_path, algorithm, topology=topology)
-    said = planning.plan(scenario.load(table, tmp_path))
+    said = plan.plan(scenario.load(table, tmp_path))
     found = float(re.findall(r"[\d.]+", said["disagreement"])[0])
     assert abs(found - radius) <= 0.005
     assert ("warning" in said) == (ref == "pre" and radius >= 1)
@@ -242,7 +243,7 @@ def test_disagreements_grow_as_plan_says(
     one = np.abs(values - 1).argmin()  # of vectors that are the same on every device
     assert abs(values[one] - 1) <= 1e-9
     table = quadratic_table(problem, tmp_path, given, rounds=2, **options)
-    said = planning.plan(scenario.load(table, tmp_path))["disagreement"]
+    said = plan.plan(scenario.load(table, tmp_path))["disagreement"]
     radius = np.abs(np.delete(values, one)).max()
     assert abs(radius - float(re.findall(r"[\d.]+", said)[0])) <= 1e-4
 
@@ -258,8 +259,7 @@ def test_the_printed_biases_diverge_as_predicted(tmp_path: Path) -> None:
     printed = p2pl(eta_d=0.0, eta_b=1.0, bias="printed")
     table = quadratic_table(problem, tmp_path, printed, topology="complete")
     assert (
-        "all models are multiplied by 2"
-        in planning.outlook(scenario.load(table, tmp_path))["warning"]
+        "all models are multiplied by 2" in plan.outlook(scenario.load(table, tmp_path))["warning"]
     )
     ran = run_quadratic(problem, tmp_path, printed, topology="complete", rounds=1)
     assert difference(ran.x, problem.x0 + problem.x0.mean(axis=0)) <= 1e-12
@@ -294,7 +294,7 @@ def test_a_warning_names_what_to_change(
     parameters: Table, said: str | None, tmp_path: Path
 ) -> None:
     table = quadratic_table(quadratics(2), tmp_path, p2pl(**parameters), topology="complete")
-    found = planning.outlook(scenario.load(table, tmp_path)).get("warning")
+    found = plan.outlook(scenario.load(table, tmp_path)).get("warning")
     assert (found is None) == (said is None)
     assert found is None or re.search(said or "", found)
 

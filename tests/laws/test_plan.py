@@ -8,10 +8,11 @@ import pytest
 import tomli_w
 from click.testing import CliRunner
 
-from p2psim import cli, planning, registry, scenario, simulation
+from p2psim import cli, registry, simulation
+from p2psim.experiment import plan, scenario
+from p2psim.experiment.dry_run import rehearse
 from p2psim.network import neighborhood
 from p2psim.network.neighborhood import HEADER, Neighborhood
-from p2psim.rehearsal import rehearse
 from tests.running import Table, run_here
 
 PEERS = 5
@@ -161,5 +162,5 @@ def test_the_virtual_time_of_equal_peers(tmp_path: Path) -> None:
         "link": {"latency": 0.25, "bandwidth": 1e4},
     }
     run = run_here(table, tmp_path)
-    said = planning.plan(scenario.load(table, tmp_path))["virtual time"]
+    said = plan.plan(scenario.load(table, tmp_path))["virtual time"]
     assert said == f"{run.train['time'].max():,.6g} s"

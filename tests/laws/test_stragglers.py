@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from p2psim import forecast, planning, scenario
 from p2psim.errors import InputError
+from p2psim.experiment import forecast, plan, scenario
 from tests import oracle, oracle_time
 from tests.laws.test_algorithms import write_times
 from tests.running import (
@@ -207,10 +207,10 @@ def test_the_plan_knows_how_long_the_fastest_take(tmp_path: Path) -> None:
     algorithm, problem = {**LGC, "warmup_rounds": 10}, quadratics(N, d=4, same_start=True)
     table = quadratic_table(problem, tmp_path, algorithm, topology="complete", time=RACE)
     run = run_here(table, tmp_path)
-    said = planning.plan(scenario.load(table, tmp_path))["virtual time"]
+    said = plan.plan(scenario.load(table, tmp_path))["virtual time"]
     assert said == f"{run.train['time'].max():,.6g} s"
     table["topology"] = "ring"
-    said = planning.plan(scenario.load(table, tmp_path))["virtual time"]
+    said = plan.plan(scenario.load(table, tmp_path))["virtual time"]
     assert said == "depends on who waits for whom; only a run tells"
 
 

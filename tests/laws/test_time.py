@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from p2psim import cli, planning, results, scenario, timeline
+from p2psim import cli, results, timeline
+from p2psim.experiment import plan, scenario
 from p2psim.network.clock import TRANSFER, WAIT, WORK
 from tests.laws.test_plan import CASES
 from tests.running import Run, Table, new_folder, quadratic_table, quadratics, run_here
@@ -174,7 +175,7 @@ def test_the_plan_knows_the_virtual_time(name: str, link: str, tmp_path: Path) -
     made["learning"]["local_steps"] = 2
     made["time"] = {"compute": RANDOM, "link": LINKS[link]}
     run = run_here(made, tmp_path)
-    said = planning.plan(scenario.load(made, tmp_path))["virtual time"]
+    said = plan.plan(scenario.load(made, tmp_path))["virtual time"]
     wanted = run.train["time"].max()
     if name == "all-reduce" and link != "none":  # its blocks are of two sizes
         np.testing.assert_allclose(float(said.split()[0].replace(",", "")), wanted, rtol=1e-2)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from p2psim import config, registry
+from p2psim import registry
 from p2psim.errors import InputError
+from p2psim.experiment import config
 
 STEPS, D = 20, 50
 CASES: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from p2psim import cli, metrics, results, scenario
+from p2psim import cli, metrics, results
 from p2psim.errors import InputError
+from p2psim.experiment import scenario
 from tests.running import Run, Table, quadratic_table, quadratics, run_here
 
 CLASSES = [[0, 1], [7, 8], [0, 7, 8]]

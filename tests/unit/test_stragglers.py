@@ -10,9 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from p2psim import config, registry, scenario
+from p2psim import registry
 from p2psim.base import Setting
 from p2psim.errors import InputError
+from p2psim.experiment import config, scenario
 from tests.launching import GOOD, Bench, changed, write
 from tests.running import Table
 from tests.texts import TINY

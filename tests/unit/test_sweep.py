@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from p2psim.errors import InputError
-from p2psim.settings import assign, combinations
+from p2psim.experiment.sweep import assign, combinations
 
 CASES = {"local DSGD": {"algorithm.eta_d": 0.0}, "DSGD": {"rounds": 20, "algorithm": "d-psgd"}}
 TABLE: dict[str, Any] = {

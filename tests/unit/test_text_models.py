@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from p2psim import registry, scenario
+from p2psim import registry
 from p2psim.errors import InputError
+from p2psim.experiment import scenario
 from p2psim.learning import int8
 from p2psim.models import attention
 from p2psim.peer import Samples

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from p2psim import scenario
 from p2psim.errors import InputError
+from p2psim.experiment import scenario
 from tests.running import gossip, quadratic_table
 
 NEEDY = """

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psim import config, rng
+from p2psim import rng
 from p2psim.base import Indices, Model, Setting, Shape
-from p2psim.config import Experiment
 from p2psim.errors import InputError
+from p2psim.experiment import config
+from p2psim.experiment.config import Experiment
 from p2psim.models.cost_model import Account, account
 from p2psim.models.layers import Cost
 from p2psim.network import topology

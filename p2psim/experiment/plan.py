@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from p2psim.forecast import forecast
+from p2psim.experiment.dry_run import Rehearsal, Rehearsed, rehearse
+from p2psim.experiment.forecast import forecast
+from p2psim.experiment.scenario import Scenario
 from p2psim.models import cost_model
 from p2psim.network.neighborhood import HEADER
-from p2psim.rehearsal import Rehearsal, Rehearsed, rehearse
-from p2psim.scenario import Scenario
 from p2psim.vectors import kept
 
 # Bytes (make bench-start): of a forked peer that holds nothing yet, and once on every node.

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from p2psim.base import Compressor, Handle, Message, Ranks, Shape, Vector
+from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Clock
 from p2psim.network.messages import Packet, Pool, pack
 from p2psim.network.neighborhood import Surroundings, block_sizes, group_size
 from p2psim.rng import Stream, generator
-from p2psim.scenario import Scenario
 
 
 class Echo:

@@ -9,9 +9,9 @@ import itertools
 from collections import deque
 from typing import NamedTuple
 
+from p2psim.experiment.dry_run import Rehearsed, Send, Wait
+from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Arrival, Clock
-from p2psim.rehearsal import Rehearsed, Send, Wait
-from p2psim.scenario import Scenario
 
 MESSAGES = 300_000  # after so many no other round is followed
 

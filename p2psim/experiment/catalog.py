@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from p2psim import config, registry
+from p2psim import registry
 from p2psim.base import KINDS
 from p2psim.errors import InputError, suggest
+from p2psim.experiment import config
 from p2psim.network import topology
 from p2psim.network.mixing import RULES
 

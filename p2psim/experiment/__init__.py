@@ -1,0 +1,1 @@
+"""The experiment: file, sweep, scenario, plan, catalog of plug-ins."""
