@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from p2psim import recorder, schedule, session
 from p2psim.experiment import config, scenario
 from p2psim.launcher import ranks
 from p2psim.network.transport import MPIWire
+from p2psim.simulation import event_log, recorder, session
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "quickstart.toml"
 TIME = {"compute": "shifted-exponential", "link": {"latency": 1e-4, "bandwidth": 1.25e9}}
@@ -38,7 +38,7 @@ def main() -> None:
     folder = Path(wire.comm.bcast(tempfile.mkdtemp() if wire.rank == 0 else None))
     for name in ("at", "train", "own", "evaluation"):
         setattr(recorder.Recorder, name, timed("rows", getattr(recorder.Recorder, name)))
-    schedule.Schedule.event = timed("schedule", schedule.Schedule.event)  # type: ignore[method-assign]
+    event_log.Schedule.event = timed("schedule", event_log.Schedule.event)  # type: ignore[method-assign]
     began = time.perf_counter()
     table = {**config.read(EXPERIMENT), "time": TIME}
     session.run_peer(scenario.load(table, EXPERIMENT.parent), wire, folder)

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import session, simulation
 from p2psim.errors import StoppedError
 from p2psim.experiment import scenario
 from p2psim.launcher import ranks
 from p2psim.network.transport import MPIWire
+from p2psim.simulation import session, simulation
 
 SECONDS = 75.0  # time for two checkpoints
 ENDLESS = 10**6  # rounds

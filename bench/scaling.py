@@ -17,8 +17,8 @@ from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform
 from p2psim.network.neighborhood import Neighborhood
 from p2psim.network.transport import MPIWire
-from p2psim.recorder import Recorder
-from p2psim.simulation import Simulation
+from p2psim.simulation.recorder import Recorder
+from p2psim.simulation.simulation import Simulation
 
 WARM, REPEATS = 5, 3
 ROUNDS = 480  # of all peers together, so that every number of ranks is watched for as long

@@ -12,7 +12,7 @@ import torch
 
 from p2psim.experiment import scenario
 from p2psim.network.clock import Clock
-from p2psim.peer import Batches, FlatModel, LocalOracle, Samples
+from p2psim.simulation.oracle import Batches, FlatModel, LocalOracle, Samples
 
 SAMPLES, BATCH, STEPS, REPEATS = 600, 10, 200, 15
 

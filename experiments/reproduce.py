@@ -26,11 +26,12 @@ import numpy as np
 
 from bench.processes import members, memory
 from experiments.report import REPORTS, write
-from p2psim import plots, recorder, results, starting
+from p2psim import plots, results
 from p2psim.errors import STOPPED, InputError
 from p2psim.experiment import config, scenario
 from p2psim.experiment.sweep import combinations
 from p2psim.registry import load_file
+from p2psim.simulation import recorder, run_folder
 
 HERE = Path(__file__).parent
 SAMPLE = 5.0  # seconds between two looks at the memory
@@ -125,7 +126,7 @@ def check(file: Path, place: Path) -> bool:
     for label, table in combinations(config.read(file)):
         ready, begun = scenario.load(table, file.parent), (place / label / "run.h5").exists()
         if begun:
-            anew(starting.check_same, place / label, ready)
+            anew(run_folder.check_same, place / label, ready)
         left |= not begun or recorder.status(place / label) != "done"
     return left
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from p2psim import report, results
 from p2psim.errors import InputError
-from p2psim.recorder import PHASES
 from p2psim.results import Array, Run
+from p2psim.simulation.recorder import PHASES
 
 Axes: TypeAlias = Any  # matplotlib's, which is not imported here
 Matrix: TypeAlias = NDArray[np.bool_]

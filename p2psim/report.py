@@ -14,8 +14,8 @@ import numpy as np
 
 from p2psim import metrics
 from p2psim.models import cost_model
-from p2psim.recorder import PHASES
 from p2psim.results import Array, Run, Table, column, open_run, read
+from p2psim.simulation.recorder import PHASES
 
 # Units that grow by thousands, from the one that values are in.
 STEPS = {"byte": ("B", "kB", "MB", "GB", "TB"), "nJ": ("nJ", "µJ", "mJ", "J", "kJ", "MJ")}

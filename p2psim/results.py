@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim.errors import InputError
-from p2psim.schedule import ROW
+from p2psim.simulation.event_log import ROW
 
 Array: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]

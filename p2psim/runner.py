@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 
 import click
 
-from p2psim import checkpoint, heap, joining, recorder, report, results, session, starting
+from p2psim import joining, report, results
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
 from p2psim.experiment import config, plan, scenario
 from p2psim.experiment.sweep import assign, combinations
 from p2psim.launcher import place, ranks
 from p2psim.launcher.progress import Progress
 from p2psim.network.transport import MPIWire, run_threads
-from p2psim.watchdog import Overseer
+from p2psim.simulation import allocator, checkpoint, recorder, run_folder, session
+from p2psim.simulation.watchdog import Overseer
 
 ECHO = 1.0  # seconds in which a rank may get a signal twice, sent to it and passed on by its stub
 
@@ -143,10 +144,10 @@ def check(request: Request) -> Size:
     if request.resume and not request.begun and not request.label:  # a sweep may have come so far
         click.echo(f"p2psim: no run in {request.folder} to resume: from the beginning", err=True)
     if request.goes_on:
-        starting.check_same(request.folder, ready)
+        run_folder.check_same(request.folder, ready)
     else:
-        starting.check_folder(request.folder, request.force)
-    starting.check_writable(request.folder)
+        run_folder.check_folder(request.folder, request.force)
+    run_folder.check_writable(request.folder)
     ready.hold(0)
     if "warning" in (said := plan.outlook(ready)):
         of = f"{request.label}: " if request.label else ""
@@ -181,7 +182,7 @@ class Asked:
 
 def be_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) -> None:
     """Be the peer that mpiexec started here."""
-    heap.frugal()  # until the first round
+    allocator.frugal()  # until the first round
     asked = Asked(request.folder).listen(*ranks.STOPPING)
     session.check_size(ready, size)
     joining.join(size)

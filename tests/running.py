@@ -14,10 +14,10 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from p2psim import session
 from p2psim.experiment import scenario, sweep
 from p2psim.launcher import ranks
 from p2psim.network.transport import Wire, run_threads
+from p2psim.simulation import session
 
 Matrix: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]

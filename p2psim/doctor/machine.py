@@ -79,7 +79,7 @@ def disk(plan: Plan) -> int:
         return 0
     import numpy as np
 
-    from p2psim import recorder
+    from p2psim.simulation import recorder
 
     layout = recorder.layout(plan.scenario).values()
     entries = [math.prod(shape) * np.dtype(kind).itemsize for shape, kind, *_ in layout]

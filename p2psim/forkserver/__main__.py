@@ -13,7 +13,11 @@ from pathlib import Path
 from p2psim.forkserver.server import DEAF, Server
 
 LISTENING = 3  # the descriptor that the stub left
-MODULES = ("p2psim.cli", "p2psim.runner", "p2psim.evaluation")  # and what they import
+MODULES = (
+    "p2psim.cli",
+    "p2psim.runner",
+    "p2psim.simulation.evaluation",
+)  # and what they import
 # Any experiment: to build it imports what is imported late.
 EXAMPLE = {
     "name": "example",
@@ -49,10 +53,10 @@ def load() -> None:
 
 def warm_up() -> None:
     """What runs for the first time imports and allocates; done here, ranks share it."""
-    from p2psim import peer
     from p2psim.experiment import scenario
+    from p2psim.simulation import oracle
 
-    peer.FlatModel(scenario.load(EXAMPLE, Path()), 0)
+    oracle.FlatModel(scenario.load(EXAMPLE, Path()), 0)
 
 
 def main(home: Path) -> None:

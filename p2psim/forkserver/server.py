@@ -22,10 +22,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from p2psim import heap
 from p2psim.forkserver import forked
 from p2psim.forkserver.forked import WILL
 from p2psim.forkserver.job import Job
+from p2psim.simulation import allocator
 
 START, LINGER = 60.0, 1.0  # seconds without any rank before the first and after the last
 GATE = 30.0  # seconds after the last fork until ranks go on though some are missing
@@ -37,7 +37,7 @@ def settle() -> str:
     """Be ready to fork; why that cannot be, if so."""
     threads = len(os.listdir("/proc/self/task"))
     gc.collect()
-    heap.fill()
+    allocator.fill()
     gc.freeze()  # a collection in a rank does not touch, and so copy, what it shares
     return f"it has {threads} threads" if threads > 1 else ""
 
@@ -108,9 +108,9 @@ class Rank:
             return
         signal.alarm(3)
         with contextlib.suppress(BaseException):
-            from p2psim import will
+            from p2psim.simulation import crash_report
 
-            will.execute(self.descriptors[0], cause or will.cause_of(status))
+            crash_report.execute(self.descriptors[0], cause or crash_report.cause_of(status))
         os._exit(0)
 
     def close(self) -> None:

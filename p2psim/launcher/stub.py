@@ -253,7 +253,13 @@ class Plain(Rank):
         if self.home:  # of a server that could not serve, and perhaps not clean up
             place.remove(self.home)
         if not self.told and os.pread(self.will, 1, 0):
-            command = [sys.executable, "-m", "p2psim.will", str(self.will), str(status)]
+            command = [
+                sys.executable,
+                "-m",
+                "p2psim.simulation.crash_report",
+                str(self.will),
+                str(status),
+            ]
             os.spawnv(os.P_WAIT, sys.executable, command)
         return status
 

@@ -8,11 +8,12 @@ import pytest
 import tomli_w
 from click.testing import CliRunner
 
-from p2psim import cli, registry, simulation
+from p2psim import cli, registry
 from p2psim.experiment import plan, scenario
 from p2psim.experiment.dry_run import rehearse
 from p2psim.network import neighborhood
 from p2psim.network.neighborhood import HEADER, Neighborhood
+from p2psim.simulation import simulation
 from tests.running import Table, run_here
 
 PEERS = 5

@@ -12,8 +12,9 @@ import h5py
 import msgspec
 import pytest
 
-from p2psim import checkpoint, registry
+from p2psim import registry
 from p2psim.errors import InputError, PeerError, StoppedError
+from p2psim.simulation import checkpoint
 from tests.laws.test_algorithms import CASES, GRAPHS, fits, named
 from tests.laws.test_compressors import ALL as COMPRESSORS
 from tests.running import Table, be_threads, new_folder, run_here

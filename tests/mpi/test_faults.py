@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from p2psim import checkpoint, results
+from p2psim import results
 from p2psim.launcher import ranks
+from p2psim.simulation import checkpoint
 from tests.launching import Started, Table, gone, p2psim, run, write
 from tests.running import Run, read
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from p2psim import devices
 from p2psim.doctor import software
 from p2psim.errors import InputError
 from p2psim.launcher import libraries
+from p2psim.simulation import devices
 from tests.running import Table, run_here
 
 TABLE: Table = {

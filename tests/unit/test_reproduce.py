@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from experiments import reproduce
-from p2psim import recorder, results
+from p2psim import results
 from p2psim.registry import load_file
+from p2psim.simulation import recorder
 
 FIGURES = """
 from experiments.reproduce import Claim, Figure

@@ -18,7 +18,7 @@ from p2psim.errors import InputError
 from p2psim.experiment import scenario
 from p2psim.learning import int8
 from p2psim.models import attention
-from p2psim.peer import Samples
+from p2psim.simulation.oracle import Samples
 from tests.running import Run, Table, run_here
 from tests.texts import TINY, configured, news, tiny
 

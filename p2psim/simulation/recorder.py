@@ -23,9 +23,10 @@ import h5py
 import numpy as np
 import tomli_w
 
-from p2psim import __version__, checkpoint
+from p2psim import __version__
 from p2psim.experiment.scenario import Scenario
 from p2psim.models import cost_model
+from p2psim.simulation import checkpoint
 
 # dataset -> (type, unit, meaning). The first axis in run.h5 is the peer, the second the row.
 TRAIN = {

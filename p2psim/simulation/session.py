@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import checkpoint, devices, recorder, results, starting, will
-from p2psim.checkpoint import Book, DamagedError
+from p2psim import results
 from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
 from p2psim.experiment.scenario import Scenario
 from p2psim.launcher import place
 from p2psim.network.clock import Clock
 from p2psim.network.neighborhood import Neighborhood
 from p2psim.network.transport import Wire
-from p2psim.pulse import Pulse
-from p2psim.schedule import Schedule
-from p2psim.simulation import Simulation
-from p2psim.watchdog import HangError, Watchdog
+from p2psim.simulation import checkpoint, crash_report, devices, recorder, run_folder
+from p2psim.simulation.agreement import Pulse
+from p2psim.simulation.checkpoint import Book, DamagedError
+from p2psim.simulation.event_log import Schedule
+from p2psim.simulation.simulation import Simulation
+from p2psim.simulation.watchdog import HangError, Watchdog
 
 CANDIDATES = 4  # rounds that a peer offers to go on from: two are kept, a death may leave a third
 
@@ -51,7 +52,7 @@ def run_peer(
         book = Book(folder, wire.rank, data, lambda: recorder.identity(folder))
         book.round = choose(book, side) if resume else 0
         if book.round:
-            unite(problem_of(starting.check_file, folder, scenario, wire.rank, book.run), side)
+            unite(problem_of(run_folder.check_file, folder, scenario, wire.rank, book.run), side)
         scribe = enter(folder, side, anew=not book.round)
         try:
             perform(scenario, wire, side, book, scribe, asked)
@@ -62,7 +63,7 @@ def run_peer(
             finish(folder, "done", scribe, side)
             book.forget()
         finally:
-            will.revoke()
+            crash_report.revoke()
 
 
 @contextlib.contextmanager
@@ -96,7 +97,7 @@ def perform(
             recorder.create_run_file(folder, scenario, wire.library)
         side.maximum(np.zeros(1))  # from here on a failure can be written down
         log = recorder.Recorder(folder, scenario, wire.rank, resume=book.round > 0)
-        will.leave(log.path)
+        crash_report.leave(log.path)
         schedule = None
         if scenario.scheduled:
             schedule = Schedule(folder, wire.rank, resume=book.round > 0)
@@ -142,9 +143,9 @@ def agree(scenario: Scenario, folder: Path, side: Neighborhood, force: bool, res
     busy = problem_of(results.check_idle, folder) if side.rank == 0 else None
     unite(busy, side)  # before anybody has a file that is new
     if resume:
-        problem = problem_of(starting.check_same, folder, scenario)
+        problem = problem_of(run_folder.check_same, folder, scenario)
     else:
-        problem = problem_of(starting.check_folder, folder, force)
+        problem = problem_of(run_folder.check_folder, folder, force)
     problem = problem or problem_of(choose_device, scenario)
     unite(problem or problem_of(scenario.hold, side.rank), side)
 

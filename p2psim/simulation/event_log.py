@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from p2psim.network.clock import EVENTS, WORK
-from p2psim.recorder import schedule_file, whole
+from p2psim.simulation.recorder import schedule_file, whole
 
 FIRST = 1024  # events that a new file has room for
 KIND = h5py.enum_dtype({name: number for number, name in enumerate(EVENTS)}, "i1")

@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import tomli_w
 
-from p2psim import __version__, recorder
+from p2psim import __version__
 from p2psim.errors import InputError
 from p2psim.experiment.scenario import Scenario
+from p2psim.simulation import recorder
 
 
 def check_writable(folder: Path) -> None:

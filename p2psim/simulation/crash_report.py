@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from p2psim import recorder
+from p2psim.simulation import recorder
 
 MOST = 4096  # bytes
 

@@ -19,10 +19,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from p2psim import snapshot
 from p2psim.base import Natural
 from p2psim.errors import InputError
-from p2psim.snapshot import Block, Freezer, Thawer
+from p2psim.simulation.state import Block, Freezer, Thawer, check_node
 
 MAGIC = b"p2psim checkpoint 2\n"
 DIGEST = 16  # bytes
@@ -67,7 +66,7 @@ class Book:
         return self.folder / "checkpoints" / f"{round_:09d}" / f"peer-{self.rank:05d}"
 
     def write(self, round_: int, state: dict[str, Any], known: dict[str, object]) -> None:
-        """Write a state, whole or not at all; see snapshot for what it may hold.
+        """Write a state, whole or not at all; see state.py for what it may hold.
 
         OSError where there is no room, TypeError for what cannot be written.
         """
@@ -176,7 +175,7 @@ def read(path: Path) -> tuple[Content, list[Block]]:
             raise ValueError("its blocks have other sizes together than the file has room for")
         blocks = load_blocks(content.blocks, raw[end : body.size])
         for node in content.state.values():
-            snapshot.check(node, blocks)
+            check_node(node, blocks)
     except (ValueError, TypeError, RecursionError) as error:
         raise DamagedError(f"its content has another form than a checkpoint's: {error}") from None
     return content, blocks

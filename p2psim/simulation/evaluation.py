@@ -12,7 +12,7 @@ from p2psim import rng
 from p2psim.base import Vector
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.neighborhood import Neighborhood
-from p2psim.peer import FlatModel, Samples
+from p2psim.simulation.oracle import FlatModel, Samples
 from p2psim.vectors import squared_norm
 
 # Samples per forward pass, and entries of an activation that these may have: 8 MiB in float32, so

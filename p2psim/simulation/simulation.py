@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import heap, recorder
 from p2psim.base import Vector
-from p2psim.checkpoint import Book
 from p2psim.errors import StoppedError
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Clock, Realized
 from p2psim.network.neighborhood import Neighborhood, silent
 from p2psim.network.transport import Wire
-from p2psim.pulse import Order, Pulse
 from p2psim.rng import Stream
-from p2psim.schedule import Schedule
+from p2psim.simulation import allocator, recorder
+from p2psim.simulation.agreement import Order, Pulse
+from p2psim.simulation.checkpoint import Book
+from p2psim.simulation.event_log import Schedule
 
 COUNTERS = ("bytes_sent", "bytes_received", "messages_sent", "header_bytes")
 
@@ -54,8 +54,8 @@ class Simulation:
 
     def prepare(self) -> Vector:
         """Bind the plug-ins to this peer and build the model; torch is first needed here."""
-        from p2psim.evaluation import Evaluator
-        from p2psim.peer import Batches, FlatModel, LocalOracle, Samples
+        from p2psim.simulation.evaluation import Evaluator
+        from p2psim.simulation.oracle import Batches, FlatModel, LocalOracle, Samples
 
         scenario, rank = self.scenario, self.wire.rank
         data, seed = scenario.experiment.data, scenario.experiment.head.seed
@@ -88,7 +88,7 @@ class Simulation:
         if book.round:
             self.net.settle()  # what `start` has sent counts no more
             x = self.restore(book)
-        heap.quick()
+        allocator.quick()
         self.side.maximum(np.zeros(1))  # all are ready: real time starts together
         self.began = time.perf_counter() - self.wall
         if self.scenario.experiment.time.realize:

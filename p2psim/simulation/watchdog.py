@@ -12,8 +12,8 @@ import contextlib
 import time
 from pathlib import Path
 
-from p2psim import recorder
-from p2psim.recorder import Moment, Recorder
+from p2psim.simulation import recorder
+from p2psim.simulation.recorder import Moment, Recorder
 
 GRACE = 5.0  # seconds more than peers have to find it out by themselves
 

@@ -125,7 +125,7 @@ GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 DEPTH = 200  # of containers and objects in each other; Python's own stack ends at about 1000 calls
 
 
-def check(node: Node, blocks: list[Block], depth: int = DEPTH) -> None:
+def check_node(node: Node, blocks: list[Block], depth: int = DEPTH) -> None:
     """Check that a node read from a file has the form that Freezer gives it.
 
     ValueError or TypeError otherwise: an array must lie within its block of `blocks`, and no other
@@ -162,7 +162,7 @@ def check(node: Node, blocks: list[Block], depth: int = DEPTH) -> None:
         case _:
             raise ValueError(f"a state has no part such as {str(node)[:60]}")
     for part in inner:
-        check(part, blocks, depth - 1)
+        check_node(part, blocks, depth - 1)
 
 
 def view(blocks: list[Block], dtype: str, place: Node) -> Any:

@@ -1,0 +1,1 @@
+"""The simulation: a run on each rank, recorded and kept safe."""
