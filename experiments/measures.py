@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from p2psim.metrics import Curve, curve, last_alike, oscillation
-from p2psim.results import Array, Run
+from p2psim.analysis.metrics import Curve, curve, last_alike, oscillation
+from p2psim.analysis.results import Array, Run
 
 
 def mean(runs: Sequence[Run], name: str, phase: int) -> Curve:

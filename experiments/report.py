@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from p2psim import __version__
-from p2psim.results import Run
+from p2psim.analysis.results import Run
 
 REPORTS = ("report.md", "report.html")
 STYLE = """

@@ -26,7 +26,7 @@ import numpy as np
 
 from bench.processes import members, memory
 from experiments.report import REPORTS, write
-from p2psim import plots, results
+from p2psim.analysis import plots, results
 from p2psim.errors import STOPPED, InputError
 from p2psim.experiment import config, scenario
 from p2psim.experiment.sweep import combinations

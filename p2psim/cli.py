@@ -179,9 +179,9 @@ TO = click.option("--to", "target", type=click.Path(path_type=Path), metavar="FI
 @click.argument("run", type=RUN)
 def show(run: Path) -> None:
     """Show what a run was and what came of it."""
-    from p2psim import report
+    from p2psim.analysis import tables
 
-    click.echo(report.summary(run))
+    click.echo(tables.summary(run))
 
 
 @main.command()
@@ -198,9 +198,9 @@ def show(run: Path) -> None:
 def watch(run: Path, once: bool, patience: float) -> None:
     """Follow a run, or the runs of a sweep, until they end; Ctrl-C leaves, and they go on."""
     with contextlib.suppress(KeyboardInterrupt):  # also while the libraries are imported
-        from p2psim import watching
+        from p2psim.analysis import watch
 
-        watching.watch(run, once, patience)
+        watch.watch(run, once, patience)
 
 
 @main.command()
@@ -208,9 +208,9 @@ def watch(run: Path, once: bool, patience: float) -> None:
 @click.argument("other", type=RUN)
 def compare(run: Path, other: Path) -> None:
     """Show side by side what differs between two runs."""
-    from p2psim import report
+    from p2psim.analysis import tables
 
-    click.echo(report.compare(run, other))
+    click.echo(tables.compare(run, other))
 
 
 @main.command()
@@ -220,8 +220,8 @@ def compare(run: Path, other: Path) -> None:
 @click.option("--rounds", metavar="A:B", help="With --timeline: these rounds (default: the first).")
 def plot(runs: tuple[Path, ...], target: Path | None, timeline: bool, rounds: str | None) -> None:
     """Draw runs in one figure: .png, .svg or .pdf (default: RUN/figure.png of the first)."""
-    from p2psim import plots
-    from p2psim import timeline as drawn
+    from p2psim.analysis import plots
+    from p2psim.analysis import timeline as drawn
 
     if rounds and not timeline:
         raise InputError("--rounds is for --timeline: give both, or none")
@@ -240,7 +240,7 @@ def plot(runs: tuple[Path, ...], target: Path | None, timeline: bool, rounds: st
 @click.option("--force", is_flag=True, help="Replace the file.")
 def join(run: Path, target: Path | None, force: bool) -> None:
     """Turn a run's files into a single one (default: RUN/joined.h5)."""
-    from p2psim import results
+    from p2psim.analysis import results
 
     click.echo(results.join(run, target, force))
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from p2psim import joining, report, results
+from p2psim import joining
+from p2psim.analysis import results, tables
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
 from p2psim.experiment import config, plan, scenario
 from p2psim.experiment.sweep import assign, combinations
@@ -118,7 +119,7 @@ def run(wanted: list[Request], debug: bool, only: int | None, launch: str | None
             start_ranks(request, way, size, number)
         else:
             be_threads(request, size.peers)
-        tell(report.summary(request.folder))
+        tell(tables.summary(request.folder))
 
 
 def tell(text: str) -> None:
@@ -200,7 +201,7 @@ def be_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) ->
             click.echo(f"p2psim: {how_it_stopped(request.folder)}", err=True)
         sys.exit(0 if launched else STOPPED)  # mpiexec would have its own words about a 4
     if rank == 0 and not launched:
-        tell(report.summary(request.folder))
+        tell(tables.summary(request.folder))
 
 
 def see_it_taken(limit: float = 2.0) -> None:

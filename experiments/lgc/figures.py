@@ -15,9 +15,9 @@ import numpy as np
 
 from experiments.measures import late, points, spread
 from experiments.reproduce import Claim, Figure, Runs
+from p2psim.analysis.plots import COLORS
+from p2psim.analysis.results import Array, Run
 from p2psim.experiment import forecast, scenario
-from p2psim.plots import COLORS
-from p2psim.results import Array, Run
 
 TITLE = "Stragglers and live gradient compensation (LGC-SGD)"
 HERE = Path(__file__).parent

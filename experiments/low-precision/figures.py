@@ -16,9 +16,9 @@ import numpy as np
 
 from experiments.measures import late, points, spread
 from experiments.reproduce import Claim, Figure, Runs
-from p2psim.plots import COLORS
+from p2psim.analysis.plots import COLORS
+from p2psim.analysis.results import Array, Run, column, open_run
 from p2psim.registry import load_file
-from p2psim.results import Array, Run, column, open_run
 
 TITLE = "Low-precision decentralized training"
 HERE = Path(__file__).parent

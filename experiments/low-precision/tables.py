@@ -11,8 +11,8 @@ import numpy as np
 
 from experiments.measures import points, spread
 from experiments.reproduce import Claim, Figure, Runs
-from p2psim.plots import COLORS
-from p2psim.results import Array, Run
+from p2psim.analysis.plots import COLORS
+from p2psim.analysis.results import Array, Run
 
 METHODS = ("fp-ds", "lp-ds", "fp-choco", "lp-choco")
 NAMES = {

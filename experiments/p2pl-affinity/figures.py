@@ -13,9 +13,9 @@ import numpy as np
 
 from experiments.measures import late, mean, over, points, spread
 from experiments.reproduce import Claim, Figure, Runs
-from p2psim.metrics import curve, last_alike, oscillation, rounds_to
-from p2psim.plots import COLORS
-from p2psim.results import Run
+from p2psim.analysis.metrics import curve, last_alike, oscillation, rounds_to
+from p2psim.analysis.plots import COLORS
+from p2psim.analysis.results import Run
 
 TITLE = "Peer-to-peer learning and consensus with non-IID data (P2PL with Affinity)"
 TARGET = 0.97  # accuracy of every device, figure 2

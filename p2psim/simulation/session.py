@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import results
+from p2psim.analysis import results
 from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
 from p2psim.experiment.scenario import Scenario
 from p2psim.launcher import place

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from p2psim import cli, results, timeline
+from p2psim import cli
+from p2psim.analysis import results, timeline
 from p2psim.experiment import plan, scenario
 from p2psim.network.clock import TRANSFER, WAIT, WORK
 from tests.laws.test_plan import CASES

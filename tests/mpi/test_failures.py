@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from p2psim import results
+from p2psim.analysis import results
 from tests.launching import (
     Ended,
     Started,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from p2psim import results
+from p2psim.analysis import results
 from p2psim.launcher import ranks
 from p2psim.simulation import checkpoint
 from tests.launching import Started, Table, gone, p2psim, run, write

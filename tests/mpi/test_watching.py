@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from p2psim.report import quantity
+from p2psim.analysis.tables import quantity
 from tests.launching import Started, p2psim, write
 from tests.mpi.test_failures import wait_for
 

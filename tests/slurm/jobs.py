@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from p2psim import results
+from p2psim.analysis import results
 from tests.launching import Table, p2psim, run, write
 
 LIMIT = 200  # seconds, for what takes some tens on an idle machine

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from p2psim import results
+from p2psim.analysis import results
 from tests import running
 from tests.launching import Table, assert_refused, gone, p2psim, pids, run, write
 from tests.mpi.test_same_bits import VARIANTS

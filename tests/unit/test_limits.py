@@ -7,7 +7,8 @@ import pytest
 import tomli_w
 from click.testing import CliRunner
 
-from p2psim import cli, report, results
+from p2psim import cli
+from p2psim.analysis import results, tables
 from tests.running import Table, new_folder, run_here
 
 BASE: Table = {
@@ -54,10 +55,10 @@ def test_a_run_that_diverged_says_so(tmp_path: Path) -> None:
     with np.errstate(all="ignore"):
         run_here({**BASE, "learning": {"optimizer": {"name": "sgd", "lr": 1e30}}}, tmp_path)
     assert results.read(place).state == "done"
-    assert "! the last test loss of 3 peers is not finite" in report.summary(place)
+    assert "! the last test loss of 3 peers is not finite" in tables.summary(place)
 
 
 def test_a_run_that_learned_does_not(tmp_path: Path) -> None:
     place = new_folder(tmp_path)
     run_here(BASE, tmp_path)
-    assert "!" not in report.summary(place)
+    assert "!" not in tables.summary(place)

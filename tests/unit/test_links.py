@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from p2psim import cli, results
+from p2psim import cli
+from p2psim.analysis import results
 from p2psim.errors import InputError
 from p2psim.experiment import scenario
 from tests.running import Table, new_folder, quadratic_table, quadratics, run_here

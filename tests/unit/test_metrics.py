@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from p2psim import cli, metrics, results
+from p2psim import cli
+from p2psim.analysis import metrics, results
 from p2psim.errors import InputError
 from p2psim.experiment import scenario
 from tests.running import Run, Table, quadratic_table, quadratics, run_here

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from p2psim import results, runner
+from p2psim import runner
+from p2psim.analysis import results
 from p2psim.cli import main
 from p2psim.errors import InputError
 
 pytest.importorskip("matplotlib")
-from p2psim import plots
+from p2psim.analysis import plots
 from tests.running import EXPERIMENT
 
 SETTINGS: dict[str, list[str]] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from experiments import reproduce
-from p2psim import results
+from p2psim.analysis import results
 from p2psim.registry import load_file
 from p2psim.simulation import recorder
 

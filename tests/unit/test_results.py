@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from p2psim import report, results, runner
+from p2psim import runner
+from p2psim.analysis import results, tables
 from p2psim.cli import main
 from p2psim.errors import InputError, PeerError
 from tests.running import EXPERIMENT
@@ -102,7 +103,7 @@ def line(text: str, start: str) -> list[str]:
 
 
 def test_summary_has_the_numbers_of_the_file(choco: Path) -> None:
-    text = report.summary(choco)
+    text = tables.summary(choco)
     with h5py.File(choco / "run.h5") as file:
         accuracy, sent = file["eval/accuracy"][:, -1], file["train/bytes_sent"][:, -1]
         local, phase = file["eval/accuracy"][:, -2], file["eval/phase"][0, -2:]
@@ -129,7 +130,7 @@ def test_virtual_time_and_show(make: Make) -> None:
 
 def test_without_classes_loss_stands_for_accuracy(make: Make) -> None:
     folder = make("referee", *REFEREE)
-    text = report.summary(folder)
+    text = tables.summary(folder)
     assert "accuracy" not in text
     with h5py.File(folder / "run.h5") as file:
         assert line(text, "loss after consensus")[0] == f"{file['eval/loss'][:, -1].mean():.4f}"
@@ -138,7 +139,7 @@ def test_without_classes_loss_stands_for_accuracy(make: Make) -> None:
 @pytest.mark.parametrize("joined", [False, True])
 def test_failed_run_says_who_and_how_far(failed: Path, joined: bool) -> None:
     path = results.join(failed, failed / "joined.h5", force=True) if joined else failed
-    text = report.summary(path)
+    text = tables.summary(path)
     assert text.startswith("small: failed (rounds 3")
     assert "! peer 2 on " in text
     assert "of round 4: RuntimeError: on purpose" in text
@@ -155,7 +156,7 @@ def test_killed_run_is_read_up_to_its_last_row(copy: Path, choco: Path) -> None:
     with h5py.File(choco / "run.h5") as file:
         expected = f"{file['eval/accuracy'][:, 1].mean():.4f}"
         sent = file["train/bytes_sent"][:, 2].sum()
-    text = report.summary(copy)
+    text = tables.summary(copy)
     assert line(text, "accuracy after consensus")[0] == expected
     assert line(text, "payload sent")[-2:] == [f"{sent / 1000:.4g}", "kB"]
     assert np.isnan(run.train["bytes_sent"][:, 3:]).all()
@@ -165,9 +166,9 @@ def test_running_run(copy: Path) -> None:
     spoil(copy, 0, 0, os.getpid())
     assert results.progress(copy)[:2] == (0, 6)  # type: ignore[index]
     assert results.read(copy).state == "running (rounds 0 of 6)"
-    assert line(report.summary(copy), "training loss") == ["nan"]
+    assert line(tables.summary(copy), "training loss") == ["nan"]
     spoil(copy, 0, 0, os.getpid())
-    assert "running when it was joined" in report.summary(results.join(copy))
+    assert "running when it was joined" in tables.summary(results.join(copy))
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
@@ -177,14 +178,14 @@ def test_a_lost_peer_leaves_the_rest_readable(copy: Path, damage: str) -> None:
     path.unlink()
     if damage != "missing":
         path.write_bytes(content[:3000] if damage == "cut" else b"")
-    text = report.summary(copy)
+    text = tables.summary(copy)
     assert f"! peer 1: its file {'is missing' if damage == 'missing' else 'cannot be read'}" in text
     run = results.read(results.join(copy))
     assert np.isnan(run.train["loss"][1]).all()
     assert np.isfinite(run.train["loss"][[0, 2, 3]]).all()
-    assert "! peer 1: no round recorded" in report.summary(copy / "joined.h5")
+    assert "! peer 1: no round recorded" in tables.summary(copy / "joined.h5")
     assert results.progress(copy)[:2] == (0, 6)  # type: ignore[index]
-    assert "not compared: a run is incomplete" in report.compare(copy, copy)
+    assert "not compared: a run is incomplete" in tables.compare(copy, copy)
 
 
 def test_compare_shows_what_differs_and_nothing_else(make: Make, choco: Path) -> None:
@@ -204,13 +205,13 @@ def test_compare_shows_what_differs_and_nothing_else(make: Make, choco: Path) ->
 
 
 def test_compare_of_equal_runs(choco: Path, copy: Path, make: Make) -> None:
-    again = report.compare(choco, make("again"))
+    again = tables.compare(choco, make("again"))
     assert "The experiments are equal." in again
     assert "final vectors are equal bit for bit" in again
     with h5py.File(copy / "peers/peer-00003.h5", "r+") as file:
         file["final/x"][5] = np.nextafter(file["final/x"][5], np.float32(9))
-    assert "final vectors differ, an entry by at most" in report.compare(choco, copy)
-    assert "have different shapes" in report.compare(choco, make("referee", *REFEREE))
+    assert "final vectors differ, an entry by at most" in tables.compare(choco, copy)
+    assert "have different shapes" in tables.compare(choco, make("referee", *REFEREE))
 
 
 def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
@@ -243,9 +244,9 @@ def test_joined_file_is_equal_and_stands_alone(copy: Path, tmp_path: Path) -> No
             ["/eval/row"],
             ["/eval/class"],
         ]
-    summary = report.summary(target)
+    summary = tables.summary(target)
     shutil.rmtree(copy)
-    assert report.summary(target) == summary
+    assert tables.summary(target) == summary
     assert [path.name for path in tmp_path.iterdir()] == ["alone.h5"]
 
 

@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 import pytest
 
-from p2psim import following, results, runner
+from p2psim import runner
+from p2psim.analysis import monitor, results
 from p2psim.errors import InputError
 from p2psim.launcher.progress import Pace
 from tests.launching import Started, assert_refused, p2psim, run
@@ -124,7 +125,7 @@ def test_little_is_read_of_a_long_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_is_seen_is_what_was_recorded(stage: Stage) -> None:
     stage.to(4, 5, 4, 3)
-    sight = following.look(stage.folder)
+    sight = monitor.look(stage.folder)
     run = results.read(stage.folder)
     assert (sight.state, sight.over, sight.failures) == ("running", False, [])
     assert (sight.least, sight.rounds, sight.behind) == (3, ROUNDS, 2)
@@ -140,7 +141,7 @@ def test_what_is_seen_is_what_was_recorded(stage: Stage) -> None:
 
 
 def test_nothing_is_known_before_the_first_round(stage: Stage) -> None:
-    sight = following.look(stage.folder)
+    sight = monitor.look(stage.folder)
     assert sight.least == 0
     assert np.isnan([sight.loss, sight.speed, sight.left, sight.sent]).all()
     assert sight.measured == {}
@@ -148,7 +149,7 @@ def test_nothing_is_known_before_the_first_round(stage: Stage) -> None:
 
 def test_a_follower_sees_that_a_run_was_started_anew(stage: Stage, whole: Path) -> None:
     stage.to(ROUNDS, status="done")
-    follower = following.Follower(stage.folder)
+    follower = monitor.Follower(stage.folder)
     assert follower.look()[0].over
     shutil.rmtree(stage.folder)
     with pytest.raises(InputError):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psim import results
+from p2psim.analysis import results
 from p2psim.errors import InputError
 
 

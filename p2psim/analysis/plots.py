@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psim import report, results
+from p2psim.analysis import results, tables
+from p2psim.analysis.results import Array, Run
 from p2psim.errors import InputError
-from p2psim.results import Array, Run
 from p2psim.simulation.recorder import PHASES
 
 Axes: TypeAlias = Any  # matplotlib's, which is not imported here
@@ -280,11 +280,11 @@ def facts(run: Run) -> list[str]:
 
 def labels(runs: Sequence[Run]) -> list[str]:
     """What tells each run from the others: the keys that differ, else the folders."""
-    tables = [report.flat(run.experiment) for run in runs]
-    keys = [name for name in report.differing(tables) if telling(name, tables)]
+    experiments = [tables.flat(run.experiment) for run in runs]
+    keys = [name for name in tables.differing(experiments) if telling(name, experiments)]
     made = [
         ", ".join(f"{name.removesuffix('.name')} = {table[name]}" for name in keys if name in table)
-        for table in tables
+        for table in experiments
     ]
     if "" in made or len(set(made)) < len(made):
         folders = [results.run_file(run.path).resolve().parent.name for run in runs]

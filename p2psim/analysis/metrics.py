@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psim.results import Array, Run
+from p2psim.analysis.results import Array, Run
 
 
 class Curve(NamedTuple):

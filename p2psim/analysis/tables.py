@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import metrics
+from p2psim.analysis import metrics
+from p2psim.analysis.results import Array, Run, Table, column, open_run, read
 from p2psim.models import cost_model
-from p2psim.results import Array, Run, Table, column, open_run, read
 from p2psim.simulation.recorder import PHASES
 
 # Units that grow by thousands, from the one that values are in.

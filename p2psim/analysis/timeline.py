@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psim import plots, report, results
+from p2psim.analysis import plots, results, tables
 from p2psim.errors import InputError
 from p2psim.network.clock import TRANSFER, WAIT, WORK
 
@@ -109,15 +109,15 @@ def words(schedule: Schedule) -> str:
     ):
         critical = sum(s.end - s.begin for s in spans if s.peer == rank and s.sender < 0)
         share = f"{100 * schedule.idle[rank]:.1f} %"
-        rows.append([f"peer {rank}", *(report.quantity(v, "s") for v in (own, other)), share])
-        rows[-1].append(report.quantity(critical, "s"))
+        rows.append([f"peer {rank}", *(tables.quantity(v, "s") for v in (own, other)), share])
+        rows[-1].append(tables.quantity(critical, "s"))
     total = sum(span.end - span.begin for span in spans)
     head = (
         f"rounds {schedule.first} to {schedule.last}: the critical path takes "
-        f"{report.quantity(total, 's')}, of which {report.quantity(work, 's')} work and "
-        f"{report.quantity(total - work, 's')} transfers; {100 * schedule.idle.mean():.1f} % idle"
+        f"{tables.quantity(total, 's')}, of which {tables.quantity(work, 's')} work and "
+        f"{tables.quantity(total - work, 's')} transfers; {100 * schedule.idle.mean():.1f} % idle"
     )
-    return f"{head}\n{report.grid(rows)}"
+    return f"{head}\n{tables.grid(rows)}"
 
 
 def draw(schedule: Schedule, path: Path) -> Any:

@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from p2psim.following import Sight
-from p2psim.report import quantity
+from p2psim.analysis.monitor import Sight
+from p2psim.analysis.tables import quantity
 
 UNKNOWN = "-"
 

@@ -1,0 +1,1 @@
+"""The analysis of runs: tables, plots, timeline, monitor."""
