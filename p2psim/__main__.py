@@ -2,8 +2,9 @@
 
 import os
 import sys
+from typing import Any
 
-from p2psim.launcher import place
+from p2psim.launcher import environment
 
 
 def main() -> None:
@@ -15,11 +16,21 @@ def main() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
             setattr(sys, name, open(descriptor, "r+", closefd=False))  # noqa: SIM115
-    if sys.argv[1:2] == ["run"] and "P2PSIM_STUB" not in os.environ and place.inside():
-        os.execv(sys.executable, place.command(sys.argv[1:]))
+    if sys.argv[1:2] == ["forkserver"]:
+        from p2psim.launcher.forkserver import serve
+
+        serve.serve(sys.argv[2], command_line)
+        return
+    if sys.argv[1:2] == ["run"] and "P2PSIM_STUB" not in os.environ and environment.inside():
+        os.execv(sys.executable, environment.command(sys.argv[1:]))
+    command_line().main()
+
+
+def command_line() -> Any:
+    """Import the command line, which few of the processes started here need."""
     from p2psim import cli
 
-    cli.main()
+    return cli
 
 
 if __name__ == "__main__":

@@ -7,13 +7,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from p2psim import __version__
 from p2psim.errors import STOPPED, AbortedError, InputError, PeerError
-from p2psim.launcher import place, ranks, slurm
+from p2psim.launcher import environment, ranks, slurm
+
+if TYPE_CHECKING:
+    from p2psim.launcher.runner import Request
 
 
 def guarded(body: Callable[[], Any], traceback: bool = False) -> Any:
@@ -24,14 +27,14 @@ def guarded(body: Callable[[], Any], traceback: bool = False) -> Any:
         if traceback:
             raise
         # Every rank finds the same mistake: one of them says it.
-        first = (place.inside() or (0, 1))[0] == 0
+        first = (environment.inside() or (0, 1))[0] == 0
         if error.speaks or (first and not isinstance(error, AbortedError)):
             click.echo(f"p2psim: {error}", err=True)
         elif not first and not isinstance(error, AbortedError):
             ranks.hold_back()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:  # while ranks run, the runner takes care of it
-        if place.inside() is None:
+        if environment.inside() is None:
             click.echo("p2psim: stopped", err=True)
         sys.stderr.flush()
         # At once: MPI would wait for the others, and Python ends by the signal if it hit
@@ -90,13 +93,22 @@ def run(
     """Run an experiment: starts the ranks, or is one of them inside mpiexec."""
     ranks.one_thread()  # before NumPy starts its own
     slurm.short_addresses()
-    if place.inside():
-        from p2psim import joining
+    if environment.inside():
+        from p2psim.launcher import mpi_init
 
-        joining.check()  # before the heavy libraries: nothing else is of use where it fails
-    from p2psim import runner
+        mpi_init.check()  # before the heavy libraries: nothing else is of use where it fails
+    from p2psim.launcher import runner
 
     runner.run(runner.requests(experiment, settings, out, force, resume), debug, only, launch)
+
+
+def parse_run(arguments: list[str]) -> tuple[list[Request], int | None]:
+    """Return the combinations that a command line `run ...` asks for, and its `--only`."""
+    from p2psim.launcher import runner
+
+    options = run.make_context("run", arguments[1:]).params
+    names = ("experiment", "settings", "out", "force", "resume")
+    return runner.requests(*(options[name] for name in names)), options["only"]
 
 
 @main.command()
@@ -119,11 +131,11 @@ def submit(
     **wish: Any,
 ) -> None:
     """Run an experiment as a Slurm job, a [sweep] as a job array; prints the job's number."""
-    from p2psim import runner, submission
+    from p2psim.launcher import runner, submit
 
     requests = runner.requests(experiment, settings, out, resume=resume)
-    make = submission.script if printed else submission.submit
-    click.echo(make(requests, submission.Wish(**wish)))
+    make = submit.script if printed else submit.submit
+    click.echo(make(requests, submit.Wish(**wish)))
 
 
 @main.command()
@@ -132,8 +144,8 @@ def submit(
 @ONLY
 def plan(experiment: Path, settings: tuple[str, ...], only: int | None) -> None:
     """Check an experiment and say what it would be, without running it."""
-    from p2psim import runner
     from p2psim.experiment import plan
+    from p2psim.launcher import runner
 
     requests = [one for _, one in runner.choose(runner.requests(experiment, settings, None), only)]
     plans = [(request.label, plan.plan(request.scenario())) for request in requests]
@@ -152,7 +164,7 @@ def doctor(
     ctx: click.Context, experiment: Path | None, settings: tuple[str, ...], out: Path | None
 ) -> None:
     """Look for what goes wrong on this machine, perhaps for an experiment, and say what to do."""
-    from p2psim.doctor import examine
+    from p2psim.launcher.doctor import examine
 
     ctx.exit(examine.examine(experiment, settings, out))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,24 @@ from numpy.typing import NDArray
 
 from p2psim.analysis import results
 from p2psim.errors import InputError
+
+
+class Pace:
+    """When to look at a run again: every `period` seconds, but for at most a tenth of the time."""
+
+    def __init__(self, period: float) -> None:
+        self.period, self.next = period, 0.0
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() >= self.next
+
+    @contextmanager
+    def looking(self) -> Iterator[float]:
+        """Around a look, which is timed; gives when it began."""
+        began = time.monotonic()
+        yield began
+        self.next = began + max(self.period, 10 * (time.monotonic() - began))
 
 
 @dataclass(frozen=True)

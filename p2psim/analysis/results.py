@@ -9,8 +9,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
-import socket
-import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim.errors import InputError
+from p2psim.simulation import run_folder
 from p2psim.simulation.event_log import ROW
 
 Array: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]
-DYING = 2.0  # seconds that a run may take to end once it is over
 # Attributes by which HDF5 keeps dimension scales: it writes them itself.
 WIRING = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST"}
 
@@ -122,20 +120,9 @@ def failures(folder: Path) -> list[str]:
     """What the peers that failed left as their reason."""
     texts = []
     for path in sorted(folder.glob("peers/peer-*.h5")):
-        attributes = peer_attributes(path)
+        attributes = run_folder.peer_attributes(path)
         texts += [str(attributes["failure"])] if "failure" in attributes else []
     return texts
-
-
-def peer_attributes(path: Path) -> Table:
-    """Attributes of a peer's file; `lost` says why they cannot be read."""
-    if not path.exists():
-        return {"lost": "its file is missing"}
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return dict(file.attrs)
-    except OSError:
-        return {"lost": "its file cannot be read"}
 
 
 @dataclass
@@ -213,7 +200,7 @@ def state(status: str, members: list[Table], done: NDArray[np.int64], rounds: in
     if status == "done" and done.min() == rounds:
         return "done"
     started = [member for member in members if "pid" in member]
-    if status == "running" and started and not any(map(alive, started)):
+    if status == "running" and started and not any(map(run_folder.alive, started)):
         status = "killed, none of its processes is alive"
     elif status == "running" and not members:
         status = "running when it was joined"
@@ -225,43 +212,6 @@ def reasons(members: list[Table], attributes: Table) -> list[str]:
     """Why peers failed: from their files, or from the joined one."""
     left = [str(member["failure"]) for member in members if "failure" in member]
     return left or [str(text) for text in attributes.get("failures", [])]
-
-
-def alive(member: Table) -> bool:
-    """Whether the peer may still be running; on another machine nobody can tell."""
-    if member["host"] != socket.gethostname():
-        return True
-    try:
-        os.kill(int(member["pid"]), 0)
-    except OSError as error:  # else it is there, but somebody else's
-        return not isinstance(error, ProcessLookupError)
-    return True
-
-
-def check_idle(folder: Path) -> None:
-    """InputError while a run is going on in this folder, as far as this machine can tell."""
-    if not (folder / "run.h5").exists():
-        return
-    for path in sorted(folder.glob("peers/peer-*.h5")):
-        member = peer_attributes(path)
-        if member.get("host") != socket.gethostname() or member["pid"] == os.getpid():
-            continue  # elsewhere nobody can tell, and a process knows itself what it does
-        end = time.monotonic() + DYING
-        while is_rank(int(member["pid"])) and time.monotonic() < end:
-            time.sleep(0.05)
-        if is_rank(int(member["pid"])):
-            raise InputError(
-                f"a run is going on in {str(folder)!r} (process {member['pid']} is one of its "
-                "peers): wait for its end or stop it, or give another folder with --out DIR"
-            )
-
-
-def is_rank(pid: int) -> bool:
-    """Whether this is a running rank: a number alone may have gone to another process."""
-    with contextlib.suppress(OSError):
-        rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2]
-        return rest.startswith(("p2psim:", "python")) and rest.rpartition(") ")[2][0] not in "ZX"
-    return False
 
 
 def read(path: Path) -> Run:
@@ -307,7 +257,7 @@ def members(file: h5py.File) -> list[Table]:
     """Attributes of the files of all peers, by rank; none of a joined file."""
     joint, here = file["train/round"], Path(file.filename).parent
     sources = joint.virtual_sources() if joint.is_virtual else []
-    return [peer_attributes(here / source.file_name) for source in sources]
+    return [run_folder.peer_attributes(here / source.file_name) for source in sources]
 
 
 def join(path: Path, target: Path | None = None, force: bool = False) -> Path:

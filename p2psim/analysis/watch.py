@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from p2psim.analysis.monitor import Follower
+from p2psim.analysis.monitor import Follower, Pace
 from p2psim.analysis.monitor_view import display
 from p2psim.errors import InputError
-from p2psim.launcher.progress import Pace
 
 PERIOD = 1.0  # seconds between two looks
 

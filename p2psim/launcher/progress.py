@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from p2psim.analysis.monitor import Pace
+
 State = tuple[int, int, float]  # rounds that every peer has completed, of how many, mean loss
-
-
-class Pace:
-    """When to look at a run again: every `period` seconds, but for at most a tenth of the time."""
-
-    def __init__(self, period: float) -> None:
-        self.period, self.next = period, 0.0
-
-    def due(self) -> bool:
-        """Whether it is time."""
-        return time.monotonic() >= self.next
-
-    @contextmanager
-    def looking(self) -> Iterator[float]:
-        """Around a look, which is timed; gives when it began."""
-        began = time.monotonic()
-        yield began
-        self.next = began + max(self.period, 10 * (time.monotonic() - began))
 
 
 class Progress:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2psim.errors import InputError, suggest
-from p2psim.launcher import libraries, place, slurm
+from p2psim.launcher import environment, mpi_libraries, slurm
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
 PR_SET_PDEATHSIG = 1
@@ -34,7 +34,7 @@ def hold_back(limit: float = 5.0) -> None:
 
     Hydra does not, and waits for each.
     """
-    if libraries.STARTERS["MPICH"] not in os.environ:
+    if mpi_libraries.STARTERS["MPICH"] not in os.environ:
         time.sleep(limit)
 
 
@@ -54,8 +54,8 @@ def find_mpiexec() -> tuple[str, str]:
     """(path of mpiexec, name of the launch file for it). This environment's own comes first."""
     path = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
     if path is None:
-        raise InputError(f"no mpiexec found: {libraries.INSTALL}, or run with --debug")
-    kind = libraries.of_mpiexec(path).kind
+        raise InputError(f"no mpiexec found: {mpi_libraries.INSTALL}, or run with --debug")
+    kind = mpi_libraries.of_mpiexec(path).kind
     if kind:
         return path, kind
     raise InputError(
@@ -97,8 +97,10 @@ def find_way(wanted: str | None = None) -> Way:
     if name == "slurm":
         return Way(file, {"P2PSIM_PMI": slurm.flavor(file)})
     mpiexec, kind = find_mpiexec()
-    libraries.check(f"{mpiexec} is", libraries.of_mpiexec(mpiexec), libraries.of_mpi4py())
-    if name in libraries.SIGNS and name != kind:
+    mpi_libraries.check(
+        f"{mpiexec} is", mpi_libraries.of_mpiexec(mpiexec), mpi_libraries.of_mpi4py()
+    )
+    if name in mpi_libraries.SIGNS and name != kind:
         raise InputError(f"--launch {name}: {mpiexec} is another library's; give --launch {kind}")
     return Way(file, {"P2PSIM_MPIEXEC": mpiexec, "P2PSIM_MPI": kind})
 
@@ -110,12 +112,12 @@ def start(way: Way, peers: int, arguments: Sequence[str]) -> subprocess.Popen[by
     """
     one_thread()
     allow_files(FILES * peers + 256)
-    command, environment = way.command(peers)
+    command, variables = way.command(peers)
     # No other launch is called that.
-    environment["P2PSIM_LAUNCHED"] = f"{os.getpid()}-{time.time_ns()}"
+    variables["P2PSIM_LAUNCHED"] = f"{os.getpid()}-{time.time_ns()}"
     return subprocess.Popen(
-        [*command, *place.command(list(arguments))],
-        env=environment,
+        [*command, *environment.command(list(arguments))],
+        env=variables,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=end_with_parent(),
@@ -162,7 +164,7 @@ def remove_dead_servers(folder: Path = Path("/tmp")) -> None:
             if not is_mine(bell) or time.time() - bell.stat().st_mtime < YOUNG:
                 continue
             if knock.connect_ex(str(bell)) == errno.ECONNREFUSED:
-                place.remove(str(bell.parent))
+                environment.remove(str(bell.parent))
 
 
 def is_mine(path: Path) -> bool:

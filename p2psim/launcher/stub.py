@@ -7,7 +7,7 @@ descriptors until it ends, passes signals on, kills the rank when the process ma
 dies by the signal that the rank died by.
 
 Standard library only, and of it what is cheap: array and contextlib alone would add a fifth to the
-3 MB of a stub, of which there is one per rank. See `command` in place.py for how it is started.
+3 MB of a stub, of which there is one per rank. `command` in environment.py starts it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from _signal import (  # type: ignore[import-not-found]
 )
 from _socket import AF_UNIX, SCM_RIGHTS, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, socket
 
-from p2psim.launcher import place
+from p2psim.launcher import environment
 
 signal(SIGINT, SIG_DFL)  # until `main` listens
 PARENT = os.getppid()
@@ -47,7 +47,7 @@ class RefusedError(Exception):
 
 def folder() -> str:
     """A folder of this user's own for this run on this node."""
-    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in place.job())[-60:]
+    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in environment.job())[-60:]
     # Not in TMPDIR: the path of a socket has room for 107 bytes.
     path = f"/tmp/p2psim-{os.geteuid()}-{name}"
     try:
@@ -108,8 +108,8 @@ def start_server(home: str, path: str) -> None:
     listening = socket(AF_UNIX, SOCK_STREAM)
     listening.bind(path)
     listening.listen(4096)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(OWN)}
-    environment.update(dict.fromkeys(THREADS, "1"))
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(OWN)}
+    variables.update(dict.fromkeys(THREADS, "1"))
     if os.fork() == 0:
         os.setsid()
         if os.fork():
@@ -119,8 +119,8 @@ def start_server(home: str, path: str) -> None:
         for new, old in enumerate((null, log, log, listening.fileno())):
             os.dup2(old, new)
         os.closerange(4, 4096)
-        command = [sys.executable, "-m", "p2psim.forkserver", home]
-        os.execve(sys.executable, command, environment)
+        command = [sys.executable, "-m", "p2psim", "forkserver", home]
+        os.execve(sys.executable, command, variables)
     os.wait()
     listening.close()
 
@@ -189,7 +189,7 @@ class Forked(Rank):
                 "umask": mask,
                 "cpus": sorted(os.sched_getaffinity(0)),
                 "descriptors": descriptors,
-                "ranks": place.neighbors_here()[1],
+                "ranks": environment.neighbors_here()[1],
             }
         ).encode()
 
@@ -220,7 +220,7 @@ class Forked(Rank):
         if answer[:1] == b"X":
             return int.from_bytes(answer[1:], "little")
         self.kill()  # the server has gone and the rank with it, but perhaps not its children
-        if place.remove(self.home):
+        if environment.remove(self.home):
             os.write(2, b"p2psim: the fork server of this node was killed\n")
         return 1 << 8
 
@@ -240,9 +240,9 @@ class Plain(Rank):
             ctypes.CDLL(None).prctl(1, SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
             if os.getppid() != stub:
                 os._exit(1)
-            environment = {**os.environ, "P2PSIM_STUB": "1", "P2PSIM_WILL": str(will)}
+            variables = {**os.environ, "P2PSIM_STUB": "1", "P2PSIM_WILL": str(will)}
             command = [sys.executable, "-m", "p2psim", *arguments]
-            os.execve(sys.executable, command, environment)
+            os.execve(sys.executable, command, variables)
         self.news = descriptor_of(self.pid)
 
     def look(self) -> int | None:
@@ -251,7 +251,7 @@ class Plain(Rank):
             return None
         self.kill()
         if self.home:  # of a server that could not serve, and perhaps not clean up
-            place.remove(self.home)
+            environment.remove(self.home)
         if not self.told and os.pread(self.will, 1, 0):
             command = [
                 sys.executable,
@@ -274,7 +274,7 @@ def descriptor_of(pid: int) -> int:
 
 def rank(arguments: list[str], will: int) -> Rank:
     """The rank, by the fork server where there is one to be had."""
-    start, (local, count) = os.environ.get("P2PSIM_START", ""), place.neighbors_here()
+    start, (local, count) = os.environ.get("P2PSIM_START", ""), environment.neighbors_here()
     if start == "plain" or (start != "forkserver" and count == 1):
         return Plain(arguments, will)
     home = ""
@@ -302,7 +302,7 @@ def report(number: int, begun: bool) -> None:
 
 def name_of_rank() -> str:
     """The rank's number."""
-    return str((place.inside() or ("?",))[0])
+    return str((environment.inside() or ("?",))[0])
 
 
 def end_like(status: int) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import time
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -15,6 +18,9 @@ from p2psim import __version__
 from p2psim.errors import InputError
 from p2psim.experiment.scenario import Scenario
 from p2psim.simulation import recorder
+
+Table: TypeAlias = dict[str, Any]
+DYING = 2.0  # seconds that a run may take to end once it is over
 
 
 def check_writable(folder: Path) -> None:
@@ -94,3 +100,51 @@ def differences(was: Any, now: Any, key: str = "") -> list[str]:
         ]
     said = ["not there" if value is None else repr(value) for value in (was, now)]
     return [] if was == now else [f"{key} was {said[0]} and is {said[1]}"]
+
+
+def peer_attributes(path: Path) -> Table:
+    """Attributes of a peer's file; `lost` says why they cannot be read."""
+    if not path.exists():
+        return {"lost": "its file is missing"}
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return dict(file.attrs)
+    except OSError:
+        return {"lost": "its file cannot be read"}
+
+
+def alive(member: Table) -> bool:
+    """Whether the peer may still be running; on another machine nobody can tell."""
+    if member["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(int(member["pid"]), 0)
+    except OSError as error:  # else it is there, but somebody else's
+        return not isinstance(error, ProcessLookupError)
+    return True
+
+
+def check_idle(folder: Path) -> None:
+    """InputError while a run is going on in this folder, as far as this machine can tell."""
+    if not (folder / "run.h5").exists():
+        return
+    for path in sorted(folder.glob("peers/peer-*.h5")):
+        member = peer_attributes(path)
+        if member.get("host") != socket.gethostname() or member["pid"] == os.getpid():
+            continue  # elsewhere nobody can tell, and a process knows itself what it does
+        end = time.monotonic() + DYING
+        while is_rank(int(member["pid"])) and time.monotonic() < end:
+            time.sleep(0.05)
+        if is_rank(int(member["pid"])):
+            raise InputError(
+                f"a run is going on in {str(folder)!r} (process {member['pid']} is one of its "
+                "peers): wait for its end or stop it, or give another folder with --out DIR"
+            )
+
+
+def is_rank(pid: int) -> bool:
+    """Whether this is a running rank: a number alone may have gone to another process."""
+    with contextlib.suppress(OSError):
+        rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2]
+        return rest.startswith(("p2psim:", "python")) and rest.rpartition(") ")[2][0] not in "ZX"
+    return False

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from p2psim.analysis import results
 from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
 from p2psim.experiment.scenario import Scenario
-from p2psim.launcher import place
 from p2psim.network.clock import Clock
 from p2psim.network.neighborhood import Neighborhood
 from p2psim.network.transport import Wire
@@ -35,8 +33,11 @@ def run_peer(
     force: bool = False,
     resume: bool = False,
     asked: Callable[[], bool] = bool,
+    local_rank: int = 0,
 ) -> None:
     """Be one peer of a run in `folder`; `asked` says whether to stop soon, with a checkpoint.
+
+    `local_rank` is the number of this peer among those of its node.
 
     InputError, PeerError and StoppedError as the exit codes say.
     """
@@ -45,7 +46,7 @@ def run_peer(
         folder = folder.absolute()  # whatever a plug-in makes the current one
         side = Neighborhood(wire.twin(), scenario.topology, Clock())
         resume = resume and (folder / "run.h5").exists()
-        agree(scenario, folder, side, force, resume)
+        agree(scenario, folder, side, force, resume, local_rank)
         if resume and recorder.status(folder) == "done":
             return
         data = scenario.fingerprint(wire.rank)
@@ -138,22 +139,28 @@ def check_size(scenario: Scenario, size: int) -> None:
         )
 
 
-def agree(scenario: Scenario, folder: Path, side: Neighborhood, force: bool, resume: bool) -> None:
+def agree(
+    scenario: Scenario,
+    folder: Path,
+    side: Neighborhood,
+    force: bool,
+    resume: bool,
+    local_rank: int,
+) -> None:
     """All peers go on, or none: the first that cannot says why, the others end silently."""
-    busy = problem_of(results.check_idle, folder) if side.rank == 0 else None
+    busy = problem_of(run_folder.check_idle, folder) if side.rank == 0 else None
     unite(busy, side)  # before anybody has a file that is new
     if resume:
         problem = problem_of(run_folder.check_same, folder, scenario)
     else:
         problem = problem_of(run_folder.check_folder, folder, force)
-    problem = problem or problem_of(choose_device, scenario)
+    problem = problem or problem_of(choose_device, scenario, local_rank)
     unite(problem or problem_of(scenario.hold, side.rank), side)
 
 
-def choose_device(scenario: Scenario) -> None:
+def choose_device(scenario: Scenario, local_rank: int) -> None:
     """Where this peer computes: the peers of a node take turns with its GPUs."""
-    here, _ = place.neighbors_here()
-    scenario.device = devices.pick(scenario.experiment.run.device, here)
+    scenario.device = devices.pick(scenario.experiment.run.device, local_rank)
 
 
 def problem_of(check: Callable[..., object], *arguments: Any) -> InputError | None:

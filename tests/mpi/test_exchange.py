@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from p2psim.launcher.runner import see_it_taken
 from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform
 from p2psim.network.neighborhood import HEADER, WINDOW, Neighborhood
@@ -25,7 +26,6 @@ from p2psim.network.topology import Topology
 from p2psim.network.transport import MPIWire
 from p2psim.registry import find
 from p2psim.rng import Stream
-from p2psim.runner import see_it_taken
 from tests.launching import Ended, run, under_mpiexec
 
 Matrix = NDArray[np.float64]

@@ -26,7 +26,7 @@ from tests.running import Run, read
 PEERS, ROUNDS, EVERY = 8, 120, 20  # a checkpoint every so many rounds
 FAULTS = int(os.environ.get("FAULTS", "2"))
 # How the command lines of these begin.
-STUB, SERVER, MPIEXEC = r"\S+ -I -S", r"\S+ -m p2psim.forkserver", r"\S*(mpiexec|prterun)"
+STUB, SERVER, MPIEXEC = r"\S+ -I -S", r"\S+ -m p2psim forkserver", r"\S*(mpiexec|prterun)"
 SOON = 5.0  # seconds from a death to the end of the run
 PAUSE = 0.02  # seconds of a round at least
 PACED = f"""

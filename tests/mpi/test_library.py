@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from p2psim.doctor.machine import SHARED, mapped
-from p2psim.launcher import libraries, ranks
+from p2psim.launcher import mpi_libraries, ranks
+from p2psim.launcher.doctor.machine import SHARED, mapped
 from tests import foreign
 from tests.launching import assert_refused, p2psim, run, write
 
@@ -35,10 +35,10 @@ def test_the_launcher_refuses_before_it_starts_a_rank(tmp_path: Path) -> None:
     kind = foreign.other()
     python = foreign.environment(tmp_path / "venv")
     mpiexec = foreign.mpiexec(python.parent, kind)
-    loaded = libraries.of_mpi4py()
+    loaded = mpi_libraries.of_mpi4py()
     command = [str(python), *p2psim("run", write(tmp_path, TABLE), "--out", "out")[1:]]
     ended = run(command, tmp_path, SOON)
-    version = libraries.of_mpiexec(str(mpiexec)).title
+    version = mpi_libraries.of_mpiexec(str(mpiexec)).title
     assert_refused(ended.code, ended.stderr, [str(mpiexec), version, loaded.title, "PATH"])
     assert version.startswith(foreign.TITLES[kind])
     assert not (tmp_path / "out").exists()
@@ -70,7 +70,7 @@ def test_ranks_that_would_be_alone_refuse(variables: str, tmp_path: Path) -> Non
     assert memory() <= shared
     (told,) = ended.said()
     starter = "as 4" if variables else f"by {foreign.TITLES[kind]}'s mpiexec"
-    for fragment in (starter, libraries.of_mpi4py().title, "PATH", "MPI4PY_LIBMPI"):
+    for fragment in (starter, mpi_libraries.of_mpi4py().title, "PATH", "MPI4PY_LIBMPI"):
         assert fragment in told
     assert "Traceback" not in ended.stderr
     assert "RuntimeWarning" not in ended.stderr
@@ -85,11 +85,11 @@ def test_without_an_mpi_library_mpi4py_is_named(tmp_path: Path) -> None:
 
 
 def test_the_cure_names_the_folder_of_the_right_mpiexec() -> None:
-    loaded = libraries.of_mpi4py()
+    loaded = mpi_libraries.of_mpi4py()
     beside = shutil.which("mpiexec", path=str(Path(loaded.path).resolve().parents[1] / "bin"))
     if beside is None:
         pytest.skip("this MPI library keeps its mpiexec elsewhere")
-    assert f"{Path(beside).parent}" in libraries.apart(loaded)
+    assert f"{Path(beside).parent}" in mpi_libraries.apart(loaded)
     assert os.path.samefile(ranks.find_mpiexec()[0], beside)
 
 
@@ -103,6 +103,8 @@ def test_the_doctor_says_so_too(mpiexec: str, tmp_path: Path) -> None:
     assert ended.code == 2, ended.stdout
     problems = [line for line in ended.stdout.splitlines() if line.startswith("problem")]
     assert len(problems) == 1, ended.stdout
-    expected = ("mpi4py", libraries.of_mpi4py().title, "PATH") if mpiexec else ("mpiexec", "pip")
+    expected = (
+        ("mpi4py", mpi_libraries.of_mpi4py().title, "PATH") if mpiexec else ("mpiexec", "pip")
+    )
     for fragment in expected:
         assert fragment in problems[0]

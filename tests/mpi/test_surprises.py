@@ -131,7 +131,7 @@ def test_a_fork_server_that_is_killed_at_its_start(tmp_path: Path) -> None:
     command = p2psim("run", odd(tmp_path), "--out", "out")
     with Started(command, tmp_path, {"P2PSIM_START": "auto"}) as started:
         home = f"/tmp/p2psim-{os.geteuid()}-{started.process.pid}-"
-        line, end = f"-m\0p2psim.forkserver\0{home}".encode(), time.monotonic() + 30
+        line, end = f"-m\0p2psim\0forkserver\0{home}".encode(), time.monotonic() + 30
         found: list[int] = []
         while not found:
             assert time.monotonic() < end

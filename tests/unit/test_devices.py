@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from p2psim.doctor import software
 from p2psim.errors import InputError
-from p2psim.launcher import libraries
+from p2psim.launcher import mpi_libraries
+from p2psim.launcher.doctor import software
 from p2psim.simulation import devices
 from tests.running import Table, run_here
 
@@ -64,14 +64,14 @@ def test_a_device_with_memory_of_its_own_gives_the_same(
 def test_the_doctor_tells_of_gpus_and_of_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software, "ask", lambda *_: (0, "2.13.0 2", ""))
     for aware, text in ((True, "is CUDA-aware"), (None, "does not say")):
-        monkeypatch.setattr(libraries, "cuda_aware", lambda aware=aware: aware)
+        monkeypatch.setattr(mpi_libraries, "cuda_aware", lambda aware=aware: aware)
         (found,) = software.torch()
         assert "2 CUDA devices" in found.text
         assert text in found.text
 
 
 def test_a_library_is_asked_whether_it_is_cuda_aware(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert libraries.cuda_aware() in (True, False, None)
-    missing: Any = libraries.Library("MPICH", "/nowhere/libmpi.so")
-    monkeypatch.setattr(libraries, "of_mpi4py", lambda: missing)
-    assert libraries.cuda_aware() is None
+    assert mpi_libraries.cuda_aware() in (True, False, None)
+    missing: Any = mpi_libraries.Library("MPICH", "/nowhere/libmpi.so")
+    monkeypatch.setattr(mpi_libraries, "of_mpi4py", lambda: missing)
+    assert mpi_libraries.cuda_aware() is None

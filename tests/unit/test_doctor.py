@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from p2psim import runner
-from p2psim.doctor import examine, finding, machine, mpi, software
-from p2psim.doctor.finding import OK, PROBLEM, WARNING, Finding, Plan
 from p2psim.errors import InputError
-from p2psim.launcher import libraries
+from p2psim.launcher import mpi_libraries, runner
+from p2psim.launcher.doctor import examine, finding, machine, mpi, software
+from p2psim.launcher.doctor.finding import OK, PROBLEM, WARNING, Finding, Plan
 from tests.launching import GOOD, Ended, changed, p2psim, run, write
 
 LIMIT = 120.0
@@ -274,7 +273,7 @@ def test_slurm(
     ],
 )
 def test_libraries_are_known_by_their_own_words(text: str, kind: str, title: str) -> None:
-    library = libraries.Library(text)
+    library = mpi_libraries.Library(text)
     assert (library.kind, library.title) == (kind, title)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from p2psim import runner
 from p2psim.analysis import results
 from p2psim.cli import main
 from p2psim.errors import InputError
+from p2psim.launcher import runner
 
 pytest.importorskip("matplotlib")
 from p2psim.analysis import plots

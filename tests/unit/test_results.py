@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from p2psim import runner
 from p2psim.analysis import results, tables
 from p2psim.cli import main
 from p2psim.errors import InputError, PeerError
+from p2psim.launcher import runner
 from tests.running import EXPERIMENT
 
 TIMED = ["algorithm=d-psgd", 'time.compute={name="constant"}', "time.link.latency=0.5"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from p2psim.errors import InputError
-from p2psim.launcher import place, ranks, slurm
+from p2psim.launcher import environment, ranks, slurm
 
 BATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 STEP = {**BATCH, "SLURM_PROCID": "2", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}
@@ -38,7 +38,7 @@ def test_who_is_a_rank(
             monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert place.inside() == expected
+    assert environment.inside() == expected
 
 
 @pytest.mark.parametrize(

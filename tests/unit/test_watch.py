@@ -17,10 +17,10 @@ import h5py
 import numpy as np
 import pytest
 
-from p2psim import runner
 from p2psim.analysis import monitor, results
+from p2psim.analysis.monitor import Pace
 from p2psim.errors import InputError
-from p2psim.launcher.progress import Pace
+from p2psim.launcher import runner
 from tests.launching import Started, assert_refused, p2psim, run
 from tests.running import EXPERIMENT
 

@@ -9,9 +9,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 
-from p2psim.doctor.finding import OK, PROBLEM, WARNING, Finding, Plan, ask, last_line
 from p2psim.errors import InputError
-from p2psim.launcher import libraries, ranks
+from p2psim.launcher import mpi_libraries, ranks
+from p2psim.launcher.doctor.finding import OK, PROBLEM, WARNING, Finding, Plan, ask, last_line
 
 SPEAKS = {"mpich": "pmi2", "openmpi": "pmix"}  # what joins a library's ranks under srun
 LAUNCH_SECONDS, SRUN_SECONDS = 60.0, 20.0
@@ -20,20 +20,20 @@ LAUNCH_SECONDS, SRUN_SECONDS = 60.0, 20.0
 def mpiexec() -> Iterator[Finding]:
     """That there is one, and whose."""
     path, _ = ranks.find_mpiexec()
-    yield Finding(OK, "mpiexec", f"{libraries.of_mpiexec(path).title}, {path}")
+    yield Finding(OK, "mpiexec", f"{mpi_libraries.of_mpiexec(path).title}, {path}")
 
 
 def mpi4py() -> Iterator[Finding]:
     """Which library it loads, and that this is the one of mpiexec."""
-    loaded = libraries.of_mpi4py()
+    loaded = mpi_libraries.of_mpi4py()
     said = f"loads {loaded.title}" + f", {loaded.path}" * bool(loaded.path)
     try:
         path, _ = ranks.find_mpiexec()
     except InputError:
         yield Finding(OK, "mpi4py", said)
         return
-    starter = libraries.of_mpiexec(path)
-    libraries.check(f"{path} is", starter, loaded)
+    starter = mpi_libraries.of_mpiexec(path)
+    mpi_libraries.check(f"{path} is", starter, loaded)
     if starter.title == loaded.title:
         yield Finding(OK, "mpi4py", f"{said}, as mpiexec does")
     else:
@@ -73,7 +73,7 @@ def slurm() -> Iterator[Finding]:
         return
     offered = sorted({name.partition("_v")[0] for name in re.findall(r"pmi\w+", out + errors)})
     offers = f"srun offers {', '.join(offered) or 'no PMI'}"
-    loaded = libraries.of_mpi4py()
+    loaded = mpi_libraries.of_mpi4py()
     needed = SPEAKS.get(loaded.kind, "")
     if not needed or needed in offered:
         yield Finding(OK, "Slurm", f"{offers}; {loaded.title} takes {needed or 'one of them'}")

@@ -68,7 +68,7 @@ def of_mpiexec(path: str) -> Library:
 
 def of_mpi4py() -> Library:
     """The library that mpi4py loads, asked of another process. InputError where it finds none."""
-    command = [sys.executable, "-m", "p2psim.joining"]
+    command = [sys.executable, "-m", "p2psim.launcher.mpi_init"]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if answer.returncode:
         cause = (answer.stderr.strip().splitlines() or ["no word"])[-1]

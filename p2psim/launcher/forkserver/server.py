@@ -22,9 +22,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from p2psim.forkserver import forked
-from p2psim.forkserver.forked import WILL
-from p2psim.forkserver.job import Job
+from p2psim.launcher.forkserver.job import Application, Job
+from p2psim.launcher.forkserver.rank import WILL, become
 from p2psim.simulation import allocator
 
 START, LINGER = 60.0, 1.0  # seconds without any rank before the first and after the last
@@ -123,8 +122,10 @@ class Rank:
 class Server:
     """Accepts stubs, forks ranks, reports their ends."""
 
-    def __init__(self, listening: socket.socket, refusal: str) -> None:
-        self.listening, self.refusal = listening, refusal
+    def __init__(
+        self, listening: socket.socket, application: Application | None, refusal: str
+    ) -> None:
+        self.listening, self.application, self.refusal = listening, application, refusal
         self.job: Job | None = None
         self.ranks: set[Rank] = set()
         self.gate: tuple[int, int] | None = os.pipe()
@@ -193,8 +194,8 @@ class Server:
     def fork(self, rank: Rank) -> None:
         """Make the rank, or say why not."""
         assert rank.hello
-        if self.job is None and not self.refusal:
-            self.job = Job(rank.hello)
+        if self.job is None and self.application and not self.refusal:
+            self.job = Job(self.application, rank.hello)
             self.refusal = settle()
         refusal = self.refusal
         if rank.hello["executable"] != sys.executable or rank.hello["environment"].get(
@@ -210,7 +211,7 @@ class Server:
         if pid == 0:
             try:
                 self.leave(rank)
-                forked.be(rank.hello, rank.descriptors, self.job, server, self.gate)
+                become(rank.hello, rank.descriptors, self.job, server, self.gate)
             except BaseException:
                 traceback.print_exc()
             finally:

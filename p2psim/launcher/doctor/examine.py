@@ -13,9 +13,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from p2psim.doctor import machine, mpi, software
-from p2psim.doctor.finding import OK, PROBLEM, WARNING, Check, Finding, Plan, guarded
 from p2psim.errors import InputError
+from p2psim.launcher.doctor import machine, mpi, software
+from p2psim.launcher.doctor.finding import OK, PROBLEM, WARNING, Check, Finding, Plan, guarded
 
 COLORS = {OK: "green", WARNING: "yellow", PROBLEM: "bold red"}
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from p2psim.doctor.finding import OK, PROBLEM, Finding, Plan, ask, guarded, last_line
 from p2psim.errors import InputError
-from p2psim.launcher import libraries
+from p2psim.launcher import mpi_libraries
+from p2psim.launcher.doctor.finding import OK, PROBLEM, Finding, Plan, ask, guarded, last_line
 
 TORCH = "import torch; print(torch.__version__, torch.cuda.device_count())"
 TORCH_SECONDS = 120.0  # its import takes two seconds, from a slow shared file system many more
@@ -31,7 +31,7 @@ def torch() -> Iterator[Finding]:
         OK,
         "torch",
         f"{version}, {devices} CUDA devices for run.device = 'cuda'; the MPI library "
-        f"{aware[libraries.cuda_aware()]}, messages pass through host memory in any case",
+        f"{aware[mpi_libraries.cuda_aware()]}, messages pass through host memory in any case",
     )
 
 
@@ -76,7 +76,7 @@ def plan(
     made = [Plan(folder)]
 
     def load() -> Iterator[Finding]:
-        from p2psim import runner
+        from p2psim.launcher import runner
 
         if experiment is None:
             return

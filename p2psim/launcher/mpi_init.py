@@ -1,6 +1,6 @@
 """How a rank joins the others: MPI is initialized once it is sure that they can find each other.
 
-As a program (`python -m p2psim.joining`) it prints which library mpi4py loads.
+As a program (`python -m p2psim.launcher.mpi_init`) it prints which library mpi4py loads.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import functools
 import warnings
 
 from p2psim.errors import InputError
-from p2psim.launcher import libraries, slurm
+from p2psim.launcher import mpi_libraries, slurm
 
 
 @functools.cache
-def library() -> libraries.Library:
+def library() -> mpi_libraries.Library:
     """The MPI library that mpi4py loads into this process, which is not initialized by that."""
     import mpi4py
 
     mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
     from mpi4py import MPI
 
-    return libraries.Library(MPI.Get_library_version().rstrip("\x00"), path_of_libmpi())
+    return mpi_libraries.Library(MPI.Get_library_version().rstrip("\x00"), path_of_libmpi())
 
 
 def path_of_libmpi() -> str:
@@ -34,7 +34,7 @@ def path_of_libmpi() -> str:
     return ""
 
 
-def check() -> libraries.Library:
+def check() -> mpi_libraries.Library:
     """The library at hand; InputError where another library's mpiexec has started this rank.
 
     MPI_Init might end the process there, without a word that helps.
@@ -43,8 +43,8 @@ def check() -> libraries.Library:
         loaded = library()
     except (ImportError, RuntimeError) as error:
         cause = str(error).partition("\n")[0]
-        raise InputError(f"mpi4py cannot be used ({cause}): {libraries.INSTALL}") from None
-    libraries.check("the ranks were started by", libraries.of_starter(), loaded)
+        raise InputError(f"mpi4py cannot be used ({cause}): {mpi_libraries.INSTALL}") from None
+    mpi_libraries.check("the ranks were started by", mpi_libraries.of_starter(), loaded)
     return loaded
 
 
@@ -66,7 +66,7 @@ def join(size: int) -> None:
     slurm.check_joined(size, joined)
     if joined == 1 < size:
         started = f"the ranks were started as {size}, but"
-        raise InputError(f"{started} {libraries.apart(loaded)}")
+        raise InputError(f"{started} {mpi_libraries.apart(loaded)}")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ import traceback
 from collections.abc import MutableMapping
 from typing import Any, NoReturn
 
-from p2psim.forkserver.job import Job
+from p2psim.launcher.forkserver.job import Job
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 WILL = 3  # which of a rank's descriptors, after the standard streams, holds its will
 
 
-def be(
+def become(
     hello: dict[str, Any],
     descriptors: list[int],
     job: Job,

@@ -1,4 +1,4 @@
-"""`python -m p2psim.forkserver FOLDER`, started by the first stub of a node."""
+"""`python -m p2psim forkserver FOLDER`: the first stub of a node starts it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ import importlib
 import os
 import signal
 import socket
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from p2psim.forkserver.server import DEAF, Server
+from p2psim.launcher.forkserver.job import Application
+from p2psim.launcher.forkserver.server import DEAF, Server
 
 LISTENING = 3  # the descriptor that the stub left
-MODULES = (
-    "p2psim.cli",
-    "p2psim.runner",
-    "p2psim.simulation.evaluation",
-)  # and what they import
 # Any experiment: to build it imports what is imported late.
 EXAMPLE = {
     "name": "example",
@@ -30,25 +26,16 @@ EXAMPLE = {
 }
 
 
-def trouble() -> str:
-    """Import everything; why that failed, if so."""
-    try:
-        load()
-    except Exception as error:
-        return f"{type(error).__name__} at its start: {error}"
-    return ""
-
-
 def load() -> None:
-    """Import everything."""
-    from p2psim import joining, registry
+    """Import all modules that ranks need."""
+    from p2psim import registry
+    from p2psim.launcher import mpi_init
 
-    for name in MODULES:
-        importlib.import_module(name)
+    importlib.import_module("p2psim.simulation.evaluation")
     for kind in registry.FOLDERS:
         registry.names(kind)
     warm_up()
-    joining.library()
+    mpi_init.library()
 
 
 def warm_up() -> None:
@@ -59,19 +46,22 @@ def warm_up() -> None:
     oracle.FlatModel(scenario.load(EXAMPLE, Path()), 0)
 
 
-def main(home: Path) -> None:
-    """Be the server whose folder this is."""
+def serve(folder: str, command_line: Callable[[], Application]) -> None:
+    """Be the server of a folder until no rank is left; `command_line` imports the commands."""
+    home = Path(folder)
     os.chdir("/")
     listening = socket.socket(fileno=LISTENING)
     for number in DEAF:
         signal.signal(number, signal.SIG_IGN)
+    application, refusal = None, ""
     try:
-        Server(listening, trouble()).serve()
+        load()
+        application = command_line()
+    except Exception as error:  # the stubs start their ranks one by one and say why
+        refusal = f"{type(error).__name__} at its start: {error}"
+    try:
+        Server(listening, application, refusal).serve()
     finally:
         for path in (*home.iterdir(), home):
             with contextlib.suppress(OSError):
                 path.rmdir() if path == home else path.unlink()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import click
 
-from p2psim import joining
 from p2psim.analysis import results, tables
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
 from p2psim.experiment import config, plan, scenario
 from p2psim.experiment.sweep import assign, combinations
-from p2psim.launcher import place, ranks
+from p2psim.launcher import environment, mpi_init, ranks
 from p2psim.launcher.progress import Progress
 from p2psim.network.transport import MPIWire, run_threads
 from p2psim.simulation import allocator, checkpoint, recorder, run_folder, session
@@ -103,7 +102,7 @@ def choose(wanted: list[Request], only: int | None) -> list[tuple[int, Request]]
 def run(wanted: list[Request], debug: bool, only: int | None, launch: str | None = None) -> None:
     """Run each combination of an experiment in turn, or the one numbered `only`."""
     chosen = choose(wanted, only)
-    here = place.inside()
+    here = environment.inside()
     if here and len(chosen) > 1:
         raise InputError("inside mpiexec a [sweep] needs --only K; or run it without mpiexec")
     if here:
@@ -141,7 +140,7 @@ class Size(NamedTuple):
 def check(request: Request) -> Size:
     """Everything that can be known before a rank starts."""
     ready = request.scenario()
-    results.check_idle(request.folder)
+    run_folder.check_idle(request.folder)
     if request.resume and not request.begun and not request.label:  # a sweep may have come so far
         click.echo(f"p2psim: no run in {request.folder} to resume: from the beginning", err=True)
     if request.goes_on:
@@ -174,7 +173,7 @@ class Asked:
         self.signals += 1
         now = time.monotonic()
         self.first = self.first or now
-        if number == signal.SIGINT and place.inside() and now - self.first > ECHO:
+        if number == signal.SIGINT and environment.inside() and now - self.first > ECHO:
             raise KeyboardInterrupt  # a rank that is to end at once
 
     def __call__(self) -> bool:
@@ -186,11 +185,19 @@ def be_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) ->
     allocator.frugal()  # until the first round
     asked = Asked(request.folder).listen(*ranks.STOPPING)
     session.check_size(ready, size)
-    joining.join(size)
+    mpi_init.join(size)
     wire = MPIWire()
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher speaks
     try:
-        session.run_peer(ready, wire, request.folder, request.force, request.resume, asked)
+        session.run_peer(
+            ready,
+            wire,
+            request.folder,
+            request.force,
+            request.resume,
+            asked,
+            environment.neighbors_here()[0],
+        )
     except PeerError as error:
         if not launched or not error.recorded:
             click.echo(f"p2psim: {error}", err=True)

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from p2psim import runner
 from p2psim.errors import InputError
-from p2psim.launcher import ranks, slurm
-from p2psim.runner import Request
+from p2psim.launcher import ranks, runner, slurm
+from p2psim.launcher.runner import Request
 
 MOST_WARNING = 65535  # seconds, of sbatch --signal
 

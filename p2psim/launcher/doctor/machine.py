@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2psim.doctor.finding import OK, PROBLEM, WARNING, Finding, Plan, amount
 from p2psim.errors import InputError
 from p2psim.launcher import ranks
+from p2psim.launcher.doctor.finding import OK, PROBLEM, WARNING, Finding, Plan, amount
 
 SHARED = Path("/dev/shm")
 # Bytes there of a rank, measured as the growth of what `df` shows over 1 to 16 ranks that exchange

@@ -1,0 +1,63 @@
+"""What the ranks of a node run, derived once for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from p2psim.launcher import environment, ranks, runner, slurm
+
+
+class Application(Protocol):
+    """The command line, which lies above this package and is handed to it: see __main__."""
+
+    @property
+    def main(self) -> Callable[[list[str]], Any]:
+        """Run a command line."""
+
+    @property
+    def parse_run(self) -> Callable[[list[str]], tuple[list[runner.Request], int | None]]:
+        """Return the combinations that a command line `run ...` asks for, and `--only`."""
+
+    @property
+    def guarded(self) -> Callable[[Callable[[], Any]], Any]:
+        """Call a function; turn a user's mistake into one sentence and an exit code."""
+
+
+class Job:
+    """The work of the ranks of this node; what each would derive alone is derived once here."""
+
+    def __init__(self, application: Application, hello: dict[str, Any]) -> None:
+        self.application = application
+        self.key = hello["arguments"], hello["folder"]
+        self.ranks: int = hello["ranks"]
+        self.parts: tuple[Any, Any] | None = None
+        with contextlib.suppress(BaseException):  # a mistake: each rank will find it by itself
+            self.parts = self.derive()
+
+    def derive(self) -> tuple[Any, Any]:
+        """The request, and the scenario with the data read that ranks share."""
+        arguments, folder = self.key
+        os.chdir(folder)
+        try:
+            ((_, request),) = runner.choose(*self.application.parse_run(arguments))
+            ready = request.scenario()
+            _ = ready.test
+            if self.ranks == ready.peers:  # all are here: one passes through the file for them
+                ready.hold_all()
+            return request, ready
+        finally:
+            os.chdir("/")
+
+    def run(self, arguments: list[str]) -> None:
+        """Be a rank."""
+        here = environment.inside()
+        if not self.parts or (arguments, os.getcwd()) != self.key or not here:
+            self.application.main(arguments)
+            return
+        ranks.one_thread()
+        slurm.short_addresses()
+        self.application.guarded(functools.partial(runner.be_rank, *self.parts, *here))
