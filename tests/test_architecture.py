@@ -2,104 +2,127 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "p2psim"
+# A package or file imports only lower floors; a new file inside a package needs no entry.
 FLOORS = [
-    ["errors", "rng", "heap"],
-    ["base", "clock"],
-    [
-        *("registry", "tables", "vectors", "weights", "datafiles", "unpickle"),
-        *("crops", "text", "devices", "norms"),
-    ],
-    ["push_sum", "max_norm", "fastest", "messages", "descent", "attention"],
-    ["layers", "precision"],
-    ["accounting", "sequences"],
-    ["config", "settings"],
-    [
-        *("algorithms", "compressors", "learning", "optimizers", "models", "data"),
-        *("topology", "stragglers", "links", "wire"),
-    ],
-    ["scenario", "neighborhood"],
-    ["peer", "rehearsal", "snapshot", "pulse"],
-    ["evaluation", "checkpoint", "forecast"],
-    ["recorder"],
-    ["will", "watchdog", "starting", "schedule"],
-    ["simulation", "results", "launcher", "planning", "listing"],
-    ["session"],
-    ["metrics", "following", "joining"],
-    ["report"],
-    ["screen"],
-    ["runner", "plots", "watching"],
-    ["timeline"],
-    ["doctor", "submission"],
-    ["cli"],
-    ["forkserver"],
+    ["errors", "rng"],
+    ["base"],
+    ["registry", "vectors"],
+    ["algorithms", "compressors", "data", "network"],
+    ["models"],
+    ["learning"],
+    ["experiment"],
+    ["simulation"],
+    ["analysis"],
+    ["launcher"],
+    ["cli", "layers"],
     ["__main__"],
 ]
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+PLUGIN_FOLDERS = ("algorithms", "compressors", "data", "models", "learning")
+# Where a library may be imported: a package, or one file of it.
 DOORS = {
-    "mpi4py": {"wire", "joining", "forkserver"},
-    "h5py": {"recorder", "results", "schedule", "starting", "tables"},
-    "click": {"cli", "runner"},
-    "networkx": {"topology"},
-    "torch": {
-        *("snapshot", "peer", "evaluation", "learning", "models", "data", "base", "vectors"),
-        *("layers", "norms", "precision", "crops", "devices", "attention", "optimizers"),
-    },
-    "matplotlib": {"plots", "timeline"},
-    "transformers": {"text"},
+    "mpi4py": {"network.transport", "launcher"},
+    "h5py": {"simulation", "analysis", "network.peer_values"},
+    "click": {"cli", "launcher.runner"},
+    "networkx": {"network.topology"},
+    "torch": {"base", "vectors", "data", "models", "learning", "simulation"},
+    "matplotlib": {"analysis"},
+    "transformers": {"data.text"},
     "PIL": {"data"},
 }
-# Never at import.
-LIGHT = ("torch", "mpi4py", "sklearn", "scipy", "matplotlib", "pooch", "PIL", "transformers")
-FILES = sorted((ROOT / "p2psim").rglob("*.py"))
+# Imported when they are needed, by these files alone at the top.
+HEAVY = ("torch", "mpi4py", "sklearn", "scipy", "matplotlib", "pooch", "PIL", "transformers")
+NEEDED = (
+    *("models.norms", "models.attention", "learning.int8"),
+    *("simulation.oracle", "simulation.evaluation"),
+)
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def part(path: Path) -> str:
-    """A file's place in the list of floors."""
-    relative = path.relative_to(ROOT / "p2psim")
-    return relative.parts[0].removesuffix(".py")
+def module(path: Path) -> str:
+    """The dotted name of a file below p2psim."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "__init__"
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of all imported modules."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            yield from (
-                f"{base}.{alias.name}" if base == "p2psim" else base for alias in node.names
-            )
+MODULES = {module(path): path for path in FILES}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_down_and_through_the_doors(path: Path) -> None:
-    own = part(path)
-    for name in imports(ast.parse(path.read_text())):
-        top, _, rest = name.partition(".")
-        if top == "p2psim" and own != "__init__":
-            other = rest.split(".")[0]
-            inside = own == other and own in ("launcher", "doctor", "forkserver")
-            assert other == "__version__" or inside or LEVEL[other] < LEVEL[own], f"{own} -> {name}"
-        assert own in DOORS.get(top, {own}), f"{name} has another door: {DOORS.get(top)}"
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_heavy_libraries_are_imported_late(path: Path) -> None:
-    late = ("peer", "evaluation", "norms", "precision", "attention")
-    if part(path) in late:  # they themselves are
-        return
-    for node in ast.parse(path.read_text()).body:
-        assert not any(name.split(".")[0] in LIGHT for name in imports_of(node)), path
+def imports(node: ast.AST) -> Iterator[str]:
+    """Dotted names of all modules that are imported in a piece of code."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Import):
+            yield from (alias.name for alias in part.names)
+        elif isinstance(part, ast.ImportFrom):
+            base = part.module or ""
+            for alias in part.names:
+                inner = f"{base}.{alias.name}".removeprefix("p2psim.")
+                yield f"p2psim.{inner}" if inner in MODULES else base
 
 
-def imports_of(node: ast.stmt) -> list[str]:
-    """What a top-level statement imports; blocks for type checkers do not count."""
-    return list(imports(node)) if isinstance(node, ast.Import | ast.ImportFrom) else []
+def inner(path: Path) -> set[str]:
+    """Modules of p2psim that a file imports, wherever in the file, without `p2psim.`."""
+    found = {name.partition(".")[2] for name in imports(tree(path)) if name.startswith("p2psim.")}
+    return found - {module(path)}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name: str) -> None:
+    own = name.partition(".")[0]
+    for other in inner(MODULES[name]) if own != "__init__" else ():
+        package = other.partition(".")[0]
+        assert package == own or LEVEL[package] < LEVEL[own], f"{name} imports {other}"
+
+
+def test_no_imports_go_in_circles() -> None:
+    graph = nx.DiGraph((name, other) for name, path in MODULES.items() for other in inner(path))
+    # A package's __init__ is imported with each file in it, and imports none in return.
+    assert list(nx.simple_cycles(graph)) == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_libraries_are_imported_through_their_doors(name: str) -> None:
+    for other in imports(tree(MODULES[name])):
+        doors = DOORS.get(other.partition(".")[0], {name})
+        assert any(f"{name}.".startswith(f"{door}.") for door in doors), f"{other} in {name}"
+
+
+def plugins(path: Path) -> bool:
+    """Whether a class with the decorator @plugin stands in a file."""
+    return any(
+        isinstance(call, ast.Call) and getattr(call.func, "id", "") == "plugin"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef)
+        for call in node.decorator_list
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n.partition(".")[0] in PLUGIN_FOLDERS])
+def test_plugins_do_not_import_each_other(name: str) -> None:
+    """What several share stands in a file of the folder that holds no plug-in."""
+    for other in inner(MODULES[name]):
+        if other.partition(".")[0] == name.partition(".")[0]:
+            assert not plugins(MODULES[other]), f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in NEEDED])
+def test_heavy_libraries_are_imported_late(name: str) -> None:
+    for node in tree(MODULES[name]).body:  # a block for type checkers does not count
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert not {other.partition(".")[0] for other in imports(node)} & {*HEAVY}, name
 
 
 @pytest.mark.parametrize(
@@ -115,7 +138,16 @@ def test_files_and_functions_are_small(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < 45, f"{path.name}: {node.name}"
 
 
+def test_the_house_has_few_doors() -> None:
+    """Ten packages and at most twelve files: the map of CONTRIBUTING."""
+    tops = {path.relative_to(PACKAGE).parts[0] for path in FILES}
+    packages = {top for top in tops if not top.endswith(".py")}
+    assert packages == {name for name in LEVEL if (PACKAGE / name).is_dir()}
+    assert len(packages) == 10
+    assert len(tops - packages) <= 12
+
+
 def test_topologies_know_nothing_of_the_package() -> None:
     for path in (ROOT / "topologies").glob("*.py"):
-        for name in imports(ast.parse(path.read_text())):
+        for name in imports(tree(path)):
             assert name.split(".")[0] != "p2psim", path.name

@@ -1,6 +1,6 @@
-"""Every algorithm, run for real, against the matrix form of it in tests/oracle.py.
+"""Every algorithm, run for real, against its matrix form in tests/support/reference.py.
 
-A new algorithm needs an entry in `oracle.ALGORITHMS` and in `CASES`; without them this file fails.
+A new algorithm needs an entry in `reference.ALGORITHMS` and in `CASES`; without them a test fails.
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ import pytest
 from p2psim import registry
 from p2psim.errors import InputError
 from p2psim.experiment import scenario
-from tests import oracle, oracle_time
-from tests.oracle import Matrix
-from tests.running import Problem, Table, difference, quadratic_table, quadratics, run_quadratic
+from tests.support import reference, reference_time
+from tests.support.reference import Matrix
+from tests.support.runs import (
+    Problem,
+    Table,
+    difference,
+    quadratic_table,
+    quadratics,
+    run_quadratic,
+)
 
 ROUNDS = 100
 MATCHINGS = """
@@ -41,7 +48,7 @@ def matchings(n: int) -> list[Matrix]:
         linked = np.zeros((n, n))
         for i in range(first, n, 2):
             linked[i, (i + 1) % n] = linked[(i + 1) % n, i] = 1
-        steps.append(oracle.metropolis(linked))
+        steps.append(reference.metropolis(linked))
     return steps
 
 
@@ -59,16 +66,19 @@ EVERY = frozenset({"row-stochastic", "column-stochastic", "doubly-stochastic"})
 UNBALANCED = {"name": "random-directed", "p": 0.25}
 GRAPHS = {
     "complete": Graph(
-        {"name": "complete"}, 6, lambda n, _: [oracle.complete(n)], EVERY | {"symmetric", "static"}
+        {"name": "complete"},
+        6,
+        lambda n, _: [reference.complete(n)],
+        EVERY | {"symmetric", "static"},
     ),
     "ring": Graph(
-        {"name": "ring"}, 8, lambda n, _: [oracle.ring(n)], EVERY | {"symmetric", "static"}
+        {"name": "ring"}, 8, lambda n, _: [reference.ring(n)], EVERY | {"symmetric", "static"}
     ),
     "directed-ring": Graph(
-        {"name": "directed-ring"}, 7, lambda n, _: [oracle.directed_ring(n)], EVERY | {"static"}
+        {"name": "directed-ring"}, 7, lambda n, _: [reference.directed_ring(n)], EVERY | {"static"}
     ),
     "one-peer-exponential": Graph(
-        {"name": "one-peer-exponential"}, 8, lambda n, _: oracle.one_peer_exponential(n), EVERY
+        {"name": "one-peer-exponential"}, 8, lambda n, _: reference.one_peer_exponential(n), EVERY
     ),
     "matchings": Graph(
         {"file": "matchings.py"}, 6, lambda n, _: matchings(n), EVERY | {"symmetric"}
@@ -76,13 +86,13 @@ GRAPHS = {
     "unbalanced-push": Graph(
         {**UNBALANCED, "weights": "out-degree"},
         7,
-        lambda _, linked: [oracle.out_degree(linked)],
+        lambda _, linked: [reference.out_degree(linked)],
         frozenset({"column-stochastic", "static"}),
     ),
     "unbalanced-pull": Graph(
         {**UNBALANCED, "weights": "uniform-neighbor"},
         7,
-        lambda _, linked: [oracle.in_degree(linked)],
+        lambda _, linked: [reference.in_degree(linked)],
         frozenset({"row-stochastic", "static"}),
     ),
 }
@@ -116,10 +126,10 @@ class Case:
 
     def setup(
         self, name: str, problem: Problem, weights: Sequence[Matrix], times: Matrix
-    ) -> oracle.Setup:
+    ) -> reference.Setup:
         """The same for the oracle."""
         named = dict(self.compressor or {"name": "identity"})
-        return oracle.Setup(
+        return reference.Setup(
             problem.A,
             problem.b,
             problem.x0,
@@ -128,7 +138,7 @@ class Case:
             local_steps=self.T,
             consensus_steps=self.S,
             gamma=1.0 if self.gamma is None else self.gamma,
-            compress=oracle.COMPRESSORS[named.pop("name")](**named),
+            compress=reference.COMPRESSORS[named.pop("name")](**named),
             options={"method": name, **self.options},
             times=times,
             **self.optimizer,
@@ -225,7 +235,7 @@ NEEDS: dict[str, set[str]] = {
     "choco-sgd push-sum": {"column-stochastic", "static"},
     "deep-squeeze push-sum": {"column-stochastic"},
 }
-ORACLES = {**oracle.ALGORITHMS, **oracle_time.ALGORITHMS}
+ORACLES = {**reference.ALGORITHMS, **reference_time.ALGORITHMS}
 WITHOUT_NETWORK = {"isolated", "all-reduce"}  # their result does not depend on the graph
 
 
@@ -257,7 +267,7 @@ def runs() -> list[tuple[str, int, str]]:
 
 def outcome(
     folder: Path, form: str, number: int, graph: str, dtype: str
-) -> tuple[float, oracle.Setup]:
+) -> tuple[float, reference.Setup]:
     """Relative difference between p2psim and the oracle after ROUNDS rounds, and its setup."""
     (folder / "matchings.py").write_text(MATCHINGS)
     case, drawn = CASES[form][number], GRAPHS[graph]
@@ -291,7 +301,7 @@ def write_times(times: Matrix, folder: Path) -> Table:
     return {"compute": {"name": "trace", "file": "times.csv"}}
 
 
-def moved_by_rounding(name: str, setup: oracle.Setup) -> float:
+def moved_by_rounding(name: str, setup: reference.Setup) -> float:
     """How far roundings as large as those of float32 move the oracle's own result."""
     exact = ORACLES[name](setup)
     shaken = [replace(setup, rounding=np.random.default_rng(seed)) for seed in range(12)]
@@ -301,7 +311,7 @@ def moved_by_rounding(name: str, setup: oracle.Setup) -> float:
 @pytest.mark.parametrize("name", registered())
 def test_every_algorithm_has_an_oracle(name: str) -> None:
     for table in (ORACLES, CASES, NEEDS):
-        assert name in table, f"add algorithm {name!r} to tests/oracle.py, CASES and NEEDS"
+        assert name in table, f"add algorithm {name!r} to tests/reference.py, CASES and NEEDS"
 
 
 @pytest.mark.parametrize(("form", "number", "graph"), runs())

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from p2psim import registry
-from tests.running import Run, Table, quadratic_table, quadratics, run_here
+from tests.support.runs import Run, Table, quadratic_table, quadratics, run_here
 
 HEADER = 24
 ROUNDS = 3

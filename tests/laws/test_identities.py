@@ -11,10 +11,10 @@ import pytest
 
 from p2psim import registry
 from p2psim.errors import PeerError
-from tests import oracle
-from tests.oracle import Matrix
-from tests.running import Table, difference, gossip, quadratics, run_quadratic
-from tests.watching import watched
+from tests.support import reference
+from tests.support.reference import Matrix
+from tests.support.runs import Table, difference, gossip, quadratics, run_quadratic
+from tests.support.traffic_log import watched
 
 MOMENTUM: Table = {"momentum": 0.8, "weight_decay": 0.01}
 TOP: Table = {"name": "top-k", "keep": 0.2}
@@ -100,7 +100,8 @@ def test_i4_choco_fresh_identity_is_atc_with_w_gamma(tmp_path: Path) -> None:
     one = run_quadratic(problem, tmp_path, choco(gamma=gamma), **options)
     other = run_quadratic(problem, tmp_path, "d-psgd", topology=slow, **options)
     assert (
-        np.abs(other.weights[0] - (np.eye(n) + gamma * (oracle.ring(n) - np.eye(n)))).max() < 1e-15
+        np.abs(other.weights[0] - (np.eye(n) + gamma * (reference.ring(n) - np.eye(n)))).max()
+        < 1e-15
     )
     assert difference(one.x, other.x) <= 1e-12
 
@@ -184,7 +185,7 @@ def test_i8_choco_gossip_converges_linearly_and_deep_squeeze_plateaus(tmp_path: 
 
 def test_i8_choco_gossip_keeps_the_bound_of_its_theorem(tmp_path: Path) -> None:
     n, d, keep, rounds = 8, 20, 0.5, 150
-    W = oracle.ring(n)
+    W = reference.ring(n)
     rho = 1 - np.sort(np.abs(np.linalg.eigvalsh(W)))[-2]
     beta, delta = np.linalg.norm(np.eye(n) - W, 2), keep
     gamma = rho**2 * delta / (16 * rho + rho**2 + 4 * beta**2 + 2 * rho * beta**2 - 8 * rho * delta)
@@ -335,7 +336,7 @@ def test_i24_w_that_is_the_identity_is_isolated_training(method: Table, tmp_path
 def test_d_psgd_stops_at_its_known_bias(order: str, graph: str, n: int, tmp_path: Path) -> None:
     """atc: X = W (X - lr (H X - c)). cta: X = W X - lr (H X - c). H_i = A_i^T A_i / m."""
     problem, lr, d = quadratics(n), 0.15, 12
-    W = np.kron(oracle.ring(n) if graph == "ring" else oracle.directed_ring(n), np.eye(d))
+    W = np.kron(reference.ring(n) if graph == "ring" else reference.directed_ring(n), np.eye(d))
     H, c = np.zeros((n * d, n * d)), np.zeros(n * d)
     for i, (a, b) in enumerate(zip(problem.A, problem.b, strict=True)):
         own = slice(i * d, (i + 1) * d)

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from p2psim import cli
 from p2psim.errors import InputError
 from p2psim.experiment import plan, scenario
-from tests.oracle import Matrix
-from tests.running import (
+from tests.support.reference import Matrix
+from tests.support.runs import (
     Problem,
     Run,
     Table,

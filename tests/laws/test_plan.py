@@ -14,7 +14,7 @@ from p2psim.experiment.dry_run import rehearse
 from p2psim.network import neighborhood
 from p2psim.network.neighborhood import HEADER, Neighborhood
 from p2psim.simulation import simulation
-from tests.running import Table, run_here
+from tests.support.runs import Table, run_here
 
 PEERS = 5
 UNDIRECTED: Table = {"name": "star"}

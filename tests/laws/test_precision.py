@@ -19,7 +19,7 @@ from p2psim.errors import InputError
 from p2psim.learning import int8
 from p2psim.learning.int8 import Exact, Int8, lower
 from p2psim.models import norms
-from tests.running import Table, quadratic_table, quadratics, run_here
+from tests.support.runs import Table, quadratic_table, quadratics, run_here
 
 KINDS = ["batch", "group", "evonorm", "range-bn", "range-evonorm"]
 DIGITS: Table = {

@@ -8,11 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import oracle
 from tests.laws.test_plan import CASES as PLANNED
 from tests.laws.test_plan import experiment
-from tests.oracle import Matrix
-from tests.running import Problem, Table, difference, gossip, quadratics, run_here, run_quadratic
+from tests.support import reference
+from tests.support.reference import Matrix
+from tests.support.runs import (
+    Problem,
+    Table,
+    difference,
+    gossip,
+    quadratics,
+    run_here,
+    run_quadratic,
+)
 
 ROUNDS = 40
 LR, WD, BETA, MU = 0.05, 0.01, 0.8, 0.7
@@ -41,7 +49,7 @@ def choco(gamma: float) -> Gossip:
 
     def gossip(W: Matrix, X: Matrix) -> Matrix:
         before = hat.pop() if hat else np.zeros_like(X)
-        hat.append(before + np.array([oracle.top_k(0.25)(row) for row in X - before]))
+        hat.append(before + np.array([reference.top_k(0.25)(row) for row in X - before]))
         return X + gamma * (W - np.eye(len(X))) @ hat[0]
 
     return gossip
@@ -132,7 +140,7 @@ def test_i15_alone_it_is_qhm(topology: str, n: int, tmp_path: Path) -> None:
 
 def test_i15_split_form(tmp_path: Path) -> None:
     # beta = mu: m <- beta m + (1 - beta) dir, after gossip m <- m - (1 - beta) change / lr
-    problem, W = quadratics(6), oracle.ring(6)
+    problem, W = quadratics(6), reference.ring(6)
     X, M = problem.x0, np.zeros_like(problem.x0)
     for _ in range(ROUNDS):
         direction = BETA * M + gradients(problem, X)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.running import Run, Table, quadratic_table, quadratics, run_here, run_mpi
+from tests.support.runs import Run, Table, quadratic_table, quadratics, run_here, run_mpi
 
 TOLERANCE = 1e-12
 # Everything that draws random numbers, together: split, start, minibatches, compressor, time.

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from p2psim.errors import InputError
 from p2psim.experiment import forecast, plan, scenario
-from tests import oracle, oracle_time
 from tests.laws.test_algorithms import write_times
-from tests.running import (
+from tests.support import reference, reference_time
+from tests.support.runs import (
     Problem,
     Run,
     Table,
@@ -122,13 +122,13 @@ def test_clocks_and_blocks_agree_with_the_oracle(name: str, graph: str, tmp_path
             rounds=50,
             time=write_times(times, tmp_path),
         ),
-        oracle.complete(N) if graph == "complete" else oracle.ring(N),
+        reference.complete(N) if graph == "complete" else reference.ring(N),
     )
     options = {"method": name, **{k: v for k, v in algorithm.items() if k != "name"}}
-    setup = oracle.Setup(
+    setup = reference.Setup(
         problem.A, problem.b, problem.x0, [weights], rounds=50, options=options, times=times
     )
-    x, clocks, finished = oracle_time.fastest_k_clocks(setup)
+    x, clocks, finished = reference_time.fastest_k_clocks(setup)
     assert difference(run.x, x) <= 1e-10
     assert np.abs(run.train["time"] - clocks).max() <= 1e-12 * clocks.max()
     if name == "lgc-sgd":

@@ -18,7 +18,7 @@ from p2psim.analysis import results, timeline
 from p2psim.experiment import plan, scenario
 from p2psim.network.clock import TRANSFER, WAIT, WORK
 from tests.laws.test_plan import CASES
-from tests.running import Run, Table, new_folder, quadratic_table, quadratics, run_here
+from tests.support.runs import Run, Table, new_folder, quadratic_table, quadratics, run_here
 
 TOLERANCE = 1e-12
 PEERS = 4

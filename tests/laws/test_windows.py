@@ -15,7 +15,7 @@ from p2psim.network.links import Uniform
 from p2psim.network.neighborhood import Neighborhood
 from p2psim.network.topology import Topology
 from p2psim.network.transport import Alarm, ThreadWire, Wire, run_threads
-from tests.running import Table, quadratic_table, quadratics, run_here
+from tests.support.runs import Table, quadratic_table, quadratics, run_here
 
 PEERS, D = 7, 24
 LARGE = 1000  # entries: more bytes than all headers

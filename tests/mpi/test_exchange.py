@@ -26,7 +26,7 @@ from p2psim.network.topology import Topology
 from p2psim.network.transport import MPIWire
 from p2psim.registry import find
 from p2psim.rng import Stream
-from tests.launching import Ended, run, under_mpiexec
+from tests.support.programs import Ended, run, under_mpiexec
 
 Matrix = NDArray[np.float64]
 ROOT = Path(__file__).parents[2]

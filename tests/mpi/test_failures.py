@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from p2psim.analysis import results
-from tests.launching import (
+from tests.support.programs import (
     Ended,
     Started,
     Table,

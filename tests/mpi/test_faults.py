@@ -20,8 +20,8 @@ import pytest
 from p2psim.analysis import results
 from p2psim.launcher import ranks
 from p2psim.simulation import checkpoint
-from tests.launching import Started, Table, gone, p2psim, run, write
-from tests.running import Run, read
+from tests.support.programs import Started, Table, gone, p2psim, run, write
+from tests.support.runs import Run, read
 
 PEERS, ROUNDS, EVERY = 8, 120, 20  # a checkpoint every so many rounds
 FAULTS = int(os.environ.get("FAULTS", "2"))

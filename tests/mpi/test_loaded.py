@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import Table, p2psim, run, write
 from tests.mpi.test_same_bits import VARIANTS, assert_same
+from tests.support.programs import Table, p2psim, run, write
 
 # Virtual times of an exponential, and real delays that nobody can foresee.
 DELAYS = """

@@ -13,7 +13,7 @@ import pytest
 
 from p2psim import registry
 from p2psim.network.neighborhood import WINDOW
-from tests.launching import Table, p2psim, run, under_mpiexec, write
+from tests.support.programs import Table, p2psim, run, under_mpiexec, write
 
 PEERS, ROUNDS, EVERY = 6, 12, 5
 TOP_K = {"name": "top-k", "keep": 0.1}

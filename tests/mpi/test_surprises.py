@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import Started, Table, assert_refused, p2psim, run, under_mpiexec, write
+from tests.support.programs import Started, Table, assert_refused, p2psim, run, under_mpiexec, write
 
 PEERS, VICTIM = 4, 2
 ODD = f"""

@@ -8,8 +8,8 @@ import h5py
 import pytest
 
 from p2psim.analysis.tables import quantity
-from tests.launching import Started, p2psim, write
 from tests.mpi.test_failures import wait_for
+from tests.support.programs import Started, p2psim, write
 
 PEERS, ROUNDS, LIMIT = 3, 150, 120.0
 PLUGIN = """

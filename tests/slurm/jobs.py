@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from p2psim.analysis import results
-from tests.launching import Table, p2psim, run, write
+from tests.support.programs import Table, p2psim, run, write
 
 LIMIT = 200  # seconds, for what takes some tens on an idle machine
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from p2psim.analysis import results
-from tests import running
-from tests.launching import Table, assert_refused, gone, p2psim, pids, run, write
 from tests.mpi.test_same_bits import VARIANTS
 from tests.slurm.jobs import PEERS, ROUNDS, finish, slow, submit, under_way
+from tests.support import runs
+from tests.support.programs import Table, assert_refused, gone, p2psim, pids, run, write
 
 SMALL: Table = {"name": "small", **VARIANTS["choco-stale-qsgd"], "peers": 4}
 
@@ -23,7 +23,7 @@ SMALL: Table = {"name": "small", **VARIANTS["choco-stale-qsgd"], "peers": 4}
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What the slow experiment gives outside Slurm, in one go."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    return running.run_here(slow(folder), folder).datasets()
+    return runs.run_here(slow(folder), folder).datasets()
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def test_a_job_on_two_nodes_gives_the_bits_of_debug(tmp_path: Path) -> None:
     assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), said
     assert (ended["JobName"], ended["NumNodes"]) == ("small", "2")
     assert "small: done" in said
-    here = running.run_here(SMALL, tmp_path)
-    assert running.read(tmp_path / "out").datasets() == here.datasets()
+    here = runs.run_here(SMALL, tmp_path)
+    assert runs.read(tmp_path / "out").datasets() == here.datasets()
 
 
 def test_a_sweep_is_a_job_array(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_warning_ends_in_a_checkpoint_and_a_second_start(
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), said
     assert "p2psim: stopped; the rows so far are in out; go on with --resume" in said
     assert "p2psim: going on after round " in said
-    assert running.read(tmp_path / "out").datasets() == undisturbed
+    assert runs.read(tmp_path / "out").datasets() == undisturbed
 
 
 def test_a_job_that_slurm_starts_again_goes_on(
@@ -86,7 +86,7 @@ def test_a_job_that_slurm_starts_again_goes_on(
     subprocess.run(["scontrol", "requeue", job], check=True)
     ended, said = finish(tmp_path, job)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), said
-    assert running.read(tmp_path / "out").datasets() == undisturbed
+    assert runs.read(tmp_path / "out").datasets() == undisturbed
 
 
 def test_a_cancelled_job_ends_and_does_not_come_back(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_the_time_limit_ends_in_a_checkpoint_and_a_second_start(
     assert int(ended["Restarts"]) >= 1
     assert "go on with --resume" in said
     assert "p2psim: going on after round " in said
-    assert running.read(limited[0] / "out").datasets() == undisturbed
+    assert runs.read(limited[0] / "out").datasets() == undisturbed
 
 
 def test_what_slurm_does_not_take_is_a_mistake(tmp_path: Path) -> None:
@@ -150,4 +150,4 @@ def test_a_node_that_goes_down(tmp_path: Path, undisturbed: dict[str, bytes]) ->
         subprocess.run(update, check=True)
     ended, said = finish(tmp_path, job)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), said
-    assert running.read(tmp_path / "out").datasets() == undisturbed
+    assert runs.read(tmp_path / "out").datasets() == undisturbed

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from p2psim.launcher import slurm
-from tests import running
-from tests.launching import Table, assert_refused, gone, p2psim, run, write
 from tests.mpi.test_same_bits import VARIANTS
 from tests.slurm.cluster import environment, processes
 from tests.slurm.jobs import wait
+from tests.support import runs
+from tests.support.programs import Table, assert_refused, gone, p2psim, run, write
 
 PEERS = 4
 SMALL: Table = {"name": "small", **VARIANTS["choco-fresh-top-k"], "peers": PEERS}
@@ -39,7 +39,7 @@ WAYS = {
 @pytest.fixture(scope="module")
 def debugged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What all peers as threads give."""
-    return running.run_here(SMALL, tmp_path_factory.mktemp("debug")).datasets()
+    return runs.run_here(SMALL, tmp_path_factory.mktemp("debug")).datasets()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -51,7 +51,7 @@ def test_every_way_gives_the_bits_of_debug(
     assert ended.code == 0, ended.stderr
     assert ended.stdout.count("small: done") == 1
     assert "no fork server" not in ended.stderr
-    assert running.read(tmp_path / "out").datasets() == debugged
+    assert runs.read(tmp_path / "out").datasets() == debugged
 
 
 def test_ranks_that_nothing_joins_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.running import run_here
+from tests.support.runs import run_here
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 80

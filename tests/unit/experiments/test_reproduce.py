@@ -1,0 +1,222 @@
+"""Reproducing a paper, on a toy: runs, pictures, claims, report; going on, and what fails."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import reproduce
+from p2psim.analysis import results
+from p2psim.registry import load_file
+from p2psim.simulation import recorder
+
+FIGURES = """
+from experiments.reproduce import Claim, Figure
+
+TITLE = "A toy"
+
+def draw(figure, runs):
+    figure.subplots().plot(runs["slow"][0].eval["accuracy"][0])
+
+def claims(runs):
+    slow, fast = (runs[case][1].eval["accuracy"].max() for case in ("slow", "fast"))
+    return [
+        Claim("two seeds each", "2", str(len(runs["slow"])), len(runs["slow"]) == 2),
+        Claim("fast | slow", "better", f"{fast:.2f}", bool(fast > slow)),
+    ]
+
+FIGURES = {
+    "digits": [
+        Figure("one", "the first", "one.toml", draw, claims, (3, 2)),
+        Figure("two", "alike", "two.toml", draw, claims, shared={"slow": ("one", "slow")}),
+    ],
+    "mnist": [Figure("other", "needs MNIST", "other.toml", draw, claims)],
+}
+"""
+ONE = """
+peers = 2
+rounds = ROUNDS
+data = { name = "digits", batch_size = 16 }
+model = { name = "mlp", hidden = [8] }
+topology = "complete"
+algorithm = "d-psgd"
+run = { checkpoint_rounds = 5 }
+learning = { optimizer = { name = "sgd" } }
+[eval]
+every = 10
+[sweep]
+seed = [1, 2]
+[sweep.case.slow]
+"learning.optimizer.lr" = 1e-6
+[sweep.case.fast]
+"learning.optimizer.lr" = 0.5
+"""
+TWO = ONE.partition("[sweep.case.slow]")[0] + ONE[ONE.index("[sweep.case.fast]") :]
+START = """
+import sys
+from pathlib import Path
+from experiments import reproduce
+reproduce.HERE = Path(sys.argv.pop(1))
+sys.exit(reproduce.main(["toy", "--out", "out"]))
+"""
+
+
+def set_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the toy into experiments/toy, and work there."""
+    toy = place / "experiments" / "toy"
+    toy.mkdir(parents=True)
+    (toy / "figures.py").write_text(FIGURES)
+    (toy / "one.toml").write_text(ONE.replace("ROUNDS", "20"))
+    (toy / "two.toml").write_text(TWO.replace("ROUNDS", "20"))
+    (toy / "other.toml").write_text(ONE.replace("ROUNDS", "20").replace("digits", "mnist"))
+    monkeypatch.setattr(reproduce, "HERE", place / "experiments")
+    monkeypatch.setenv("P2PSIM_DATA", str(place / "nothing"))
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where nothing has run yet."""
+    set_up(tmp_path, monkeypatch)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `reproduce toy` leaves, and beside it what it said."""
+    made = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as monkeypatch, io.StringIO() as said:
+        set_up(made, monkeypatch)
+        with contextlib.redirect_stdout(said):
+            assert reproduce.main(["toy", "--out", "out"]) == 0
+        (made / "said").write_text(said.getvalue())
+    return made
+
+
+@pytest.fixture
+def again(first: Path, place: Path) -> Path:
+    """A copy of that."""
+    shutil.copytree(first / "out", place / "out")
+    return place
+
+
+def test_a_paper_is_run_drawn_checked_and_written_up(first: Path) -> None:
+    assert "holds: one: fast | slow" in (first / "said").read_text()
+    text = (first / "out/report.md").read_text()
+    assert "All claims hold." in text
+    assert "| one | two seeds each | 2 | 2 | holds |" in text
+    assert "    p2psim run experiments/toy/one.toml --out out/one" in text
+    assert "4 runs of 2 peers, d = 610; " in text
+    assert "2 runs of 2 peers, d = 610; slow is slow of one; " in text
+    assert not (first / "out/two/seed=1-slow").exists()
+    page = (first / "out/report.html").read_text()
+    assert page.count("<td>holds</td>") == 4
+    assert 'src="one.png"' in page
+    assert (first / "out/one.png").stat().st_size > 1000
+
+
+def test_what_is_done_is_not_run_again_and_its_costs_stay(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "run", lambda *_: pytest.fail("it runs again"))
+    cost = reproduce.costs(again / "out/one")
+    assert cost["wall"] > 0.1
+    assert 0.02 < cost["memory"] < 20
+    assert reproduce.main(["toy", "--out", "out"]) == 0
+    assert reproduce.costs(again / "out/one") == cost
+
+
+def test_a_claim_that_fails_is_seen(again: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    toy = again / "experiments/toy/figures.py"
+    toy.write_text(toy.read_text().replace("fast > slow", "fast < slow"))
+    assert reproduce.main(["toy", "--out", "out"]) == 1
+    assert "FAILS: one: fast | slow" in capfd.readouterr().out
+    text = (again / "out/report.md").read_text()
+    assert "**2 of 4 claims do not hold.**" in text
+    assert "**does not hold** |" in text
+    assert "<strong>does not hold</strong>" in (again / "out/report.html").read_text()
+
+
+def test_what_is_killed_in_the_middle_goes_on(place: Path) -> None:
+    (place / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "300"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", START, str(place / "experiments")]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        second = place / "out/one/seed=1-fast"
+        end = time.monotonic() + 120
+        while not (second / "checkpoints").is_dir() and time.monotonic() < end:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    first = (place / "out/one/seed=1-slow/run.h5").stat().st_mtime_ns
+    assert recorder.status(second) != "done"  # ranks that outlive the launcher stop by themselves
+    assert not (place / "out/report.md").exists()
+    assert subprocess.run(command, env=environment, timeout=200).returncode == 0
+    assert (place / "out/one/seed=1-slow/run.h5").stat().st_mtime_ns == first
+    assert results.read(second).state == "done"
+    assert "All claims hold." in (place / "out/report.md").read_text()
+
+
+def test_data_that_are_not_there_are_told_before_anything_runs(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce.main(["toy", "--data", "mnist", "--out", "out"]) == 2
+    said = capfd.readouterr().err
+    assert "p2psim data fetch mnist" in said
+    assert "DATA=digits" in said
+    assert not (place / "out").exists()
+    with pytest.raises(SystemExit) as ended:
+        reproduce.main(["toy", "--data", "cifar10", "--out", "out"])
+    assert ended.value.code == 2
+    assert "give one of digits, mnist" in capfd.readouterr().err
+
+
+def test_runs_of_another_experiment_are_not_taken(
+    again: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (again / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "30"))
+    assert reproduce.main(["toy", "--out", "out"]) == 2
+    said = capfd.readouterr().err
+    assert "rounds was 20 and is 30" in said
+    assert "(here: remove 'out/one/seed=1-slow')" in said
+    assert "DATA=" not in said
+
+
+def test_lost_rows_are_no_result(again: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (again / "out/one/seed=2-fast/peers/peer-00001.h5").unlink()
+    assert reproduce.main(["toy", "--out", "out"]) == 2
+    assert "the run in 'out/one/seed=2-fast' has lost rows of peers [1]" in capfd.readouterr().err
+
+
+def test_an_old_report_does_not_stay_beside_new_runs(
+    again: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    shutil.rmtree(again / "out/two")
+    monkeypatch.setattr(reproduce, "run", stopped)
+    assert reproduce.main(["toy", "--out", "out"]) == 4
+    assert "the same command goes on" in capfd.readouterr().err
+    assert not (again / "out/report.md").exists()
+    assert not (again / "out/report.html").exists()
+
+
+def test_every_paper_says_what_must_be_seen() -> None:
+    assert reproduce.papers() == ["lgc", "low-precision", "p2pl-affinity"]
+    for name in reproduce.papers():
+        folder = reproduce.HERE / name
+        for data, figures in load_file(folder / "figures.py").FIGURES.items():
+            assert figures
+            for figure in figures:
+                assert (folder / figure.file).is_file()
+                if data == "digits":
+                    reproduce.check(folder / figure.file, Path("nowhere"))

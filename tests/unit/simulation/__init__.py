@@ -1,0 +1,1 @@
+"""Unit tests of p2psim.simulation."""
