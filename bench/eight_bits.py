@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from p2psim import registry
-from p2psim.learning.int8 import lower
+from p2psim.learning.int8 import quantize_model
 
 SHAPE, CLASSES, BATCH, REPEATS = (3, 32, 32), 10, 32, 7
 
@@ -30,7 +30,7 @@ def main() -> list[dict[str, Any]]:
     for norm in ("range-evonorm", "batch"):
         model = registry.names("model")["resnet"](norm=norm)
         plain, low = (model.build(SHAPE, CLASSES) for _ in range(2))
-        low = lower(low)
+        low = quantize_model(low)
         for module in (plain, low):
             seconds(module)
         times = np.array([[seconds(plain), seconds(low)] for _ in range(REPEATS)])

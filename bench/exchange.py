@@ -17,7 +17,7 @@ from p2psim.network import topology
 from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform
 from p2psim.network.neighborhood import Neighborhood
-from p2psim.network.transport import MPIWire
+from p2psim.network.transport import MPITransport
 
 D, ITERATIONS, REPEATS = 1_000_000, 30, 25
 
@@ -72,7 +72,7 @@ def seconds(comm: Any, step: Callable[[], None]) -> float:
 
 def main() -> None:
     """Print the median seconds of both, taken in turn, as JSON from the first rank."""
-    wire = MPIWire()
+    wire = MPITransport()
     comm = wire.comm.Dup()
     ring = topology.build({"name": "ring"}, wire.size, 1, Path(), [1] * wire.size)
     x = np.random.default_rng(wire.rank).standard_normal(D).astype(np.float32)

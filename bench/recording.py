@@ -11,7 +11,7 @@ from typing import Any
 
 from p2psim.experiment import config, scenario
 from p2psim.launcher import ranks
-from p2psim.network.transport import MPIWire
+from p2psim.network.transport import MPITransport
 from p2psim.simulation import event_log, recorder, session
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "quickstart.toml"
@@ -34,11 +34,11 @@ def timed(what: str, method: Callable[..., Any]) -> Callable[..., Any]:
 def main() -> None:
     """Run the quickstart on these ranks; print the first rank's shares as JSON."""
     ranks.one_thread()
-    wire = MPIWire()
+    wire = MPITransport()
     folder = Path(wire.comm.bcast(tempfile.mkdtemp() if wire.rank == 0 else None))
     for name in ("at", "train", "own", "evaluation"):
         setattr(recorder.Recorder, name, timed("rows", getattr(recorder.Recorder, name)))
-    event_log.Schedule.event = timed("schedule", event_log.Schedule.event)  # type: ignore[method-assign]
+    event_log.EventLog.event = timed("schedule", event_log.EventLog.event)  # type: ignore[method-assign]
     began = time.perf_counter()
     table = {**config.read(EXPERIMENT), "time": TIME}
     session.run_peer(scenario.load(table, EXPERIMENT.parent), wire, folder)

@@ -18,7 +18,7 @@ import numpy as np
 from p2psim.errors import StoppedError
 from p2psim.experiment import scenario
 from p2psim.launcher import ranks
-from p2psim.network.transport import MPIWire
+from p2psim.network.transport import MPITransport
 from p2psim.simulation import session, simulation
 
 SECONDS = 75.0  # time for two checkpoints
@@ -30,16 +30,16 @@ class Timed(simulation.Simulation):
 
     spent, saves, total = 0.0, 0, 0.0
 
-    def save(self, x: Any, book: Any) -> None:
+    def save(self, x: Any, store: Any) -> None:
         before = time.process_time()
-        super().save(x, book)
+        super().save(x, store)
         Timed.spent += time.process_time() - before
         Timed.saves += 1
 
-    def rounds(self, x: Any, pulse: Any, book: Any) -> None:
+    def rounds(self, x: Any, agreement: Any, store: Any) -> None:
         before = time.process_time()
         try:
-            super().rounds(x, pulse, book)
+            super().rounds(x, agreement, store)
         finally:
             Timed.total = time.process_time() - before
 
@@ -64,7 +64,7 @@ def experiment(peers: int) -> scenario.Scenario:
 def main() -> None:
     """Print the share, and what a checkpoint takes, as JSON."""
     ranks.one_thread()
-    wire = MPIWire()
+    wire = MPITransport()
     session.Simulation = Timed  # type: ignore[attr-defined]
     folder = Path(wire.comm.bcast(tempfile.mkdtemp() if wire.rank == 0 else None))
     until = time.monotonic() + SECONDS

@@ -16,7 +16,7 @@ from p2psim.launcher import ranks
 from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform
 from p2psim.network.neighborhood import Neighborhood
-from p2psim.network.transport import MPIWire
+from p2psim.network.transport import MPITransport
 from p2psim.simulation.recorder import Recorder
 from p2psim.simulation.simulation import Simulation
 
@@ -64,30 +64,30 @@ def experiment(peers: int, algorithm: str, rounds: int) -> scenario.Scenario:
 def main() -> None:
     """Print CPU milliseconds per peer and round as JSON: medians, with gossip and alone."""
     ranks.one_thread()
-    wire = MPIWire()
+    wire = MPITransport()
     found = [[measure(wire, name) for name in ALGORITHMS] for _ in range(REPEATS)]
     if wire.rank == 0:
         print(json.dumps(dict(zip(ALGORITHMS, 1e3 * np.median(found, axis=0), strict=True))))
 
 
-def measure(wire: MPIWire, algorithm: str) -> float:
+def measure(wire: MPITransport, algorithm: str) -> float:
     """CPU seconds per peer and round, the mean over all ranks."""
     rounds = ROUNDS // wire.size
     ready = experiment(wire.size, algorithm, WARM + rounds)
-    side = Neighborhood(wire.twin(), ready.topology, Clock(), Uniform())
-    simulation = Unrecorded(ready, wire, side, NoRecorder())
+    control = Neighborhood(wire.duplicate(), ready.topology, Clock(), Uniform())
+    simulation = Unrecorded(ready, wire, control, NoRecorder())
     x = simulation.prepare()
     simulation.algorithm.start(x, simulation.oracle, simulation.net)
     simulation.began = time.perf_counter()
     for _ in range(WARM):
         x = simulation.one_round(x)
-    side.gather(np.zeros(1))
+    control.gather(np.zeros(1))
     cpu = time.process_time()
     for _ in range(rounds):
         x = simulation.one_round(x)
     spent = np.array([time.process_time() - cpu])
-    simulation.net.settle()
-    return float(side.gather(spent).mean()) / rounds
+    simulation.net.drain()
+    return float(control.gather(spent).mean()) / rounds
 
 
 if __name__ == "__main__":

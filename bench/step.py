@@ -67,7 +67,7 @@ def ours(inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[int], None]:
     x = model.x
 
     def step(number: int) -> None:
-        oracle.descend(x)
+        oracle.local_step(x)
 
     return step
 

@@ -21,7 +21,7 @@ def main() -> None:
 
         serve.serve(sys.argv[2], command_line)
         return
-    if sys.argv[1:2] == ["run"] and "P2PSIM_STUB" not in os.environ and environment.inside():
+    if sys.argv[1:2] == ["run"] and "P2PSIM_STUB" not in os.environ and environment.mpi_rank():
         os.execv(sys.executable, environment.command(sys.argv[1:]))
     command_line().main()
 

@@ -108,17 +108,19 @@ class Neighborhood(Protocol):
     def receivers(self) -> Sequence[int]:
         """This peer's out-neighbors, in rank order."""
 
-    def arrives(self, sender: int, receiver: int, sent_at: float, m: Message) -> float:
+    def arrival_time(self, sender: int, receiver: int, sent_at: float, m: Message) -> float:
         """When a message of m's kind that sets out at `sent_at` would be there."""
 
     @property
     def diameter(self) -> int:
         """Rounds of passing on, by the graphs of the first steps, until all have heard of all."""
 
-    def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Message:
+    def message(
+        self, v: Vector, compressor: Compressor | None = None, raw_tail: int = 0
+    ) -> Message:
         """C(v), ready to travel; `value` is what every receiver will decode.
 
-        The last `plain` entries come after the d that the compressor is bound to and travel as
+        The last `raw_tail` entries come after the d that the compressor is bound to and travel as
         they are.
         """
 
@@ -131,17 +133,19 @@ class Neighborhood(Protocol):
     def mix(self, m: Vector | Message) -> Vector:
         """sum_j W[i, j] value_j over in-neighbors and self, in rank order."""
 
-    def visit(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
+    def for_each(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
         """As exchange, but few messages are there at a time: see(j, m_j), own included, by rank."""
 
-    def post(self, m: Vector | Message, to: Ranks = None, of: Ranks = None) -> Handle:
+    def start_exchange(
+        self, m: Vector | Message, to: Ranks = None, sources: Ranks = None
+    ) -> Handle:
         """Start sending m now, use the handle later: what runs between overlaps the transfer.
 
         `to` and `of`: some of the out-neighbors to send to and of the in-neighbors to receive from,
         all unless given; messages between two peers meet in the order of posting.
         """
 
-    def announce(self, v: Vector) -> dict[int, Vector]:
+    def simulator_exchange(self, v: Vector) -> dict[int, Vector]:
         """The v of all in-neighbors and self, by rank, uncounted: what no network would carry."""
 
     def mean(self, v: Vector) -> Vector:
@@ -162,25 +166,25 @@ class Oracle(Protocol):
     def step(self, x: Vector) -> Vector:
         """lr * direction(x) of the local optimizer: what one local step subtracts from x."""
 
-    def descend(self, x: Vector, at: Vector | None = None) -> Vector:
+    def local_step(self, x: Vector, at: Vector | None = None) -> Vector:
         """One local step in place, x <- x - lr * direction(at), at = x unless given; returns x."""
 
-    def follow(self, g: Vector, x: Vector) -> Vector:
+    def update(self, g: Vector, x: Vector) -> Vector:
         """lr * direction from a gradient g at x that the caller made."""
 
     def seconds(self, rank: int, step: int) -> float:
         """Virtual seconds of any peer's local step (from 0); 0 without a compute model."""
 
-    def part(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
+    def partial_grad(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
         """(1 / blocks) sum of the mean gradients at x of the next minibatch's first `done` blocks.
 
         What is not done is not computed; the minibatch is used up. It is `until` when it is ready.
         """
 
-    def work(self, until: float) -> None:
+    def advance_clock(self, until: float) -> None:
         """Let virtual time pass in work that `part` will do later, or that comes to nothing."""
 
-    def draw(self, purpose: str) -> np.random.Generator:
+    def rng(self, purpose: str) -> np.random.Generator:
         """This peer's own randomness for its next local step."""
 
 
@@ -210,21 +214,21 @@ class Algorithm:
     where it depends on the parameters.
     """
 
-    records: ClassVar[Mapping[str, str]] = {}  # attributes to record after each round: meanings
+    metrics: ClassVar[Mapping[str, str]] = {}  # attributes to record after each round: meanings
 
     @property
     def requires(self) -> tuple[str, ...]:
         return ()
 
     @property
-    def clocked(self) -> bool:
+    def time_dependent(self) -> bool:
         """Whether what a peer does depends on virtual time."""
         return False
 
-    def fit(self, setting: Setting) -> None:
+    def bind(self, setting: Setting) -> None:
         """ValueError where the parameters do not suit the run; asked before any peer starts."""
 
-    def outlook(self, weights: NDArray[Any], consensus_steps: int) -> dict[str, str]:
+    def diagnose(self, weights: NDArray[Any], consensus_steps: int) -> dict[str, str]:
         """What W_t, shape (period, n, n), tells before a run: lines for `p2psim plan` by name.
 
         What stands under "warning" is also said when the run is started.
@@ -234,7 +238,7 @@ class Algorithm:
     def duration(
         self, setting: Setting, rounds: int, step: Callable[[int], Sequence[float]]
     ) -> float | None:
-        """Virtual seconds of so many rounds of what is `clocked`; None: only a run tells.
+        """Virtual seconds of so many rounds of what is `time_dependent`; None: only a run tells.
 
         step(t): seconds of the t-th local step of each peer.
         """
@@ -246,7 +250,7 @@ class Algorithm:
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         """T steps of the local optimizer: x <- x - lr * direction(x)."""
         for _ in range(oracle.local_steps):
-            x = oracle.descend(x)
+            x = oracle.local_step(x)
         return x
 
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
@@ -292,7 +296,7 @@ class LocalOptimizer(Protocol):
         """Learning rate at `epoch` (from 0) of a run of `epochs`."""
 
 
-class Schedule(Protocol):
+class LearningRateSchedule(Protocol):
     """Factor on the learning rate over the run."""
 
     def factor(self, epoch: float, epochs: float) -> float: ...
@@ -362,7 +366,7 @@ class Partition(Protocol):
     def split(self, labels: Indices, n: int, rng: np.random.Generator) -> list[Indices]: ...
 
 
-class StragglerModel(Protocol):
+class StepTimeModel(Protocol):
     """Seconds of virtual time that a peer's local step takes: a pure function of the seed."""
 
     def bind(self, setting: Setting) -> None:
@@ -392,7 +396,7 @@ KINDS: dict[str, type] = {
     "optimizer": LocalOptimizer,
     "partition": Partition,
     "rule": LearningRule,
-    "schedule": Schedule,
-    "compute": StragglerModel,
+    "schedule": LearningRateSchedule,
+    "compute": StepTimeModel,
     "link": LinkModel,
 }

@@ -27,14 +27,14 @@ def guarded(body: Callable[[], Any], traceback: bool = False) -> Any:
         if traceback:
             raise
         # Every rank finds the same mistake: one of them says it.
-        first = (environment.inside() or (0, 1))[0] == 0
-        if error.speaks or (first and not isinstance(error, AbortedError)):
+        first = (environment.mpi_rank() or (0, 1))[0] == 0
+        if error.report_from_any_rank or (first and not isinstance(error, AbortedError)):
             click.echo(f"p2psim: {error}", err=True)
         elif not first and not isinstance(error, AbortedError):
-            ranks.hold_back()
+            ranks.let_first_rank_report()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:  # while ranks run, the runner takes care of it
-        if environment.inside() is None:
+        if environment.mpi_rank() is None:
             click.echo("p2psim: stopped", err=True)
         sys.stderr.flush()
         # At once: MPI would wait for the others, and Python ends by the signal if it hit
@@ -93,7 +93,7 @@ def run(
     """Run an experiment: starts the ranks, or is one of them inside mpiexec."""
     ranks.one_thread()  # before NumPy starts its own
     slurm.short_addresses()
-    if environment.inside():
+    if environment.mpi_rank():
         from p2psim.launcher import mpi_init
 
         mpi_init.check()  # before the heavy libraries: nothing else is of use where it fails
@@ -135,7 +135,7 @@ def submit(
 
     requests = runner.requests(experiment, settings, out, resume=resume)
     make = submit.script if printed else submit.submit
-    click.echo(make(requests, submit.Wish(**wish)))
+    click.echo(make(requests, submit.SlurmRequest(**wish)))
 
 
 @main.command()

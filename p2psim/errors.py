@@ -12,14 +12,14 @@ class InputError(Exception):
     """The user's input is wrong: one sentence with what was given, what is allowed, what to do."""
 
     exit_code = 2
-    speaks = False  # whether this rank says it although it is not the first
+    report_from_any_rank = False  # whether this rank says it although it is not the first
 
 
 class PeerError(Exception):
     """A peer failed: which one, where and why; `recorded` where its file says so as well."""
 
     exit_code = 3
-    speaks = True
+    report_from_any_rank = True
 
     def __init__(self, text: str, recorded: bool = True) -> None:
         super().__init__(text)
@@ -36,7 +36,7 @@ class AbortedError(Exception):
     """Another peer has said what is wrong; this one ends without a word."""
 
     exit_code = 2
-    speaks = False
+    report_from_any_rank = False
 
 
 def suggest(given: str, allowed: Iterable[str]) -> str:

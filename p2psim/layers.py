@@ -7,39 +7,39 @@ when it is asked for.
 from typing import TYPE_CHECKING, Any
 
 from p2psim.models.layers import (
+    Activation,
     Convolution,
     Cost,
     Flatten,
+    GlobalAveragePool,
     Layer,
     Layered,
     Linear,
     MaxPool,
-    Mean,
     Norm,
-    Plain,
     Residual,
 )
-from p2psim.models.sequences import Attention, Average, Embedding, First, LayerNorm
+from p2psim.models.sequences import Attention, Embedding, FirstToken, LayerNorm, TokenMean
 
 if TYPE_CHECKING:
     from p2psim.models.norms import Sum
 
 __all__ = [
     "Attention",
-    "Average",
+    "TokenMean",
     "Convolution",
     "Cost",
     "Embedding",
-    "First",
+    "FirstToken",
     "Flatten",
     "Layer",
     "LayerNorm",
     "Layered",
     "Linear",
     "MaxPool",
-    "Mean",
+    "GlobalAveragePool",
     "Norm",
-    "Plain",
+    "Activation",
     "Residual",
     "Sum",
 ]

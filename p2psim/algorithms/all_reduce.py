@@ -18,5 +18,5 @@ class AllReduce(Algorithm):
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         for _ in range(oracle.local_steps):
-            x -= oracle.follow(net.mean(oracle.grad(x)), x)
+            x -= oracle.update(net.mean(oracle.grad(x)), x)
         return x

@@ -41,14 +41,14 @@ class AsyncGossip(Algorithm):
     """
 
     requires = ("row-stochastic", "static")
-    records: ClassVar[Mapping[str, str]] = {
+    metrics: ClassVar[Mapping[str, str]] = {
         "staleness": "age of the neighbors' models when mixed, in virtual seconds, mean",
         "mixes": "times that the peer has mixed in the round",
     }
-    clocked = True
+    time_dependent = True
     window: Positive = 1.0
 
-    def fit(self, setting: Setting) -> None:
+    def bind(self, setting: Setting) -> None:
         if not setting.timed:
             raise ValueError("who has sent what by when needs a compute model; give [time] compute")
 
@@ -97,14 +97,14 @@ class AsyncGossip(Algorithm):
         ages: list[float] = []
         before = self.mixed
         if self.rounds == 1:
-            self.leaving.append(net.post(x, of=[]))
+            self.leaving.append(net.start_exchange(x, sources=[]))
         while self.end <= window:
             x = self.learn(x, oracle, net)
             x = self.mix(x, oracle, net, ages)
-            self.leaving.append(net.post(x, of=[]))
+            self.leaving.append(net.start_exchange(x, sources=[]))
             self.mixed += 1
             self.end = self.after(self.end, net.rank, self.mixed, oracle)
-        oracle.work(window)
+        oracle.advance_clock(window)
         for j in net.senders():
             self.receive(x, j, window, oracle, net)
         while self.leaving:
@@ -117,7 +117,7 @@ class AsyncGossip(Algorithm):
         """T local steps, which end at self.end."""
         for step in range(oracle.local_steps):
             until = self.end if step == oracle.local_steps - 1 else net.now
-            x = x - oracle.follow(oracle.part(x, 1, 1, until), x)
+            x = x - oracle.update(oracle.partial_grad(x, 1, 1, until), x)
         return x
 
     def mix(self, x: Vector, oracle: Oracle, net: Neighborhood, ages: list[float]) -> Vector:
@@ -141,7 +141,7 @@ class AsyncGossip(Algorithm):
     ) -> None:
         """Have what neighbor j has sent up to this moment; it may not be there yet."""
         while self.next[j] <= until:
-            handle = net.post(like, to=[], of=[j])
+            handle = net.start_exchange(like, to=[], sources=[j])
             self.coming[j].append((handle.ready(), self.count[j], self.next[j], handle))
             self.next[j] = self.after(self.next[j], j, self.count[j], oracle)
             self.count[j] += 1

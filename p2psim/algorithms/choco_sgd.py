@@ -57,7 +57,7 @@ class ChocoSGD(PushSum):
         x = self.gossiped(x)
         if self.variant == "stale":
             return self.model(self.gossip_stale(x, net))
-        q = net.message(x - self.x_hat, self.compressor, plain=self.push_sum)
+        q = net.message(x - self.x_hat, self.compressor, raw_tail=self.push_sum)
         self.x_hat += q.value
         self.s += net.mix(q)
         return self.model(x + self.gamma * (self.s - self.x_hat))
@@ -69,6 +69,6 @@ class ChocoSGD(PushSum):
             self.s += arriving.mix()
             self.x_hat += q.value
         x = x + self.gamma * (self.s - self.x_hat)
-        q = net.message(x - self.x_hat, self.compressor, plain=self.push_sum)
-        self.flight = q, net.post(q)
+        q = net.message(x - self.x_hat, self.compressor, raw_tail=self.push_sum)
+        self.flight = q, net.start_exchange(q)
         return x

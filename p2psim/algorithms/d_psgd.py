@@ -24,7 +24,7 @@ class DPSGD(Algorithm):
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         if self.order == "cta":
-            self.posted: Handle | None = net.post(x)
+            self.posted: Handle | None = net.start_exchange(x)
             before = x.copy()
             x = super().local(x, oracle, net)
             self.delta = np.subtract(before, x, out=before)

@@ -31,6 +31,6 @@ class DeepSqueeze(PushSum):
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         x = self.gossiped(x)
         a = x + self.e
-        c = net.message(a, self.compressor, plain=self.push_sum)
+        c = net.message(a, self.compressor, raw_tail=self.push_sum)
         self.e = a - c.value
         return self.model(x + self.gamma * (net.mix(c) - c.value))

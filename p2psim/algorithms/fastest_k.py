@@ -43,7 +43,7 @@ class FastestK(Algorithm):
     """
 
     requires = ("doubly-stochastic", "symmetric", "static")
-    records: ClassVar[Mapping[str, str]] = {
+    metrics: ClassVar[Mapping[str, str]] = {
         "blocks_done": "blocks of its minibatch that the peer finished, mean over the local steps",
         "among_fastest": "share of the local steps in which the peer was in its own S_i",
     }
@@ -55,10 +55,10 @@ class FastestK(Algorithm):
     scaling = True
 
     @property
-    def clocked(self) -> bool:
+    def time_dependent(self) -> bool:
         return self.k is not None
 
-    def fit(self, setting: Setting) -> None:
+    def bind(self, setting: Setting) -> None:
         # Then all clocks show the same, and everybody knows all about everybody.
         self.together = setting.instant and bool(setting.linked.all())
         if self.k and self.k > setting.peers:
@@ -105,7 +105,7 @@ class FastestK(Algorithm):
     def iterate(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         """One iteration: race, gradients, update."""
         X, began = oracle.seconds(net.rank, oracle.step_count), net.now
-        models = None if self.complete else net.post(x)
+        models = None if self.complete else net.start_exchange(x)
         race = self.race(began + X, oracle, net)
         fast = [j for j in race.fast if j != net.rank]
         slow = [j for j in net.senders() if j not in fast] if self.keeps_slow else []
@@ -113,15 +113,15 @@ class FastestK(Algorithm):
         if race.finishes(net.rank):
             r = self.blocks
             g = self.computed(x, r, began + X, oracle, net)
-            arriving = net.post(g, to, fast)
-            late = net.post(self.blank, [], slow) if slow else None
+            arriving = net.start_exchange(g, to, fast)
+            late = net.start_exchange(self.blank, [], slow) if slow else None
         else:
-            arriving = net.post(self.blank, [], fast)
+            arriving = net.start_exchange(self.blank, [], fast)
             needed = [handle for handle in (models, self.late, arriving) if handle]
             tau = max(handle.ready() for handle in needed)
             r = self.finished(tau - began, X, oracle)
             g = self.computed(x, r, tau, oracle, net)
-            late = net.post(g, to, slow) if self.keeps_slow else None
+            late = net.start_exchange(g, to, slow) if self.keeps_slow else None
         before, self.late = self.collect(net), late
         mine = {net.rank: g} if net.rank in race.fast else {}
         total = self.scratch("total", x.size, x.dtype)
@@ -130,7 +130,7 @@ class FastestK(Algorithm):
         direction = self.estimate(np.divide(total, x.dtype.type(omega), out=total), omega, before)
         self.blocks_done += r / oracle.local_steps
         self.among_fastest += bool(mine) / oracle.local_steps
-        return (models.mix() if models else x) - oracle.follow(direction, x)
+        return (models.mix() if models else x) - oracle.update(direction, x)
 
     def estimate(self, g: Vector, omega: float, before: Vector) -> Vector:
         """g^_i from g~_i, omega_i and sum_{j not in S_i} W_ij g_j of the iteration before.
@@ -153,26 +153,26 @@ class FastestK(Algorithm):
             takes = {j: oracle.seconds(j, step) for j in everyone}
             fast = sorted(j for _, j in first_k(takes, k))
             return Race(fast, list(net.receivers()) if net.rank in fast else [])
-        ready = {j: float(v[0]) for j, v in net.announce(np.array([finish])).items()}
+        ready = {j: float(v[0]) for j, v in net.simulator_exchange(np.array([finish])).items()}
 
         def first(i: int) -> list[tuple[float, int]]:
-            there = {j: net.arrives(j, i, ready[j], self.blank) for j in net.senders(i)}
+            there = {j: net.arrival_time(j, i, ready[j], self.blank) for j in net.senders(i)}
             return first_k({**there, i: ready[i]}, k)
 
         own = first(net.rank)
         if self.complete:  # everybody knows of everybody
             last = {i: first(i)[-1] for i in net.receivers()}
         else:
-            told = net.announce(np.array(own[-1], dtype=float))
+            told = net.simulator_exchange(np.array(own[-1], dtype=float))
             last = {i: (float(told[i][0]), int(told[i][1])) for i in net.receivers()}
-        mine = {i: (net.arrives(net.rank, i, finish, self.blank), net.rank) for i in last}
+        mine = {i: (net.arrival_time(net.rank, i, finish, self.blank), net.rank) for i in last}
         return Race(sorted(j for _, j in own), [i for i in last if mine[i] <= last[i]])
 
     def computed(
         self, x: Vector, r: int, until: float, oracle: Oracle, net: Neighborhood
     ) -> Message:
         """g_i of r finished blocks."""
-        g = oracle.part(x, r, self.blocks, until)
+        g = oracle.partial_grad(x, r, self.blocks, until)
         return self.message(g if self.scaling or not r else g * (self.blocks / r), r, net)
 
     def message(self, g: Vector, r: int, net: Neighborhood) -> Message:

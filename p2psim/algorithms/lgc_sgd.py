@@ -46,8 +46,8 @@ class LGCSGD(FastestK):
     warmup_rounds: Natural = 0
     compressor: Compressor = "identity"  # type: ignore[assignment]
 
-    def fit(self, setting: Setting) -> None:
-        super().fit(setting)
+    def bind(self, setting: Setting) -> None:
+        super().bind(setting)
         if isinstance(self.partial, int) and self.partial > self.blocks:
             raise ValueError(f"partial = {self.partial}: give at most blocks = {self.blocks}")
 
@@ -64,5 +64,5 @@ class LGCSGD(FastestK):
         if self.partial == "timing":
             return min(self.blocks, math.floor(self.blocks * spent / X))
         if self.partial == "random":
-            return 1 + int(oracle.draw("blocks").integers(self.blocks))
+            return 1 + int(oracle.rng("blocks").integers(self.blocks))
         return self.blocks if self.partial == "finish" else self.partial

@@ -33,4 +33,4 @@ def synchronize(x: Vector, shapes: Sequence[Shape], rounds: int, net: Neighborho
                 norms[k], origins[k], x[span] = norm, owners[k], theirs[span]
 
     for _ in range(rounds):
-        net.visit(np.append(x, origins), see)
+        net.for_each(np.append(x, origins), see)

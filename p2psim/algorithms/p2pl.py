@@ -63,7 +63,7 @@ class P2PL(Algorithm):
         """The rounds at the start all happen on the graph of the first step."""
         return ("row-stochastic",) if self.sync_rounds == 0 else ("row-stochastic", "static")
 
-    def fit(self, setting: Setting) -> None:
+    def bind(self, setting: Setting) -> None:
         peers = setting.peers
         if isinstance(self.epsilon, list) and len(self.epsilon) != peers:
             raise ValueError(
@@ -88,7 +88,7 @@ class P2PL(Algorithm):
         if self.eta_d:
             drift = self.eta_d * self.d
             for _ in range(oracle.local_steps):
-                x = oracle.descend(x)
+                x = oracle.local_step(x)
                 x += drift
         else:
             x = super().local(x, oracle, net)
@@ -113,7 +113,7 @@ class P2PL(Algorithm):
             return w
         return w + self.eta_b * b if self.bias == "printed" else w + self.eta_b * (b - w)
 
-    def outlook(self, weights: Any, consensus_steps: int) -> dict[str, str]:
+    def diagnose(self, weights: Any, consensus_steps: int) -> dict[str, str]:
         """The spectral radius of one round's map on disagreements, gradients left out.
 
         With S = 1, eps = 1, eta_b = 0: A - eta_d (I - B) for "pre", A + eta_d (B - A) for "post".

@@ -31,7 +31,7 @@ class PushSum(Algorithm):
         if not self.push_sum:
             return super().local(x, oracle, net)
         for _ in range(oracle.local_steps):
-            oracle.descend(self.xu[:-1], at=self.model(self.xu))
+            oracle.local_step(self.xu[:-1], at=self.model(self.xu))
         return self.model(self.xu)
 
     def gossiped(self, x: Vector) -> Vector:

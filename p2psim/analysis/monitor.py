@@ -35,7 +35,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Sight:
+class RunStatus:
     """A run at one moment. Numbers are NaN where they are not known (yet)."""
 
     name: str  # of the run's folder, or of its file
@@ -67,7 +67,7 @@ class Sight:
         return int(self.done.max()) - self.least
 
 
-def look(path: Path, before: Sight | None = None) -> Sight:
+def look(path: Path, before: RunStatus | None = None) -> RunStatus:
     """A run now. InputError where it is none, or cannot be read at this moment.
 
     Whether a run that is not marked as ended was killed takes a visit to each peer's own file: it
@@ -81,7 +81,7 @@ def look(path: Path, before: Sight | None = None) -> Sight:
         raise InputError(f"{str(path)!r} cannot be read as a run ({error})") from None
 
 
-def sight(file: Any, origin: Path, before: Sight | None) -> Sight:
+def sight(file: Any, origin: Path, before: RunStatus | None) -> RunStatus:
     """What an open run.h5 shows."""
     attributes = dict(file.attrs)
     done, rounds = results.recorded(file, "train"), file["train/round"].shape[1]
@@ -92,7 +92,7 @@ def sight(file: Any, origin: Path, before: Sight | None) -> Sight:
         state = results.state(status, members, done, rounds)
         over = not state.startswith("running (")
     state = state if over else "running"
-    return Sight(
+    return RunStatus(
         name=origin.parent.resolve().name if origin.name == "run.h5" else origin.name,
         state=state,
         over=over,
@@ -133,18 +133,18 @@ def evaluation(file: Any) -> dict[str, float]:
 
 
 @dataclass
-class Follower:
+class RunMonitor:
     """The runs in a folder, or the only one, looked at again and again."""
 
     path: Path
-    seen: dict[Path, Sight] = field(default_factory=dict)
+    seen: dict[Path, RunStatus] = field(default_factory=dict)
 
-    def look(self) -> list[Sight]:
+    def look(self) -> list[RunStatus]:
         """All of them now. InputError where there is none (yet), or one cannot be read now."""
         self.seen = {run: self.again(run) for run in results.expand(self.path)}
         return list(self.seen.values())
 
-    def again(self, run: Path) -> Sight:
+    def again(self, run: Path) -> RunStatus:
         """One of them; what is over is read again only if somebody has gone on with it."""
         before = self.seen.get(run)
         if before and before.over and results.run_file(run).stat().st_mtime_ns == before.written:

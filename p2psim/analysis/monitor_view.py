@@ -14,13 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from p2psim.analysis.monitor import Sight
+from p2psim.analysis.monitor import RunStatus
 from p2psim.analysis.tables import quantity
 
 UNKNOWN = "-"
 
 
-def cells(sight: Sight) -> dict[str, str]:
+def cells(sight: RunStatus) -> dict[str, str]:
     """What there is to say of a run, by label; the labels are always the same."""
     behind = f"peer {sight.done.argmin()}, {sight.behind} behind" if sight.behind else UNKNOWN
     measured, going = sight.measured, not sight.over
@@ -49,13 +49,13 @@ def duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds))) if np.isfinite(seconds) else UNKNOWN
 
 
-class Lines:
+class PlainView:
     """One plain line per change, for pipes and files."""
 
     def __init__(self) -> None:
         self.said: dict[str, str] = {}
 
-    def runs(self, sights: list[Sight]) -> None:
+    def runs(self, sights: list[RunStatus]) -> None:
         """A line for every run that is not as it was."""
         for sight in sights:
             known = {label: text for label, text in cells(sight).items() if text != UNKNOWN}
@@ -75,13 +75,13 @@ class Lines:
         self.said[about] = text
 
 
-class Screen:
+class LiveView:
     """A table that changes in place: one run line by line, or the runs of a sweep as rows."""
 
     def __init__(self, live: Live) -> None:
         self.live = live
 
-    def runs(self, sights: list[Sight]) -> None:
+    def runs(self, sights: list[RunStatus]) -> None:
         """Draw them."""
         failures = [Text(f"! {text}") for sight in sights for text in sight.failures]
         shown = page(sights[0]) if len(sights) == 1 else overview(sights)
@@ -92,7 +92,7 @@ class Screen:
         self.live.update(Text(text), refresh=True)
 
 
-def page(sight: Sight) -> Table:
+def page(sight: RunStatus) -> Table:
     """One run: a line per label."""
     table = Table.grid(padding=(0, 2))
     table.add_row(Text(sight.name), ProgressBar(sight.rounds, sight.least, width=40))
@@ -101,7 +101,7 @@ def page(sight: Sight) -> Table:
     return table
 
 
-def overview(sights: list[Sight]) -> Table:
+def overview(sights: list[RunStatus]) -> Table:
     """Several runs: a row each, of what has room there."""
     labels = ("rounds", "speed", "left", "training loss", "test", "sent")
     table = Table("run", "state", *labels, box=None, padding=(0, 2, 0, 0))
@@ -114,11 +114,11 @@ def overview(sights: list[Sight]) -> Table:
 
 
 @contextmanager
-def display(live: bool) -> Iterator[Lines | Screen]:
+def display(live: bool) -> Iterator[PlainView | LiveView]:
     """What the standard output can show."""
     console = Console()
     if live and sys.stdout.isatty() and not console.is_dumb_terminal:
         with Live(console=console, auto_refresh=False) as table:
-            yield Screen(table)
+            yield LiveView(table)
     else:
-        yield Lines()
+        yield PlainView()

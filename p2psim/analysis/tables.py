@@ -115,20 +115,22 @@ def grid(rows: Sequence[Sequence[str]], numeric: bool = True) -> str:
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
 
 
-def phrase(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value of the experiment file; a plug-in as name (parameter = value, ...)."""
     if not isinstance(value, dict):
         text = f"{value:.12g}" if isinstance(value, float) else str(value)
         return text.lower() if isinstance(value, bool) else text
     name = value.get("name", value.get("file", ""))
-    rest = [f"{k} = {phrase(v)}" for k, v in value.items() if v != name]
+    rest = [f"{k} = {format_value(v)}" for k, v in value.items() if v != name]
     return f"{name} ({', '.join(rest)})" if rest else str(name)
 
 
 def summary(folder: Path) -> str:
     """What was run and what came of it, as a table of text."""
     run = read(folder)
-    setting = [[key, phrase(run.experiment[key])] for key in ("algorithm", "topology", "data")]
+    setting = [
+        [key, format_value(run.experiment[key])] for key in ("algorithm", "topology", "data")
+    ]
     size = f"{run.attributes['peers']} peers, d = {run.attributes['parameters']:,}"
     setting.append(["size", f"{size}, {run.train['round'].shape[1]:,} rounds"])
     if run.cost:
@@ -162,7 +164,7 @@ def flat(table: Table, path: str = "") -> dict[str, str]:
     found = {}
     for key, value in table.items():
         inner = flat(value, f"{path}{key}.") if isinstance(value, dict) else {}
-        found.update(inner or {path + key: phrase(value)})
+        found.update(inner or {path + key: format_value(value)})
     return found
 
 
@@ -184,7 +186,9 @@ def compare(one: Path, two: Path) -> str:
         rows.append([label, *difference(sides[0].get(label), sides[1].get(label))])
     heads = [f"{letter}  {run.path}: {run.state}" for letter, run in zip("AB", runs, strict=True)]
     table = grid([["", "A", "B"], *what], numeric=False) if what else "The experiments are equal."
-    return "\n".join([*heads, "", table, "", grid(rows), "", f"final vectors {ends(*runs)}"])
+    return "\n".join(
+        [*heads, "", table, "", grid(rows), "", f"final vectors {compare_final(*runs)}"]
+    )
 
 
 def difference(a: Measure | None, b: Measure | None) -> list[str]:
@@ -197,7 +201,7 @@ def difference(a: Measure | None, b: Measure | None) -> list[str]:
     return [*texts, change if change.startswith("-") else f"+{change}", *ratio]
 
 
-def ends(one: Run, two: Run) -> str:
+def compare_final(one: Run, two: Run) -> str:
     """Whether two runs ended in the same models."""
     if any(run.done.min() < run.train["round"].shape[1] for run in (one, two)):
         return "not compared: a run is incomplete"

@@ -28,7 +28,7 @@ class Span(NamedTuple):
 
 
 @dataclass
-class Schedule:
+class TimelineWindow:
     """The events of a window of rounds, by peer, and how long each peer worked and waited."""
 
     events: list[NDArray[Any]]
@@ -75,7 +75,7 @@ class Schedule:
         return float(own["begin"][-1] if own.size else wait["end"])
 
 
-def window(path: Path, rounds: str | None) -> Schedule:
+def window(path: Path, rounds: str | None) -> TimelineWindow:
     """The schedule of these rounds ("3" or "3:8", both ends included)."""
     events = results.schedules(path)
     done = max((int(own["round"].max(initial=0)) for own in events), default=0)
@@ -88,7 +88,7 @@ def window(path: Path, rounds: str | None) -> Schedule:
     if not 1 <= first <= last <= done:
         raise InputError(f"--rounds {rounds}: give some of the rounds 1 to {done}, first:last")
     inside = [own[(own["round"] >= first) & (own["round"] <= last)] for own in events]
-    return Schedule(inside, first, last)
+    return TimelineWindow(inside, first, last)
 
 
 def plot(path: Path, target: Path | None = None, rounds: str | None = None) -> tuple[Path, str]:
@@ -99,7 +99,7 @@ def plot(path: Path, target: Path | None = None, rounds: str | None = None) -> t
     return target, words(schedule)
 
 
-def words(schedule: Schedule) -> str:
+def words(schedule: TimelineWindow) -> str:
     """How idle the peers were and what the critical path is made of."""
     spans = schedule.critical()
     work = sum(span.end - span.begin for span in spans if span.sender < 0)
@@ -120,7 +120,7 @@ def words(schedule: Schedule) -> str:
     return f"{head}\n{tables.grid(rows)}"
 
 
-def draw(schedule: Schedule, path: Path) -> Any:
+def draw(schedule: TimelineWindow, path: Path) -> Any:
     """A row for each peer: work as bars, waiting as hatching, transfers as arrows."""
     from matplotlib.figure import Figure
 

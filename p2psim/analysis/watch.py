@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from p2psim.analysis.monitor import Follower, Pace
+from p2psim.analysis.monitor import Pace, RunMonitor
 from p2psim.analysis.monitor_view import display
 from p2psim.errors import InputError
 
@@ -21,7 +21,7 @@ def watch(path: Path, once: bool, patience: float) -> None:
     A run that has not begun is waited for, `patience` seconds, as is the next one of a sweep.
     InputError where there is none.
     """
-    follower, pace = Follower(path), Pace(PERIOD)
+    follower, pace = RunMonitor(path), Pace(PERIOD)
     seen = time.monotonic()  # when last there was something to see
     with interrupted() as asked, display(live=not once) as show:
         while not asked:
@@ -45,7 +45,7 @@ def may_come(path: Path) -> bool:
     return path.is_dir() or (path.parent.is_dir() and not path.exists())
 
 
-def ended(follower: Follower, patience: float) -> bool:
+def ended(follower: RunMonitor, patience: float) -> bool:
     """Whether all is over; in a sweep's folder the next run may begin a little later."""
     sights = list(follower.seen.values())
     if not all(sight.over for sight in sights):

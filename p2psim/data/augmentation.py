@@ -28,11 +28,11 @@ def crop(inputs: torch.Tensor, rng: np.random.Generator, frame: int, color: Any)
     y, x = (index.to(inputs.device) for index in place)
     sample = torch.arange(batch, device=inputs.device).reshape(batch, 1, 1)
     # An index on each side of the channels' slice: torch puts the channels last.
-    crops = framed(inputs, frame, color)[sample, :, y[:, :, None], x[:, None, :]]
+    crops = pad(inputs, frame, color)[sample, :, y[:, :, None], x[:, None, :]]
     return crops.movedim(-1, 1).contiguous()
 
 
-def framed(inputs: torch.Tensor, frame: int, color: Any) -> torch.Tensor:
+def pad(inputs: torch.Tensor, frame: int, color: Any) -> torch.Tensor:
     """The images (batch, channels, height, width) with `frame` pixels of a color on each side."""
     import torch
 

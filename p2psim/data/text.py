@@ -58,12 +58,16 @@ class TextData(Data):
     def open(self, folder: str) -> None:
         """Read the training file for its labels and words; relative paths are in `folder`."""
         labels, counts = array("q"), Counter[str]()
-        pieces = Pieces(Path(folder) / self.tokenizer, self.length) if self.tokenizer else None
+        pieces = (
+            HuggingFaceTokenizer(Path(folder) / self.tokenizer, self.length)
+            if self.tokenizer
+            else None
+        )
         for label, text in self.rows("train"):
             labels.append(label)
             if pieces is None:
                 counts.update(self.words(text))
-        self._encoder: Encoder = pieces or Words(counts, self)
+        self._encoder: Encoder = pieces or WordVocabulary(counts, self)
         self._labels = np.array(labels, np.int64)
         self.vocabulary = self._encoder.size
         self.shape = (self.length,)
@@ -80,14 +84,14 @@ class TextData(Data):
 
     def test(self) -> tuple[NDArray[Any], NDArray[Any]]:
         labels = array("q")
-        inputs = self._ids(noted(self.rows("test"), labels))
+        inputs = self._ids(collect_labels(self.rows("test"), labels))
         return inputs, np.array(labels, np.int64)
 
     def _ids(self, texts: Iterable[str]) -> NDArray[np.int32]:
         return padded(self._encoder.encode(texts), self.length)
 
 
-def noted(rows: Iterable[tuple[int, str]], labels: array[int]) -> Iterator[str]:
+def collect_labels(rows: Iterable[tuple[int, str]], labels: array[int]) -> Iterator[str]:
     """The texts of rows; their classes go to `labels`."""
     for label, text in rows:
         labels.append(label)
@@ -103,7 +107,7 @@ def padded(encoded: Iterable[Sequence[int]], length: int) -> NDArray[np.int32]:
     return np.array(flat, np.int32).reshape(-1, length)
 
 
-class Words:
+class WordVocabulary:
     """The most frequent words, those equally frequent by alphabet; id 1 is any other word."""
 
     def __init__(self, counts: Counter[str], data: TextData) -> None:
@@ -119,7 +123,7 @@ class Words:
             yield [look(word, UNKNOWN) for word in self.words(text)]
 
 
-class Pieces:
+class HuggingFaceTokenizer:
     """A tokenizer of the transformers library, as it lies in a local folder."""
 
     def __init__(self, folder: Path, length: int) -> None:

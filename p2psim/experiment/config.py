@@ -31,7 +31,7 @@ from p2psim.base import (
     NonNegative,
     Partition,
     Positive,
-    StragglerModel,
+    StepTimeModel,
 )
 from p2psim.errors import InputError, suggest
 
@@ -82,7 +82,7 @@ class Time:
     time has passed.
     """
 
-    compute: StragglerModel | None = None
+    compute: StepTimeModel | None = None
     link: LinkModel = "uniform"  # type: ignore[assignment]
     schedule: bool = True
     realize: bool = False

@@ -16,20 +16,20 @@ from p2psim.base import Compressor, Handle, Message, Ranks, Shape, Vector
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Clock
 from p2psim.network.messages import Packet, Pool, pack
-from p2psim.network.neighborhood import Surroundings, block_sizes, group_size
+from p2psim.network.neighborhood import LocalView, block_sizes, group_size
 from p2psim.rng import Stream, generator
 
 
-class Echo:
+class EchoHandle:
     """A handle to messages that have come back as they left."""
 
-    def __init__(self, net: Rehearsal, messages: dict[int, Message], own: Packet) -> None:
+    def __init__(self, net: DryRunNeighborhood, messages: dict[int, Message], own: Packet) -> None:
         self.net, self.messages, self.own = net, messages, own
-        self.post = net.script.send(own.payload.size, net.step) if messages else None
+        self.start_exchange = net.script.send(own.payload.size, net.step) if messages else None
 
     def wait(self) -> dict[int, Message]:
-        if self.post is not None:
-            self.net.script.wait(self.post)
+        if self.start_exchange is not None:
+            self.net.script.wait(self.start_exchange)
         return self.messages
 
     def mix(self) -> Vector:
@@ -55,7 +55,7 @@ class Wait:
     back: int
 
 
-class Script:
+class OperationLog:
     """What a peer does, in order: "work" for a local gradient, Send, Wait."""
 
     def __init__(self) -> None:
@@ -78,45 +78,45 @@ class Script:
         self.acts.append(Wait(self.sent - number))
 
 
-class Rehearsal(Surroundings):
+class DryRunNeighborhood(LocalView):
     """A neighborhood of one; it counts what would be sent (see base.Neighborhood)."""
 
     def __init__(self, scenario: Scenario, rank: int) -> None:
         self.topology, self.rank, self.peers = scenario.topology, rank, scenario.peers
-        self.script, self.link, self.clock = Script(), scenario.experiment.time.link, Clock()
+        self.script, self.link, self.clock = OperationLog(), scenario.experiment.time.link, Clock()
         self.pool, self.step = Pool(), 0
         self.bytes_sent = self.messages_sent = self.bytes_at_start = 0
         self.blocks: dict[int, int] = {}  # bytes to receive into -> how many such at a time
 
-    def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Packet:
-        return pack(self.pool, v, compressor, plain)
+    def message(self, v: Vector, compressor: Compressor | None = None, raw_tail: int = 0) -> Packet:
+        return pack(self.pool, v, compressor, raw_tail)
 
     def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
-        return self.post(m).wait()
+        return self.start_exchange(m).wait()
 
     def mix(self, m: Vector | Message) -> Vector:
         return self._send_by_groups(m).mix()
 
-    def visit(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
+    def for_each(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
         echo = self._send_by_groups(m)
         for j, message in sorted({**echo.wait(), self.rank: echo.own}.items()):
             see(j, message)
 
-    def _send_by_groups(self, m: Vector | Message) -> Echo:
+    def _send_by_groups(self, m: Vector | Message) -> EchoHandle:
         echo = self._send(m)
         senders, size = len(echo.messages), self.capacity(echo.own, echo.own.entries)
         group = group_size(senders, size)
         self._receive(group * size, 1 if group == senders else 2)
         return echo
 
-    def post(
-        self, m: Vector | Message | Mapping[int, Message], to: Ranks = None, of: Ranks = None
+    def start_exchange(
+        self, m: Vector | Message | Mapping[int, Message], to: Ranks = None, sources: Ranks = None
     ) -> Handle:
-        echo = self._send(m, to, of)
+        echo = self._send(m, to, sources)
         self._receive(len(echo.messages) * self.capacity(echo.own, echo.own.entries))
         return echo
 
-    def announce(self, v: Vector) -> dict[int, Vector]:
+    def simulator_exchange(self, v: Vector) -> dict[int, Vector]:
         return dict.fromkeys(sorted([*self.senders(), self.rank]), v)
 
     def mean(self, v: Vector) -> Vector:
@@ -131,13 +131,15 @@ class Rehearsal(Surroundings):
             self.script.wait(self.script.send(size * v.itemsize, None))
         return v.copy()
 
-    def _send(self, m: Any, to: Ranks = None, of: Ranks = None) -> Echo:
+    def _send(self, m: Any, to: Ranks = None, sources: Ranks = None) -> EchoHandle:
         messages = m if isinstance(m, Mapping) else None
         own = next(iter(messages.values())) if messages else m
         own = self.message(own) if isinstance(own, np.ndarray) else own
         for j in self.receivers() if to is None else to:
             self._count((messages[j] if messages else own).payload.size)
-        return Echo(self, dict.fromkeys(self.senders() if of is None else of, own), own)
+        return EchoHandle(
+            self, dict.fromkeys(self.senders() if sources is None else sources, own), own
+        )
 
     def _count(self, nbytes: int) -> None:
         self.bytes_sent += nbytes
@@ -148,10 +150,10 @@ class Rehearsal(Surroundings):
         self.blocks[nbytes] = max(blocks, self.blocks.get(nbytes, 0))
 
 
-class Draws:
+class NoiseOracle:
     """An oracle whose gradients are noise: compressors meet a dense vector."""
 
-    def __init__(self, scenario: Scenario, net: Rehearsal) -> None:
+    def __init__(self, scenario: Scenario, net: DryRunNeighborhood) -> None:
         self.net, self.compute, self.step_count = net, scenario.experiment.time.compute, 0
         learning = scenario.experiment.learning
         self.local_steps, self.consensus_steps = learning.local_steps, learning.consensus_steps
@@ -166,46 +168,46 @@ class Draws:
     def step(self, x: Vector) -> Vector:
         return self.grad(x)
 
-    def descend(self, x: Vector, at: Vector | None = None) -> Vector:
+    def local_step(self, x: Vector, at: Vector | None = None) -> Vector:
         x -= self.grad(x)
         return x
 
-    def follow(self, g: Vector, x: Vector) -> Vector:
+    def update(self, g: Vector, x: Vector) -> Vector:
         return g
 
     def seconds(self, rank: int, step: int) -> float:
         return self.compute.seconds(rank, step) if self.compute else 0.0
 
-    def part(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
-        self.work(until)
+    def partial_grad(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
+        self.advance_clock(until)
         return self.grad(x)
 
-    def work(self, until: float) -> None:
+    def advance_clock(self, until: float) -> None:
         self.net.clock.work(until)
 
-    def draw(self, purpose: str) -> np.random.Generator:
+    def rng(self, purpose: str) -> np.random.Generator:
         return generator(0, purpose, self.net.rank, self.step_count)
 
 
 Acts: TypeAlias = list[str | Send | Wait]
 
 
-class Rehearsed(NamedTuple):
+class DryRun(NamedTuple):
     """What a peer does at the start, in the first period of rounds and in every later one."""
 
-    net: Rehearsal  # what was sent in the first period
+    net: DryRunNeighborhood  # what was sent in the first period
     state: int  # bytes that the algorithm and the optimizer keep
     start: Acts
     first: list[Acts]  # by round
     later: list[Acts]
 
 
-def rehearse(scenario: Scenario, rank: int) -> Rehearsed:
+def rehearse(scenario: Scenario, rank: int) -> DryRun:
     """Two periods of rounds of this peer."""
-    algorithm, net = scenario.experiment.algorithm, Rehearsal(scenario, rank)
+    algorithm, net = scenario.experiment.algorithm, DryRunNeighborhood(scenario, rank)
     for compressor in algorithm.compressors():
         compressor.bind(scenario.shapes, Stream(0, "rehearsal", rank))
-    oracle = Draws(scenario, net)
+    oracle = NoiseOracle(scenario, net)
     dtype = np.dtype(scenario.experiment.model_section.dtype)
     x = oracle.random.standard_normal(scenario.parameters).astype(dtype)
     optimizer = scenario.experiment.learning.optimizer
@@ -231,7 +233,7 @@ def rehearse(scenario: Scenario, rank: int) -> Rehearsed:
         rounds.append(net.script.cut())
     net.bytes_sent, net.messages_sent = sent
     period = scenario.topology.period
-    return Rehearsed(net, state, start, rounds[:period], rounds[period:])
+    return DryRun(net, state, start, rounds[:period], rounds[period:])
 
 
 def held(plugin: object) -> int:

@@ -9,7 +9,7 @@ import itertools
 from collections import deque
 from typing import NamedTuple
 
-from p2psim.experiment.dry_run import Rehearsed, Send, Wait
+from p2psim.experiment.dry_run import DryRun, Send, Wait
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Arrival, Clock
 
@@ -72,12 +72,12 @@ class Peers:
             clock.arrivals(messages)
 
 
-def forecast(scenario: Scenario, rehearsed: Rehearsed) -> Forecast | None:
+def forecast(scenario: Scenario, rehearsed: DryRun) -> Forecast | None:
     """Follow the rounds, to the last one if there are no more than MESSAGES messages in all.
 
     None where the order of things depends on times that only a run knows.
     """
-    if scenario.experiment.algorithm.clocked:
+    if scenario.experiment.algorithm.time_dependent:
         return by_algorithm(scenario)
     peers = Peers(scenario)
     rounds = itertools.chain(rehearsed.first, itertools.cycle(rehearsed.later))

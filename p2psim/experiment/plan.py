@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from p2psim.experiment.dry_run import Rehearsal, Rehearsed, rehearse
+from p2psim.experiment.dry_run import DryRun, DryRunNeighborhood, rehearse
 from p2psim.experiment.forecast import forecast
 from p2psim.experiment.scenario import Scenario
 from p2psim.models import cost_model
@@ -28,7 +28,7 @@ def plan(scenario: Scenario) -> dict[str, str]:
     most, state = rehearsed.net, rehearsed.state
     sizes = [len(part) for part in scenario.parts]
     batches = [scenario.batch_size(rank) for rank in range(scenario.peers)]
-    rough = "about " if experiment.algorithm.clocked else ""
+    rough = "about " if experiment.algorithm.time_dependent else ""
     needs = ", ".join(experiment.algorithm.requires)
     return {
         "experiment": experiment.head.name,
@@ -52,7 +52,7 @@ def plan(scenario: Scenario) -> dict[str, str]:
         "virtual time": virtual_time(scenario, rehearsed),
         **account(scenario),
         **as_published(scenario, most),
-        **outlook(scenario),
+        **diagnose(scenario),
     }
 
 
@@ -67,7 +67,7 @@ def account(scenario: Scenario) -> dict[str, str]:
     return {**said, "energy": f"{said['energy']}; {total:,.4g} J per peer in the run"}
 
 
-def as_published(scenario: Scenario, net: Rehearsal) -> dict[str, str]:
+def as_published(scenario: Scenario, net: DryRunNeighborhood) -> dict[str, str]:
     """A peer's traffic by the count of Aketi et al. 2022, where they have one, and the real one."""
     compressor: Any = getattr(scenario.experiment.algorithm, "compressor", None)
     name = getattr(compressor, "name", None)
@@ -89,10 +89,10 @@ def as_published(scenario: Scenario, net: Rehearsal) -> dict[str, str]:
     return {"as published": f"per peer in the run {text}; here {real:.4g} GB are sent"}
 
 
-def outlook(scenario: Scenario) -> dict[str, str]:
+def diagnose(scenario: Scenario) -> dict[str, str]:
     """What the algorithm itself has to say beforehand."""
     steps = scenario.experiment.learning.consensus_steps
-    return scenario.experiment.algorithm.outlook(scenario.topology.weights, steps)
+    return scenario.experiment.algorithm.diagnose(scenario.topology.weights, steps)
 
 
 def span(low: float, high: float) -> str:
@@ -121,7 +121,7 @@ def peer_memory(scenario: Scenario) -> float:
     return memory(scenario, rehearsed.net, rehearsed.state)
 
 
-def memory(scenario: Scenario, most: Rehearsal, state: int) -> float:
+def memory(scenario: Scenario, most: DryRunNeighborhood, state: int) -> float:
     """Bytes of a peer: process, model, gradient, what plug-ins keep, buffers, its samples."""
     d = scenario.parameters * np.dtype(scenario.experiment.model_section.dtype).itemsize
     buffers = sum(size * blocks for size, blocks in most.blocks.items()) + 4 * d
@@ -132,7 +132,7 @@ def memory(scenario: Scenario, most: Rehearsal, state: int) -> float:
     return PROCESS + 2 * d + state + buffers + samples + activations
 
 
-def virtual_time(scenario: Scenario, rehearsed: Rehearsed) -> str:
+def virtual_time(scenario: Scenario, rehearsed: DryRun) -> str:
     """When the last peer has done its last round."""
     known = forecast(scenario, rehearsed)
     if known is None:

@@ -246,7 +246,7 @@ def check_parameters(scenario: Scenario) -> None:
     if time.realize and setting.instant and not setting.timed:
         raise InputError("time.realize = true: no virtual time passes; give compute or link too")
     try:
-        scenario.experiment.algorithm.fit(setting)
+        scenario.experiment.algorithm.bind(setting)
     except ValueError as error:
         raise InputError(f"algorithm: {error}") from None
     for part in (time.compute, time.link):

@@ -12,9 +12,9 @@ RANK_VARIABLES = (
 )
 
 
-def inside() -> tuple[int, int] | None:
+def mpi_rank() -> tuple[int, int] | None:
     """(rank, size) where this process was started by mpiexec or srun, else None."""
-    if shell():
+    if is_interactive_step():
         return None
     for rank, size in RANK_VARIABLES:
         if rank in os.environ and size in os.environ:
@@ -22,7 +22,7 @@ def inside() -> tuple[int, int] | None:
     return None
 
 
-def shell() -> bool:
+def is_interactive_step() -> bool:
     """Whether this is a step of one task that p2psim has not started: a shell of srun --pty, say.
 
     Its PMI_RANK and SLURM_PROCID say 0 of 1; what runs in it is no rank, but may start ranks.
@@ -30,7 +30,7 @@ def shell() -> bool:
     return os.environ.get("SLURM_STEP_NUM_TASKS") == "1" and "P2PSIM_LAUNCHED" not in os.environ
 
 
-def neighbors_here() -> tuple[int, int]:
+def local_rank() -> tuple[int, int]:
     """(number among the ranks of this node, how many they are); (0, 0) where nobody says."""
     for rank, size in (
         ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),

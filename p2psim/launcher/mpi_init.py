@@ -48,7 +48,7 @@ def check() -> mpi_libraries.Library:
     return loaded
 
 
-def join(size: int) -> None:
+def init_mpi(size: int) -> None:
     """Initialize MPI in this rank, one of `size`. InputError where it is alone all the same."""
     loaded = check()
     from mpi4py import MPI
@@ -59,9 +59,9 @@ def join(size: int) -> None:
             MPI.Init_thread(MPI.THREAD_SINGLE)  # no locks inside the library
     joined = MPI.COMM_WORLD.size
     if joined < size:
-        from p2psim.network.transport import forget_names
+        from p2psim.network.transport import unlink_shared_memory
 
-        forget_names()  # nobody else will open that memory
+        unlink_shared_memory()  # nobody else will open that memory
         MPI.Finalize()
     slurm.check_joined(size, joined)
     if joined == 1 < size:

@@ -29,7 +29,7 @@ YOUNG = 5.0  # seconds in which a server may not listen yet
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def hold_back(limit: float = 5.0) -> None:
+def let_first_rank_report(limit: float = 5.0) -> None:
     """Let the first rank speak: Open MPI and Slurm end all ranks once one has left with an error.
 
     Hydra does not, and waits for each.
@@ -65,7 +65,7 @@ def find_mpiexec() -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class Way:
+class LaunchCommand:
     """How ranks are started here: a launch file, and what it finds in its environment."""
 
     file: Path
@@ -82,7 +82,7 @@ def launch_names() -> list[str]:
     return sorted(path.stem for path in launch_folder().glob("*.sh"))
 
 
-def find_way(wanted: str | None = None) -> Way:
+def find_launcher(wanted: str | None = None) -> LaunchCommand:
     """The launch file `wanted`, or the one that fits this place.
 
     InputError where there is nothing to start ranks with, or where ranks would not find each other.
@@ -95,17 +95,17 @@ def find_way(wanted: str | None = None) -> Way:
     name = wanted or ("slurm" if slurm.at_hand() else "local")
     file = launch_folder() / f"{name}.sh"
     if name == "slurm":
-        return Way(file, {"P2PSIM_PMI": slurm.flavor(file)})
+        return LaunchCommand(file, {"P2PSIM_PMI": slurm.flavor(file)})
     mpiexec, kind = find_mpiexec()
     mpi_libraries.check(
         f"{mpiexec} is", mpi_libraries.of_mpiexec(mpiexec), mpi_libraries.of_mpi4py()
     )
     if name in mpi_libraries.SIGNS and name != kind:
         raise InputError(f"--launch {name}: {mpiexec} is another library's; give --launch {kind}")
-    return Way(file, {"P2PSIM_MPIEXEC": mpiexec, "P2PSIM_MPI": kind})
+    return LaunchCommand(file, {"P2PSIM_MPIEXEC": mpiexec, "P2PSIM_MPI": kind})
 
 
-def start(way: Way, peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+def start(way: LaunchCommand, peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start `p2psim ARGUMENTS` on `peers` ranks; they end when this process does.
 
     They have a session of their own: Ctrl-C is for this process, which knows what to do about it.

@@ -21,7 +21,7 @@ from p2psim.experiment import config, plan, scenario
 from p2psim.experiment.sweep import assign, combinations
 from p2psim.launcher import environment, mpi_init, ranks
 from p2psim.launcher.progress import Progress
-from p2psim.network.transport import MPIWire, run_threads
+from p2psim.network.transport import MPITransport, run_threads
 from p2psim.simulation import allocator, checkpoint, recorder, run_folder, session
 from p2psim.simulation.watchdog import Overseer
 
@@ -102,26 +102,26 @@ def choose(wanted: list[Request], only: int | None) -> list[tuple[int, Request]]
 def run(wanted: list[Request], debug: bool, only: int | None, launch: str | None = None) -> None:
     """Run each combination of an experiment in turn, or the one numbered `only`."""
     chosen = choose(wanted, only)
-    here = environment.inside()
+    here = environment.mpi_rank()
     if here and len(chosen) > 1:
         raise InputError("inside mpiexec a [sweep] needs --only K; or run it without mpiexec")
     if here:
         request = chosen[0][1]
-        be_rank(request, request.scenario(), *here)
+        run_rank(request, request.scenario(), *here)
         return
     sizes = [check(request) for _, request in chosen]  # all, before the first starts
-    way = None if debug else ranks.find_way(launch)
+    launcher = None if debug else ranks.find_launcher(launch)
     for (number, request), size in zip(chosen, sizes, strict=True):
         if request.finished:
             pass
-        elif way:
-            start_ranks(request, way, size, number)
+        elif launcher:
+            start_ranks(request, launcher, size, number)
         else:
-            be_threads(request, size.peers)
-        tell(tables.summary(request.folder))
+            run_threads_locally(request, size.peers)
+        print_result(tables.summary(request.folder))
 
 
-def tell(text: str) -> None:
+def print_result(text: str) -> None:
     """Print what came out; whoever does not listen misses that, and no more."""
     try:
         click.echo(text)
@@ -149,20 +149,20 @@ def check(request: Request) -> Size:
         run_folder.check_folder(request.folder, request.force)
     run_folder.check_writable(request.folder)
     ready.hold(0)
-    if "warning" in (said := plan.outlook(ready)):
+    if "warning" in (said := plan.diagnose(ready)):
         of = f"{request.label}: " if request.label else ""
         click.echo(f"p2psim: warning: {of}{said['warning']}", err=True)
     return Size(ready.peers, ready.experiment.run.patience)
 
 
-class Asked:
+class StopRequest:
     """Whether the run is to stop: by signals to this process, or by a file in the run folder."""
 
     def __init__(self, folder: Path) -> None:
         folder = folder.absolute()
         self.file, self.signals, self.first = folder / recorder.STOP, 0, 0.0
 
-    def listen(self, *numbers: int) -> Asked:
+    def listen(self, *numbers: int) -> StopRequest:
         """Count these signals, whatever this process was told to do about them."""
         for number in numbers:
             signal.signal(number, self.note)
@@ -173,21 +173,21 @@ class Asked:
         self.signals += 1
         now = time.monotonic()
         self.first = self.first or now
-        if number == signal.SIGINT and environment.inside() and now - self.first > ECHO:
+        if number == signal.SIGINT and environment.mpi_rank() and now - self.first > ECHO:
             raise KeyboardInterrupt  # a rank that is to end at once
 
     def __call__(self) -> bool:
         return self.signals > 0 or self.file.exists()
 
 
-def be_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) -> None:
+def run_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) -> None:
     """Be the peer that mpiexec started here."""
-    allocator.frugal()  # until the first round
-    asked = Asked(request.folder).listen(*ranks.STOPPING)
+    allocator.return_freed_memory()  # until the first round
+    asked = StopRequest(request.folder).listen(*ranks.STOPPING)
     session.check_size(ready, size)
-    mpi_init.join(size)
-    wire = MPIWire()
-    launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher speaks
+    mpi_init.init_mpi(size)
+    wire = MPITransport()
+    launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher reports
     try:
         session.run_peer(
             ready,
@@ -196,22 +196,22 @@ def be_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) ->
             request.force,
             request.resume,
             asked,
-            environment.neighbors_here()[0],
+            environment.local_rank()[0],
         )
     except PeerError as error:
         if not launched or not error.recorded:
             click.echo(f"p2psim: {error}", err=True)
-            see_it_taken()
+            wait_until_stderr_is_read()
         wire.abort(error.exit_code)
     except StoppedError:
         if not launched and rank == 0:
             click.echo(f"p2psim: {how_it_stopped(request.folder)}", err=True)
         sys.exit(0 if launched else STOPPED)  # mpiexec would have its own words about a 4
     if rank == 0 and not launched:
-        tell(tables.summary(request.folder))
+        print_result(tables.summary(request.folder))
 
 
-def see_it_taken(limit: float = 2.0) -> None:
+def wait_until_stderr_is_read(limit: float = 2.0) -> None:
     """Wait until mpiexec has read what this rank wrote: from ranks that abort it reads no more."""
     sys.stderr.flush()
     until = time.monotonic() + limit
@@ -221,9 +221,9 @@ def see_it_taken(limit: float = 2.0) -> None:
     time.sleep(0.1)  # to pass it on
 
 
-def be_threads(request: Request, peers: int) -> None:
+def run_threads_locally(request: Request, peers: int) -> None:
     """Be all peers (--debug). A first signal asks them to stop, a second ends them."""
-    asked = Asked(request.folder)
+    asked = StopRequest(request.folder)
 
     def note(number: int, frame: object) -> None:
         asked.note(number, frame)
@@ -243,10 +243,10 @@ def be_threads(request: Request, peers: int) -> None:
         stopped(request.folder)
 
 
-def start_ranks(request: Request, way: ranks.Way, size: Size, number: int) -> None:
+def start_ranks(request: Request, launcher: ranks.LaunchCommand, size: Size, number: int) -> None:
     """Start the ranks, show how far they are, and say how it ended."""
-    asked = Asked(request.folder).listen(*ranks.STOPPING)
-    process = ranks.start(way, size.peers, request.arguments(number))
+    asked = StopRequest(request.folder).listen(*ranks.STOPPING)
+    process = ranks.start(launcher, size.peers, request.arguments(number))
     overseer, hang = Overseer(request.folder, *size), ""
     with Progress(request.folder.name, lambda: results.progress(request.folder)) as progress:
         told = 0

@@ -154,11 +154,11 @@ class Rank:
 class Forked(Rank):
     """A rank forked by the server, in which this stub's environment and descriptors live on."""
 
-    def __init__(self, arguments: list[str], will: int, home: str) -> None:
+    def __init__(self, arguments: list[str], crash_file: int, home: str) -> None:
         self.home = home
         self.server = connect(self.home)
         self.news = self.server.fileno()
-        given = {"P2PSIM_WILL": will}
+        given = {"P2PSIM_CRASH_FD": crash_file}
         if "PMI_FD" in os.environ:
             given["PMI_FD"] = int(os.environ["PMI_FD"])
         hello = self.hello(arguments, list(given))
@@ -189,7 +189,7 @@ class Forked(Rank):
                 "umask": mask,
                 "cpus": sorted(os.sched_getaffinity(0)),
                 "descriptors": descriptors,
-                "ranks": environment.neighbors_here()[1],
+                "ranks": environment.local_rank()[1],
             }
         ).encode()
 
@@ -228,9 +228,9 @@ class Forked(Rank):
 class Plain(Rank):
     """A rank with an interpreter of its own."""
 
-    def __init__(self, arguments: list[str], will: int, home: str = "") -> None:
-        self.will, self.home = will, home
-        os.set_inheritable(will, True)
+    def __init__(self, arguments: list[str], crash_file: int, home: str = "") -> None:
+        self.crash_file, self.home = crash_file, home
+        os.set_inheritable(crash_file, True)
         stub = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
@@ -240,7 +240,7 @@ class Plain(Rank):
             ctypes.CDLL(None).prctl(1, SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
             if os.getppid() != stub:
                 os._exit(1)
-            variables = {**os.environ, "P2PSIM_STUB": "1", "P2PSIM_WILL": str(will)}
+            variables = {**os.environ, "P2PSIM_STUB": "1", "P2PSIM_CRASH_FD": str(crash_file)}
             command = [sys.executable, "-m", "p2psim", *arguments]
             os.execve(sys.executable, command, variables)
         self.news = descriptor_of(self.pid)
@@ -252,12 +252,12 @@ class Plain(Rank):
         self.kill()
         if self.home:  # of a server that could not serve, and perhaps not clean up
             environment.remove(self.home)
-        if not self.told and os.pread(self.will, 1, 0):
+        if not self.told and os.pread(self.crash_file, 1, 0):
             command = [
                 sys.executable,
                 "-m",
                 "p2psim.simulation.crash_report",
-                str(self.will),
+                str(self.crash_file),
                 str(status),
             ]
             os.spawnv(os.P_WAIT, sys.executable, command)
@@ -272,15 +272,15 @@ def descriptor_of(pid: int) -> int:
         return -1
 
 
-def rank(arguments: list[str], will: int) -> Rank:
+def rank(arguments: list[str], crash_file: int) -> Rank:
     """The rank, by the fork server where there is one to be had."""
-    start, (local, count) = os.environ.get("P2PSIM_START", ""), environment.neighbors_here()
+    start, (local, count) = os.environ.get("P2PSIM_START", ""), environment.local_rank()
     if start == "plain" or (start != "forkserver" and count == 1):
-        return Plain(arguments, will)
+        return Plain(arguments, crash_file)
     home = ""
     try:
         home = folder()
-        return Forked(arguments, will, home)
+        return Forked(arguments, crash_file, home)
     except (RefusedError, OSError) as error:
         alone = start == "forkserver"
         if local == 0:
@@ -289,7 +289,7 @@ def rank(arguments: list[str], will: int) -> Rank:
         if alone:
             time.sleep(0 if local == 0 else 1)  # some mpiexec end all once one has ended
             os._exit(3)
-        return Plain(arguments, will, home)
+        return Plain(arguments, crash_file, home)
 
 
 def report(number: int, begun: bool) -> None:
@@ -302,7 +302,7 @@ def report(number: int, begun: bool) -> None:
 
 def name_of_rank() -> str:
     """The rank's number."""
-    return str((environment.inside() or ("?",))[0])
+    return str((environment.mpi_rank() or ("?",))[0])
 
 
 def end_like(status: int) -> None:
@@ -324,7 +324,7 @@ def main() -> None:
     if not sys.platform.startswith("linux"):  # elsewhere a process cannot be handed on like this
         os.environ["P2PSIM_STUB"] = "1"
         os.execv(sys.executable, [sys.executable, "-m", "p2psim", *sys.argv[1:]])
-    will = os.memfd_create("will")
+    crash_file = os.memfd_create("crash_file")
     made, early = None, []
 
     def forward(number: int, frame: object) -> None:
@@ -336,7 +336,7 @@ def main() -> None:
 
     for number in PASSED:
         signal(number, forward)
-    made = rank(sys.argv[1:], will)
+    made = rank(sys.argv[1:], crash_file)
     for number in early:
         forward(number, None)
     watched = [made.news, descriptor_of(PARENT)]
@@ -353,5 +353,5 @@ def main() -> None:
         if made.news < 0 or any(descriptor == made.news for descriptor, _ in ready):
             status = made.look()
     if os.WIFSIGNALED(status) and not made.told:
-        report(os.WTERMSIG(status), begun=bool(os.pread(will, 1, 0)))
+        report(os.WTERMSIG(status), begun=bool(os.pread(crash_file, 1, 0)))
     end_like(status)

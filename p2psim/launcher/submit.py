@@ -17,7 +17,7 @@ MOST_WARNING = 65535  # seconds, of sbatch --signal
 
 
 @dataclass(frozen=True)
-class Wish:
+class SlurmRequest:
     """What a job is to have; None where the launch file or the site decides."""
 
     nodes: int | None = None
@@ -27,7 +27,7 @@ class Wish:
     signal_before: int = 120  # seconds before the time limit
 
 
-def script(requests: Sequence[Request], wish: Wish) -> str:
+def script(requests: Sequence[Request], wish: SlurmRequest) -> str:
     """The batch script, once everything is checked as `p2psim run` does; InputError likewise."""
     peers = max([runner.check(request).peers for request in requests])
     first, last = requests[0], len(requests) - 1
@@ -46,7 +46,7 @@ def script(requests: Sequence[Request], wish: Wish) -> str:
     return slurm.script(template, options, run)
 
 
-def size(peers: int, wish: Wish) -> dict[str, int]:
+def size(peers: int, wish: SlurmRequest) -> dict[str, int]:
     """How many nodes, and peers or cores on each, as options of sbatch."""
     nodes, per_node, cores = wish.nodes, wish.peers_per_node, wish.cores_per_node
     for name, value in (("--nodes", nodes), ("--peers-per-node", per_node)):
@@ -67,7 +67,7 @@ def size(peers: int, wish: Wish) -> dict[str, int]:
     return {"nodes": nodes, **({"mincpus": cores} if cores else {"ntasks-per-node": per_node})}
 
 
-def limit(wish: Wish) -> dict[str, str]:
+def limit(wish: SlurmRequest) -> dict[str, str]:
     """The time limit and the warning before it, as options of sbatch."""
     warning = wish.signal_before
     if not 1 <= warning <= MOST_WARNING:
@@ -87,7 +87,7 @@ def limit(wish: Wish) -> dict[str, str]:
     return {"time": wish.time, **options}
 
 
-def submit(requests: Sequence[Request], wish: Wish) -> str:
+def submit(requests: Sequence[Request], wish: SlurmRequest) -> str:
     """Submit the job; returns its number."""
     text = script(requests, wish)
     # Without a folder for its log the job would die, and nobody would hear why.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from p2psim.base import NonNegative, Positive, Vector
-from p2psim.learning.optimizer import Descent, below_one
+from p2psim.learning.optimizer import Descent, check_fraction
 from p2psim.registry import plugin
 from p2psim.vectors import add_scaled
 
@@ -28,7 +28,7 @@ class Adam(Descent):
     decoupled: bool = False
 
     def __post_init__(self) -> None:
-        below_one(beta1=self.beta1, beta2=self.beta2)
+        check_fraction(beta1=self.beta1, beta2=self.beta2)
 
     def start(self, x: Vector) -> None:
         super().start(x)

@@ -85,7 +85,7 @@ class Exact(Int8):
         return g.clone()
 
 
-class Straight(torch.autograd.Function):
+class StraightThrough(torch.autograd.Function):
     """A quantizer forward, the identity backward."""
 
     @staticmethod
@@ -97,7 +97,7 @@ class Straight(torch.autograd.Function):
         return grads[0], None
 
 
-class Coarse(torch.autograd.Function):
+class QuantizeGradient(torch.autograd.Function):
     """The identity forward, QG backward."""
 
     @staticmethod
@@ -110,7 +110,7 @@ class Coarse(torch.autograd.Function):
         return ctx.quantizer.gradient(grads[0]), None
 
 
-class Activation(nn.Module):
+class InputQuantizer(nn.Module):
     """Q of what enters a layer: between the means over the batch of the samples' min and max.
 
     A running average of these bounds is used in evaluation; it is this peer's own.
@@ -126,7 +126,7 @@ class Activation(nn.Module):
             self.register_buffer(name, torch.tensor(float("nan")))  # until the first batch
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = Straight.apply(x, self.quantize)  # type: ignore[no-untyped-call]
+        made: torch.Tensor = StraightThrough.apply(x, self.quantize)  # type: ignore[no-untyped-call]
         return made
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
@@ -148,7 +148,7 @@ class Wrapper(nn.Module):
     def __init__(self, layer: Any, quantizer: type[Int8]) -> None:
         super().__init__()
         self.layer, self.quantizer = layer, quantizer
-        self.taken = Activation(quantizer)
+        self.input_quantizer = InputQuantizer(quantizer)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -158,7 +158,7 @@ class Wrapper(nn.Module):
 
     def tensor(self, x: torch.Tensor) -> torch.Tensor:
         """Q of a whole tensor, straight through."""
-        made: torch.Tensor = Straight.apply(x, self.quantizer.tensor)  # type: ignore[no-untyped-call]
+        made: torch.Tensor = StraightThrough.apply(x, self.quantizer.tensor)  # type: ignore[no-untyped-call]
         return made
 
     def parameters_in_8_bits(self) -> dict[str, torch.Tensor]:
@@ -166,11 +166,11 @@ class Wrapper(nn.Module):
         return {name: self.tensor(p) for name, p in self.layer.named_parameters()}
 
 
-class Split(torch.autograd.Function):
+class BifurcatedProduct(torch.autograd.Function):
     """A convolution or a linear layer with bifurcated gradient; x is quantized already."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any, layer: Lowered) -> Any:
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, layer: QuantizedLayer) -> Any:
         ctx.layer, ctx.biased = layer, bias is not None
         w = layer.quantizer.tensor(weight)
         ctx.save_for_backward(x, w)
@@ -189,13 +189,13 @@ class Split(torch.autograd.Function):
         return gx, gw, rows(g).sum(0), None
 
 
-class Lowered(Wrapper):
+class QuantizedLayer(Wrapper):
     """One of torch's own convolutions or linear layers."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.layer
         made: torch.Tensor
-        made = Split.apply(self.taken(x), layer.weight, layer.bias, self)  # type: ignore[no-untyped-call]
+        made = BifurcatedProduct.apply(self.input_quantizer(x), layer.weight, layer.bias, self)  # type: ignore[no-untyped-call]
         return made
 
     def product(self, x: Any, w: Any, b: Any) -> Any:
@@ -222,7 +222,7 @@ def rows(x: torch.Tensor) -> torch.Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-class Join(torch.autograd.Function):
+class BifurcatedJoin(torch.autograd.Function):
     """The same output twice: one for the gradient of weights, one for the layer below, by QG."""
 
     @staticmethod
@@ -235,22 +235,22 @@ class Join(torch.autograd.Function):
         return grads[0], ctx.quantizer.gradient(grads[0]), None
 
 
-class LoweredOwn(Wrapper):
+class QuantizedCustomLayer(Wrapper):
     """A convolution or linear layer that computes in a way of its own: called twice, as it is.
 
     So are those with hooks, of which spectral and weight norm are made, and with padding by name.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x, known = self.taken(x), self.parameters_in_8_bits()
+        x, known = self.input_quantizer(x), self.parameters_in_8_bits()
         fixed = {name: p.detach() for name, p in known.items()}
         one = torch.func.functional_call(self.layer, known, (x.detach(),))
         other = torch.func.functional_call(self.layer, fixed, (x,))
-        made: torch.Tensor = Join.apply(one, other, self.quantizer)  # type: ignore[no-untyped-call]
+        made: torch.Tensor = BifurcatedJoin.apply(one, other, self.quantizer)  # type: ignore[no-untyped-call]
         return made
 
 
-class LoweredNorm(Wrapper):
+class QuantizedNorm(Wrapper):
     """A norm in 8 bits."""
 
     def __init__(self, layer: nn.Module, quantizer: type[Int8]) -> None:
@@ -259,20 +259,20 @@ class LoweredNorm(Wrapper):
             layer.inner = self.tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.taken(x)
+        x = self.input_quantizer(x)
         y = torch.func.functional_call(self.layer, self.parameters_in_8_bits(), (x,))
-        made: torch.Tensor = Coarse.apply(y, self.quantizer)  # type: ignore[no-untyped-call]
+        made: torch.Tensor = QuantizeGradient.apply(y, self.quantizer)  # type: ignore[no-untyped-call]
         return made
 
 
-def lower(module: nn.Module, quantizer: type[Int8] = Int8) -> nn.Module:
+def quantize_model(module: nn.Module, quantizer: type[Int8] = Int8) -> nn.Module:
     """The module with all its layers in 8 bits; parameters and their order stay the same.
 
     InputError where it has no layer that can be.
     """
     made: dict[int, nn.Module] = {}
     lowered = replaced(module, quantizer, made)
-    if not any(isinstance(part, Activation) for part in lowered.modules()):
+    if not any(isinstance(part, InputQuantizer) for part in lowered.modules()):
         raise InputError(
             'learning.precision = "int8": the model has no convolution, linear layer or norm of '
             'torch that could be computed in it; give "fp32"'
@@ -286,13 +286,13 @@ def replaced(module: nn.Module, quantizer: type[Int8], made: dict[int, nn.Module
         return made[id(module)]
     result = module
     if isinstance(module, PRODUCTS):
-        result = (Lowered if plain(module) else LoweredOwn)(module, quantizer)
+        result = (QuantizedLayer if plain(module) else QuantizedCustomLayer)(module, quantizer)
     elif isinstance(module, NORMS):
-        result = LoweredNorm(module, quantizer)
+        result = QuantizedNorm(module, quantizer)
     elif isinstance(module, nn.MultiheadAttention):
         torch.backends.mha.set_fastpath_enabled(False)  # it would go past the layers in evaluation
     elif isinstance(module, Sum):
-        module.left, module.right = Activation(quantizer), Activation(quantizer)
+        module.left, module.right = InputQuantizer(quantizer), InputQuantizer(quantizer)
     else:
         made[id(module)] = module
         for name, child in module._modules.items():

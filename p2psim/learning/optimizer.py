@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from p2psim.base import NonNegative, Schedule, Vector
+from p2psim.base import LearningRateSchedule, NonNegative, Vector
 from p2psim.vectors import Scratch, add_scaled
 
 
@@ -19,7 +19,7 @@ class Descent:
 
     lr: NonNegative = 0.1
     weight_decay: NonNegative = 0.0
-    schedule: Schedule = "constant"  # type: ignore[assignment]
+    schedule: LearningRateSchedule = "constant"  # type: ignore[assignment]
     warmup: NonNegative = 0.0
     ramp: Literal["linear", "flat"] = "linear"
 
@@ -44,7 +44,7 @@ class Descent:
         return self.lr * factor * self.schedule.factor(epoch, epochs)
 
 
-def below_one(**values: float) -> None:
+def check_fraction(**values: float) -> None:
     """Refuse what is a share of the old and would be all of it."""
     for name, value in values.items():
         if value >= 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from p2psim.base import NonNegative, Vector
-from p2psim.learning.optimizer import Descent, below_one
+from p2psim.learning.optimizer import Descent, check_fraction
 from p2psim.registry import plugin
 from p2psim.vectors import add_scaled
 
@@ -28,7 +28,7 @@ class QuasiGlobalMomentum(Descent):
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        below_one(beta=self.beta, mu=self.mu)
+        check_fraction(beta=self.beta, mu=self.mu)
 
     def start(self, x: Vector) -> None:
         super().start(x)

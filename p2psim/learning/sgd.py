@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from p2psim.base import NonNegative, Vector
-from p2psim.learning.optimizer import Descent, below_one
+from p2psim.learning.optimizer import Descent, check_fraction
 from p2psim.registry import plugin
 from p2psim.vectors import add_scaled
 
@@ -23,7 +23,7 @@ class SGD(Descent):
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        below_one(momentum=self.momentum)
+        check_fraction(momentum=self.momentum)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov = true needs momentum > 0; set momentum, such as 0.9")
 

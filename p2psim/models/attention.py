@@ -15,13 +15,13 @@ from p2psim.models.norms import Sum
 ROWS = 64  # texts that a model of the transformers library tests at a time
 
 
-def present(ids: torch.Tensor) -> torch.Tensor:
+def token_mask(ids: torch.Tensor) -> torch.Tensor:
     """(B, T): which places hold a token; all those of a text of padding alone, never none."""
     there = ids != PADDING
     return there | ~there.any(1, keepdim=True)
 
 
-def waves(length: int, width: int) -> torch.Tensor:
+def sinusoidal_positions(length: int, width: int) -> torch.Tensor:
     """(length, width): sines and cosines of each place, Vaswani et al. 2017, section 3.5."""
     rates = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angles = torch.arange(length).unsqueeze(1) * rates
@@ -78,12 +78,12 @@ class Encoder(nn.Module):
         self.scale = math.sqrt(width)
         self.tokens = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.tokens.weight, std=1 / self.scale)
-        self.register_buffer("places", waves(length, width), persistent=False)
+        self.register_buffer("places", sinusoidal_positions(length, width), persistent=False)
         self.blocks = nn.ModuleList()
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, outputs)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        there = present(ids)
+        there = token_mask(ids)
         x = self.tokens(ids) * self.scale + self.places
         for block in self.blocks:
             x = block(x, there)
@@ -106,5 +106,5 @@ class Logits(nn.Module):
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
         """Of texts that are in memory all at once."""
-        made: torch.Tensor = self.classifier(ids, attention_mask=present(ids).long()).logits
+        made: torch.Tensor = self.classifier(ids, attention_mask=token_mask(ids).long()).logits
         return made

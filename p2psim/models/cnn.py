@@ -7,14 +7,14 @@ from dataclasses import field
 from p2psim.base import Count, Shape
 from p2psim.errors import InputError
 from p2psim.models.layers import (
+    Activation,
     Convolution,
     Flatten,
     Layer,
     Layered,
     Linear,
     MaxPool,
-    Plain,
-    images,
+    check_image_input,
 )
 from p2psim.registry import plugin
 
@@ -33,8 +33,8 @@ class CNN(Layered):
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
         if not self.channels:
             raise InputError("cnn: channels = []; give at least one, or take model 'mlp'")
-        images("cnn", inputs, least=1 << len(self.channels), cure="or fewer channels")
+        check_image_input("cnn", inputs, least=1 << len(self.channels), cure="or fewer channels")
         layers: list[Layer] = []
         for channels in self.channels:
-            layers += [Convolution(channels), Plain("ReLU"), MaxPool()]
-        return [*layers, Flatten(), Linear(self.hidden), Plain("ReLU"), Linear(outputs)]
+            layers += [Convolution(channels), Activation("ReLU"), MaxPool()]
+        return [*layers, Flatten(), Linear(self.hidden), Activation("ReLU"), Linear(outputs)]

@@ -14,7 +14,7 @@ from p2psim.models.layers import (
     Linear,
     Norm,
     NormKind,
-    images,
+    check_image_input,
 )
 from p2psim.registry import plugin
 
@@ -32,7 +32,7 @@ class ConvNet(Layered):
     groups: Count = 2
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
-        images("convnet", inputs)
+        check_image_input("convnet", inputs)
         if not self.channels:
             raise InputError("convnet: channels = []; give at least one, or take model 'linear'")
         layers: list[Layer] = []

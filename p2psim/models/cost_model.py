@@ -96,7 +96,7 @@ class Account:
             "operations": f"{self.macs:,} MACs per sample; {self.additions[used]:,.0f} additions "
             f"and {self.multiplications[used]:,.0f} multiplications per step of {self.batch} "
             f"samples in {precision}",
-            "energy": f"{four(fp32)} mJ in fp32, {four(int8)} mJ in int8 per step "
+            "energy": f"{format_mj(fp32)} mJ in fp32, {format_mj(int8)} mJ in int8 per step "
             f"({fp32 / int8:.4g} times less)",
             "layer memory": f"{mib[0]:.2f} MiB in fp32, {mib[1]:.2f} MiB in int8 (activations "
             f"and {COPIES} copies of x, as published); without training {mib[2]:.2f} MiB",
@@ -129,7 +129,7 @@ def account(cost: Cost, d: int, b: int) -> Account:
     )
 
 
-def four(value: float) -> str:
+def format_mj(value: float) -> str:
     """To five digits, at most four of them behind the point unless it is small."""
     return f"{round(value, 4):.5g}" if value >= 0.1 else f"{value:.4g}"
 

@@ -10,8 +10,15 @@ import msgspec
 from p2psim.base import Count, Shape
 from p2psim.data.text import PADDING, installed, library
 from p2psim.errors import InputError
-from p2psim.models.layers import Layer, Layered, Linear, Plain, Residual
-from p2psim.models.sequences import Attention, Embedding, First, LayerNorm, divides, texts
+from p2psim.models.layers import Activation, Layer, Layered, Linear, Residual
+from p2psim.models.sequences import (
+    Attention,
+    Embedding,
+    FirstToken,
+    LayerNorm,
+    check_text_input,
+    divides,
+)
 from p2psim.registry import plugin
 
 if TYPE_CHECKING:
@@ -58,12 +65,12 @@ class DistilBERT(Layered):
         installed(f"model 'distilbert', path = {self.path!r}")
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
-        texts("distilbert", inputs)
+        check_text_input("distilbert", inputs)
         c = self.config(inputs[0])
-        dense = [Linear(c.hidden_dim), Plain("GELU"), Linear(c.dim)]
+        dense = [Linear(c.hidden_dim), Activation("GELU"), Linear(c.dim)]
         block = [Residual([Attention()]), LayerNorm(), Residual(dense), LayerNorm()]
         first = Embedding(c.vocab_size, c.dim, c.max_position_embeddings)
-        head = [First(), Linear(c.dim), Plain("ReLU"), Linear(outputs)]
+        head = [FirstToken(), Linear(c.dim), Activation("ReLU"), Linear(outputs)]
         return [first, LayerNorm(), *block * c.n_layers, *head]
 
     def config(self, length: int) -> Config:

@@ -170,7 +170,7 @@ class Norm(Layer):
 
 
 @dataclass(frozen=True)
-class Plain(Layer):
+class Activation(Layer):
     """A torch module without parameters that keeps the shape, by name."""
 
     name: Literal["ReLU", "Tanh", "GELU", "Dropout"]
@@ -212,7 +212,7 @@ class MaxPool(Layer):
 
 
 @dataclass(frozen=True)
-class Mean(Layer):
+class GlobalAveragePool(Layer):
     """The mean over all pixels."""
 
     def out(self, inputs: Shape) -> Shape:
@@ -316,7 +316,7 @@ class Layered(Model):
         return module
 
 
-def images(model: str, inputs: Shape, least: int = 1, cure: str = "") -> None:
+def check_image_input(model: str, inputs: Shape, least: int = 1, cure: str = "") -> None:
     """InputError unless samples are images (channels, height, width) of at least so many pixels."""
     if len(inputs) != 3 or min(inputs[1:]) < least:
         raise InputError(

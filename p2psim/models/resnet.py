@@ -10,15 +10,15 @@ from msgspec import Meta
 from p2psim.base import Count, Shape
 from p2psim.models.layers import (
     Convolution,
+    GlobalAveragePool,
     Layer,
     Layered,
     Linear,
     MaxPool,
-    Mean,
     Norm,
     NormKind,
     Residual,
-    images,
+    check_image_input,
 )
 from p2psim.registry import plugin
 
@@ -69,10 +69,15 @@ class ResNet(Blocks):
     width: Count = 16
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
-        images("resnet", inputs, least=4)
+        check_image_input("resnet", inputs, least=4)
         blocks = (self.depth - 2) // 6
         stem = [self.conv(self.width), Norm(self.norm, self.groups)]
-        return [*stem, *self.stages(self.width, 3, blocks, self.width), Mean(), Linear(outputs)]
+        return [
+            *stem,
+            *self.stages(self.width, 3, blocks, self.width),
+            GlobalAveragePool(),
+            Linear(outputs),
+        ]
 
 
 @plugin("model", "resnet18", "He et al. 2016, table 1")
@@ -86,6 +91,11 @@ class ResNet18(Blocks):
     width: Count = 64
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
-        images("resnet18", inputs, least=32)
+        check_image_input("resnet18", inputs, least=32)
         stem = [self.conv(self.width, 7, 2), Norm(self.norm, self.groups), MaxPool(3)]
-        return [*stem, *self.stages(self.width, 4, 2, self.width), Mean(), Linear(outputs)]
+        return [
+            *stem,
+            *self.stages(self.width, 4, 2, self.width),
+            GlobalAveragePool(),
+            Linear(outputs),
+        ]

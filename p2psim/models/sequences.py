@@ -52,7 +52,7 @@ class Attention(Layer):
         return one + one + one + one + Cost(macs=2 * length * length * width)
 
 
-class Average(Layer):
+class TokenMean(Layer):
     """The mean over all tokens."""
 
     def out(self, inputs: Shape) -> Shape:
@@ -62,14 +62,14 @@ class Average(Layer):
         return Cost(pooled=math.prod(inputs), means=inputs[-1])
 
 
-class First(Layer):
+class FirstToken(Layer):
     """The first token alone."""
 
     def out(self, inputs: Shape) -> Shape:
         return inputs[1:]
 
 
-def texts(model: str, inputs: Shape) -> None:
+def check_text_input(model: str, inputs: Shape) -> None:
     """InputError unless samples are texts."""
     if len(inputs) != 1:
         raise InputError(

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from p2psim.base import Count, Shape
-from p2psim.models.layers import Layer, Layered, Linear, Plain, Residual
-from p2psim.models.sequences import Attention, Average, Embedding, LayerNorm, divides, texts
+from p2psim.models.layers import Activation, Layer, Layered, Linear, Residual
+from p2psim.models.sequences import (
+    Attention,
+    Embedding,
+    LayerNorm,
+    TokenMean,
+    check_text_input,
+    divides,
+)
 from p2psim.registry import plugin
 
 if TYPE_CHECKING:
@@ -36,12 +43,12 @@ class Transformer(Layered):
     ff: Count = 128
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
-        texts("transformer", inputs)
+        check_text_input("transformer", inputs)
         divides(self.heads, self.width, "model.heads")
-        dense = [LayerNorm(), Linear(self.ff), Plain("GELU"), Linear(self.width)]
+        dense = [LayerNorm(), Linear(self.ff), Activation("GELU"), Linear(self.width)]
         block = [Residual([LayerNorm(), Attention()]), Residual(dense)]
         first = Embedding(self.vocabulary, self.width)
-        return [first, *block * self.blocks, LayerNorm(), Average(), Linear(outputs)]
+        return [first, *block * self.blocks, LayerNorm(), TokenMean(), Linear(outputs)]
 
     def build(self, inputs: Shape, outputs: int) -> nn.Module:
         from p2psim.models.attention import Block, Encoder

@@ -6,17 +6,17 @@ from typing import Literal
 
 from p2psim.base import Count, Shape
 from p2psim.models.layers import (
+    Activation,
     Convolution,
     Flatten,
+    GlobalAveragePool,
     Layer,
     Layered,
     Linear,
     MaxPool,
-    Mean,
     Norm,
     NormKind,
-    Plain,
-    images,
+    check_image_input,
     through,
 )
 from p2psim.registry import plugin
@@ -41,7 +41,7 @@ class VGG11(Layered):
     groups: Count = 2
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
-        images("vgg11", inputs, least=32)
+        check_image_input("vgg11", inputs, least=32)
         hidden = self.head == "hidden"
         layers: list[Layer] = []
         for channels in CONVOLUTIONS:
@@ -49,7 +49,7 @@ class VGG11(Layered):
                 layers += [Convolution(channels, normal=hidden), Norm(self.norm, self.groups)]
             else:
                 layers.append(MaxPool())
-        layers.append(Flatten() if through(layers, inputs)[1:] == (1, 1) else Mean())
+        layers.append(Flatten() if through(layers, inputs)[1:] == (1, 1) else GlobalAveragePool())
         if hidden:
-            layers += [Plain("Dropout"), Linear(WIDTH), Plain("ReLU")]
+            layers += [Activation("Dropout"), Linear(WIDTH), Activation("ReLU")]
         return [*layers, Linear(outputs)]

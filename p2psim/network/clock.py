@@ -21,7 +21,7 @@ class Arrival(NamedTuple):
     at: float
 
 
-class Schedule(Protocol):
+class EventSink(Protocol):
     """Where a clock writes down what its peer did, in the order in which it came about."""
 
     def event(self, kind: int, begin: float, end: float, other: int = -1) -> None: ...
@@ -31,10 +31,10 @@ class Clock:
     """Seconds of virtual time; only work and waiting for messages move it.
 
     `uplink` is the moment from which the peer's uplink is free. `sleep`, where it is set, is
-    called whenever the clock has moved: see Realized.
+    called whenever the clock has moved: see RealTimePacer.
     """
 
-    def __init__(self, schedule: Schedule | None = None) -> None:
+    def __init__(self, schedule: EventSink | None = None) -> None:
         self.now = self.uplink = 0.0
         self.schedule = schedule
         self.sleep: Callable[[float], None] | None = None
@@ -74,7 +74,7 @@ class Clock:
             self.sleep(to)
 
 
-class Realized:
+class RealTimePacer:
     """Real time that keeps up with virtual time: a peer sleeps until the moment has come.
 
     Real work that takes longer than virtual work makes it late, and it sleeps less. `alive` is
@@ -90,6 +90,6 @@ class Realized:
             time.sleep(min(left, 1.0))
             self.alive()
 
-    def leave_out(self, seconds: float) -> None:
+    def exclude(self, seconds: float) -> None:
         """So many real seconds just now were no virtual time: an evaluation, a checkpoint."""
         self.began += seconds

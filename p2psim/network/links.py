@@ -9,7 +9,7 @@ import numpy as np
 
 from p2psim.base import NonNegative, Positive, Setting
 from p2psim.errors import InputError
-from p2psim.network.peer_values import check_ranks, for_each, read_columns
+from p2psim.network.peer_values import broadcast_to_peers, check_ranks, read_columns
 from p2psim.registry import plugin
 
 
@@ -72,9 +72,9 @@ class Access:
     latency: NonNegative = 0.0
 
     def bind(self, setting: Setting) -> None:
-        self.up = for_each(self.uplink, "time.link.uplink", setting.peers)
+        self.up = broadcast_to_peers(self.uplink, "time.link.uplink", setting.peers)
         down = math.inf if self.downlink is None else self.downlink
-        self.down = for_each(down, "time.link.downlink", setting.peers)
+        self.down = broadcast_to_peers(down, "time.link.downlink", setting.peers)
 
     def occupies(self, sender: int, nbytes: int) -> float:
         return nbytes / self.up[sender]

@@ -55,36 +55,36 @@ class Packet:
 
 
 class Tailed:
-    """A compressor of all entries but the last `plain`, which travel as they are."""
+    """A compressor of all entries but the last `raw_tail`, which travel as they are."""
 
-    def __init__(self, codec: Compressor, plain: int) -> None:
-        self.codec, self.plain = codec, plain
+    def __init__(self, codec: Compressor, raw_tail: int) -> None:
+        self.codec, self.raw_tail = codec, raw_tail
 
     def encode(self, v: Vector, out: Payload) -> int:
-        used = self.codec.encode(v[: -self.plain], out)
-        if not np.isfinite(v[-self.plain :]).all():
+        used = self.codec.encode(v[: -self.raw_tail], out)
+        if not np.isfinite(v[-self.raw_tail :]).all():
             raise not_finite(self.codec)
-        return used + put(out[used:], v.dtype, *v[-self.plain :])
+        return used + put(out[used:], v.dtype, *v[-self.raw_tail :])
 
     def decode(self, payload: Payload, out: Vector) -> None:
-        tail = self.plain * out.itemsize
-        self.codec.decode(payload[:-tail], out[: -self.plain])
-        out[-self.plain :] = get(payload[-tail:], out.dtype, self.plain)
+        tail = self.raw_tail * out.itemsize
+        self.codec.decode(payload[:-tail], out[: -self.raw_tail])
+        out[-self.raw_tail :] = get(payload[-tail:], out.dtype, self.raw_tail)
 
     def max_bytes(self, d: int, itemsize: int = 4) -> int:
-        return self.codec.max_bytes(d - self.plain, itemsize) + self.plain * itemsize
+        return self.codec.max_bytes(d - self.raw_tail, itemsize) + self.raw_tail * itemsize
 
 
 Codec: TypeAlias = Compressor | Tailed
 
 
-def pack(pool: Pool, v: Vector, compressor: Compressor | None, plain: int) -> Packet:
+def pack(pool: Pool, v: Vector, compressor: Compressor | None, raw_tail: int) -> Packet:
     """C(v) as a message of its own: v may change afterwards. See base.Neighborhood.message."""
     if compressor is None:
         copy = pool.take(v.size, v.dtype)
         np.copyto(copy, v)
         return Packet(pool, copy.view(np.uint8), None, v.size, v.dtype)
-    codec: Codec = Tailed(compressor, plain) if plain else compressor
+    codec: Codec = Tailed(compressor, raw_tail) if raw_tail else compressor
     room = pool.take(codec.max_bytes(v.size, v.itemsize), np.uint8)
     used = codec.encode(v, room)
     return Packet(pool, room[:used], codec, v.size, v.dtype)

@@ -16,7 +16,7 @@ TOLERANCE = 1e-12  # per peer, on row and column sums
 
 
 @dataclass(frozen=True)
-class Links:
+class GraphArrays:
     """One step's graph as arrays; row = receiver."""
 
     adjacency: Matrix  # 0 or 1, without self-loops
@@ -25,33 +25,33 @@ class Links:
     samples: Matrix  # per peer
 
 
-def metropolis(links: Links) -> Matrix:
+def metropolis(links: GraphArrays) -> Matrix:
     """W_ij = 1 / (1 + max(deg_i, deg_j)), W_ii = 1 - sum_j W_ij (Metropolis-Hastings)."""
     degree = links.adjacency.sum(axis=1)
     return _fill(links.adjacency / (1 + np.maximum.outer(degree, degree)))
 
 
-def lazy(links: Links) -> Matrix:
+def lazy(links: GraphArrays) -> Matrix:
     """W = (I + metropolis) / 2: no negative eigenvalue."""
     return _fill(metropolis(links) / 2)
 
 
-def max_degree(links: Links) -> Matrix:
+def max_degree(links: GraphArrays) -> Matrix:
     """W_ij = 1 / (1 + Delta), Delta the largest degree; W_ii = 1 - deg_i / (1 + Delta)."""
     return _fill(links.adjacency / (1 + links.adjacency.sum(axis=1).max()))
 
 
-def uniform_neighbor(links: Links) -> Matrix:
+def uniform_neighbor(links: GraphArrays) -> Matrix:
     """W_ij = 1 / (indeg_i + 1), self included: row-stochastic."""
     return _shares(links.adjacency + np.eye(len(links.adjacency)), axis=1)
 
 
-def out_degree(links: Links) -> Matrix:
+def out_degree(links: GraphArrays) -> Matrix:
     """W_ij = 1 / (outdeg_j + 1), self included: column-stochastic (push-sum)."""
     return _shares(links.adjacency + np.eye(len(links.adjacency)), axis=0)
 
 
-def data_size(links: Links) -> Matrix:
+def data_size(links: GraphArrays) -> Matrix:
     """alpha_kj = n_j / (n_k + sum_{i in N(k)} n_i), j in N(k) or k: row-stochastic.
 
     Pranav & Moura, "Peer-to-Peer Learning+Consensus with Non-IID Data" (2023).
@@ -61,7 +61,7 @@ def data_size(links: Links) -> Matrix:
     return _shares((links.adjacency + np.eye(len(links.adjacency))) * links.samples, axis=1)
 
 
-def edges(links: Links) -> Matrix:
+def edges(links: GraphArrays) -> Matrix:
     """W_ij = the weight of edge j -> i; W_ii = the self-loop's weight, else 1 - sum_j W_ij."""
     linked = links.adjacency > 0
     for i, j in np.argwhere(linked & ~((links.weight > 0) & np.isfinite(links.weight))):
@@ -94,7 +94,7 @@ def _fill(W: Matrix) -> Matrix:
     return W
 
 
-Rule: TypeAlias = Callable[[Links], Matrix]
+Rule: TypeAlias = Callable[[GraphArrays], Matrix]
 UNDIRECTED: dict[str, Rule] = {"metropolis": metropolis, "max-degree": max_degree, "lazy": lazy}
 DIRECTED: dict[str, Rule] = {
     "uniform-neighbor": uniform_neighbor,

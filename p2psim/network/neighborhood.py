@@ -18,7 +18,7 @@ from p2psim.base import Compressor, Handle, LinkModel, Matrix, Message, Payload,
 from p2psim.network.clock import Arrival, Clock
 from p2psim.network.messages import Packet, Pool, pack
 from p2psim.network.topology import Topology
-from p2psim.network.transport import Wire
+from p2psim.network.transport import Transport
 
 WINDOW = 16 * 2**20  # bytes that a mix receives into at most; never less than two messages
 HEADER = np.dtype([("nbytes", "<u8"), ("sent_at", "<f8"), ("step", "<u4"), ("entries", "<u4")])
@@ -65,7 +65,7 @@ class Transfer:
         }
         self.requests: list[Any] = []
         self.others: list[int] = []  # whom each request is with
-        net.under_way.add(self)
+        net.in_flight.add(self)
         for j, (header, payload) in self.arriving.items():
             self._add(j, net.wire.receive(header, payload, j))
         for j, packet in own.items():
@@ -123,7 +123,7 @@ class Transfer:
         """The messages, whatever the clock says."""
         self.complete()
         net, like = self.net, self.like
-        net.under_way.discard(self)
+        net.in_flight.discard(self)
         messages: dict[int, Message] = {}
         for j, (header, buffer) in sorted(self.arriving.items()):
             nbytes, _, step, entries = header.view(HEADER)[0].item()
@@ -138,12 +138,12 @@ class Transfer:
 
     def mix(self) -> Vector:
         """sum_j W[i, j] value_j, own included, in rank order; W of the step of posting."""
-        mixture = Mixture(self.net.pool, self.like, self.row)
+        mixture = WeightedSum(self.net.pool, self.like, self.row)
         mixture.add({**self.wait(), self.net.rank: self.like})
         return mixture.out
 
 
-class Mixture:
+class WeightedSum:
     """sum_j W[i, j] value_j in the making; whoever adds keeps to the order of the ranks."""
 
     def __init__(self, pool: Pool, like: Packet, row: Vector) -> None:
@@ -165,7 +165,7 @@ def silent(seconds: float, peers: list[int]) -> None:
     """An alarm that nobody hears."""
 
 
-class Surroundings:
+class LocalView:
     """What a peer knows of the graph without asking anybody; see base.Neighborhood."""
 
     topology: Topology
@@ -186,7 +186,7 @@ class Surroundings:
     def diameter(self) -> int:
         return self.topology.diameter()
 
-    def arrives(self, sender: int, receiver: int, sent_at: float, m: Message) -> float:
+    def arrival_time(self, sender: int, receiver: int, sent_at: float, m: Message) -> float:
         assert isinstance(m, Packet)
         if not self.link:
             return sent_at
@@ -205,21 +205,21 @@ class Surroundings:
         return like.codec.max_bytes(entries, itemsize) if like.codec else entries * itemsize
 
 
-class Neighborhood(Surroundings):
+class Neighborhood(LocalView):
     """See base.Neighborhood. `step` is the consensus step t that selects W_t.
 
     Without a link its messages take no virtual time and wait for none.
     """
 
     def __init__(
-        self, wire: Wire, topology: Topology, clock: Clock, link: LinkModel | None = None
+        self, wire: Transport, topology: Topology, clock: Clock, link: LinkModel | None = None
     ) -> None:
         self.wire, self.topology, self.clock, self.link = wire, topology, clock, link
         self.rank, self.peers = wire.rank, wire.size
         self.pool = Pool()
         self.step = 0
-        self.side: Neighborhood | None = None  # the same peers, without time and counters
-        self.under_way: set[Transfer] = set()
+        self.control: Neighborhood | None = None  # the same peers, without time and counters
+        self.in_flight: set[Transfer] = set()
         # Called about once a second of waiting, with the seconds so far and the peers to wait for.
         self.alarm: Callable[[float, list[int]], None] = silent
         self.bytes_sent = self.bytes_received = self.header_bytes = self.messages_sent = 0
@@ -229,8 +229,8 @@ class Neighborhood(Surroundings):
         weights: Vector = self.topology.at(self.step)[self.rank].astype(dtype)
         return weights
 
-    def message(self, v: Vector, compressor: Compressor | None = None, plain: int = 0) -> Packet:
-        return pack(self.pool, v, compressor, plain)
+    def message(self, v: Vector, compressor: Compressor | None = None, raw_tail: int = 0) -> Packet:
+        return pack(self.pool, v, compressor, raw_tail)
 
     def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
         if not isinstance(m, Mapping):
@@ -249,25 +249,27 @@ class Neighborhood(Surroundings):
 
     def mix(self, m: Vector | Message) -> Vector:
         packet = self._packet(m)
-        mixture = Mixture(self.pool, packet, self.row(packet.dtype))
+        mixture = WeightedSum(self.pool, packet, self.row(packet.dtype))
         for group in self._arrivals(packet):
             mixture.add(group)
         return mixture.out
 
-    def visit(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
+    def for_each(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
         for group in self._arrivals(self._packet(m)):
             for j in sorted(group):
                 see(j, group.pop(j))
 
-    def post(self, m: Vector | Message, to: Ranks = None, of: Ranks = None) -> Handle:
+    def start_exchange(
+        self, m: Vector | Message, to: Ranks = None, sources: Ranks = None
+    ) -> Handle:
         # A vector is copied: its owner goes on while it travels.
         packet = self.message(m) if isinstance(m, np.ndarray) else self._packet(m)
-        return self._start(packet, to, of)
+        return self._start(packet, to, sources)
 
-    def announce(self, v: Vector) -> dict[int, Vector]:
-        assert self.side
-        self.side.step = self.step
-        got = {j: message.value for j, message in self.side.exchange(v).items()}
+    def simulator_exchange(self, v: Vector) -> dict[int, Vector]:
+        assert self.control
+        self.control.step = self.step
+        got = {j: message.value for j, message in self.control.exchange(v).items()}
         return dict(sorted({**got, self.rank: v}.items()))
 
     def mean(self, v: Vector) -> Vector:
@@ -339,14 +341,14 @@ class Neighborhood(Surroundings):
             np.maximum(best, got[source].value, out=best)
         return best
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Let go of whatever is still under way: nothing may be when a peer leaves."""
-        for transfer in list(self.under_way):
+        for transfer in list(self.in_flight):
             transfer.take()
 
     def complete(self) -> None:
         """Let whatever is under way arrive; whoever asks for it later finds it."""
-        for transfer in self.under_way:
+        for transfer in self.in_flight:
             transfer.complete()
 
     def _arrivals(self, packet: Packet) -> Iterator[dict[int, Message]]:
@@ -385,10 +387,10 @@ class Neighborhood(Surroundings):
             arriving += [receive(later) for later in groups[number + 2 : number + 3]]
         leaving.wait()
 
-    def _start(self, packet: Packet, to: Ranks = None, of: Ranks = None) -> Transfer:
+    def _start(self, packet: Packet, to: Ranks = None, sources: Ranks = None) -> Transfer:
         to = self.receivers() if to is None else to
-        of = self.senders() if of is None else of
-        return Transfer(self, dict.fromkeys(to, packet), packet, dict.fromkeys(of, packet.entries))
+        entries = dict.fromkeys(self.senders() if sources is None else sources, packet.entries)
+        return Transfer(self, dict.fromkeys(to, packet), packet, entries)
 
     def _packet(self, m: Any) -> Packet:
         return m if isinstance(m, Packet) else self._dense(m)

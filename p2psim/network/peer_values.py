@@ -80,7 +80,7 @@ def check_ranks(key: str, ranks: Iterable[float], peers: int) -> None:
             raise InputError(f"{key}: {rank:g} is no rank; there are peers 0 to {peers - 1}")
 
 
-def for_each(value: Sequence[float] | float, key: str, peers: int) -> Sequence[float]:
+def broadcast_to_peers(value: Sequence[float] | float, key: str, peers: int) -> Sequence[float]:
     """One number for all peers, or one for each; InputError where there are more or fewer."""
     if not isinstance(value, Sequence):
         return [value] * peers

@@ -13,9 +13,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from p2psim import rng
-from p2psim.base import Count, Natural, NonNegative, Positive, Setting, StragglerModel
+from p2psim.base import Count, Natural, NonNegative, Positive, Setting, StepTimeModel
 from p2psim.errors import InputError
-from p2psim.network.peer_values import check_ranks, for_each, read_columns
+from p2psim.network.peer_values import broadcast_to_peers, check_ranks, read_columns
 from p2psim.registry import plugin
 
 ROWS = 256  # periods that are remembered: asynchronous peers are in different ones
@@ -30,7 +30,7 @@ class Constant:
 
     def bind(self, setting: Setting) -> None:
         key = "time.compute.seconds_per_step"
-        self.each = for_each(self.seconds_per_step, key, setting.peers)
+        self.each = broadcast_to_peers(self.seconds_per_step, key, setting.peers)
 
     def seconds(self, rank: int, step: int) -> float:
         return self.each[rank]
@@ -125,7 +125,7 @@ class SlowPeers:
     factor: Factor = 10.0
     first: Natural = 0
     last: Natural | None = None
-    of: StragglerModel = "constant"  # type: ignore[assignment]
+    of: StepTimeModel = "constant"  # type: ignore[assignment]
 
     def bind(self, setting: Setting) -> None:
         check_ranks("time.compute.peers", self.peers, setting.peers)
@@ -147,7 +147,7 @@ class SlowPeers:
 class Sum:
     """X = the sum of `of`, each drawn by itself: operations and random delays, say."""
 
-    of: list[StragglerModel]
+    of: list[StepTimeModel]
 
     def bind(self, setting: Setting) -> None:
         for number, part in enumerate(self.of):
@@ -168,7 +168,7 @@ class Flops:
     rate: Positive | list[Positive] = 1e12
 
     def bind(self, setting: Setting) -> None:
-        rates = for_each(self.rate, "time.compute.rate", setting.peers)
+        rates = broadcast_to_peers(self.rate, "time.compute.rate", setting.peers)
         self.each = [setting.operations(rank) / rate for rank, rate in enumerate(rates)]
 
     def seconds(self, rank: int, step: int) -> float:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim.errors import InputError, suggest
-from p2psim.network.mixing import DIRECTED, RULES, TOLERANCE, UNDIRECTED, Links, Matrix
+from p2psim.network.mixing import DIRECTED, RULES, TOLERANCE, UNDIRECTED, GraphArrays, Matrix
 from p2psim.registry import load_file
 
 NUMBER = r"\s+((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
@@ -96,7 +96,7 @@ class Topology:
 
     @property
     def edges(self) -> int:
-        """Links of the period's union: pairs if undirected, else ordered pairs."""
+        """Edges of the period's union: pairs if undirected, else ordered pairs."""
         union = (self.weights != 0).any(axis=0)
         count = int(union.sum() - union.diagonal().sum())
         return count if self.directed else count // 2
@@ -269,12 +269,12 @@ def _arguments(graph: Callable[..., Any], given: dict[str, Any], seed: int) -> d
     return values
 
 
-def _links(graph: Any, peers: int, samples: Sequence[int]) -> Links:
+def _links(graph: Any, peers: int, samples: Sequence[int]) -> GraphArrays:
     _check_nodes(graph, peers)
     adjacency, weight = _values(graph, None), _values(graph, "weight")
     loops = adjacency.diagonal() > 0
     np.fill_diagonal(adjacency, 0)
-    return Links(adjacency, loops, weight, np.array(samples, float))
+    return GraphArrays(adjacency, loops, weight, np.array(samples, float))
 
 
 def _values(graph: Any, name: str | None) -> Matrix:
@@ -339,7 +339,7 @@ def _check_connected(union: NDArray[np.bool_]) -> None:
             raise InputError(f"topology: the graph is not {kind}: {text} {lost}; add edges")
 
 
-def _check_rule(rule: str, one_way: NDArray[np.int64], steps: list[Links]) -> None:
+def _check_rule(rule: str, one_way: NDArray[np.int64], steps: list[GraphArrays]) -> None:
     for _, i, j in one_way if rule in UNDIRECTED else ():
         why = f"needs an undirected graph, but {j} sends to {i} and {i} not to {j}"
         raise InputError(f"topology.weights: {rule!r} {why}; allowed here: {', '.join(DIRECTED)}")

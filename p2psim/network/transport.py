@@ -36,7 +36,7 @@ ALARM = 1.0  # seconds of waiting between two alarms
 Alarm: TypeAlias = Callable[[float, list[int]], None]  # seconds waited, requests not yet done
 
 
-class Wire(Protocol):
+class Transport(Protocol):
     """Bytes between ranks. Messages between two ranks arrive in the order of sending."""
 
     rank: int
@@ -52,7 +52,7 @@ class Wire(Protocol):
     def wait(self, requests: list[Any], alarm: Alarm) -> None:
         """Return when all are done; meanwhile `alarm` may be called now and then."""
 
-    def twin(self) -> Wire:
+    def duplicate(self) -> Transport:
         """A second, independent wire between the same ranks."""
 
     def abort(self, code: int) -> None:
@@ -114,7 +114,7 @@ class Doorbell:
                     self.socket.recv(1)
 
 
-def forget_names(pid: int | str = "self") -> None:
+def unlink_shared_memory(pid: int | str = "self") -> None:
     """Take the names off the MPI library's shared memory in a rank, once all ranks have it open.
 
     The memory stays until the last of them ends, however that ends; a name that was left behind by
@@ -127,7 +127,7 @@ def forget_names(pid: int | str = "self") -> None:
                 os.unlink(path)
 
 
-class MPIWire:
+class MPITransport:
     """Nonblocking point-to-point MPI on a communicator of its own."""
 
     def __init__(self, comm: Any = None, bell: Doorbell | None = None) -> None:
@@ -139,7 +139,7 @@ class MPIWire:
         self.mpi = MPI
         self.comm = (comm or MPI.COMM_WORLD).Dup()
         self.bell = bell or Doorbell(self.comm)
-        forget_names()
+        unlink_shared_memory()
         self.owed: set[int] = set()  # senders to be told that their payload has been taken
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size
@@ -179,16 +179,16 @@ class MPIWire:
         while self.owed:
             self.bell.ring(self.owed.pop())
 
-    def twin(self) -> MPIWire:
-        return MPIWire(self.comm, self.bell)
+    def duplicate(self) -> MPITransport:
+        return MPITransport(self.comm, self.bell)
 
     def abort(self, code: int) -> None:
         self.mpi.COMM_WORLD.Abort(code)
 
 
 @dataclass
-class Slot:
-    """A receive of a ThreadWire: done once both buffers are filled."""
+class PendingReceive:
+    """A receive of a ThreadTransport: done once both buffers are filled."""
 
     header: Payload
     payload: Payload
@@ -204,7 +204,7 @@ class Slot:
 
 
 @dataclass
-class Hub:
+class ThreadHub:
     """What the peers of one process share. A peer runs only while it holds `turn`, and gives it
     up only where it waits for messages: a breakpoint in one peer halts them all."""
 
@@ -212,19 +212,19 @@ class Hub:
     turn: threading.Lock = field(default_factory=threading.Lock)
     bells: dict[int, threading.Condition] = field(init=False)
     messages: dict[Any, deque[Any]] = field(default_factory=lambda: defaultdict(deque))
-    slots: dict[Any, deque[Slot]] = field(default_factory=lambda: defaultdict(deque))
+    slots: dict[Any, deque[PendingReceive]] = field(default_factory=lambda: defaultdict(deque))
     broken: bool = False
 
     def __post_init__(self) -> None:
         self.bells = {rank: threading.Condition(self.turn) for rank in range(self.size)}
 
 
-class ThreadWire:
+class ThreadTransport:
     """All peers in one process (--debug): the same messages by copy."""
 
     library = "threads"
 
-    def __init__(self, hub: Hub, rank: int, channel: int = 0) -> None:
+    def __init__(self, hub: ThreadHub, rank: int, channel: int = 0) -> None:
         self.hub, self.rank, self.size, self.channel = hub, rank, hub.size, channel
 
     def send(self, header: Payload, payload: Payload, to: int) -> list[Any]:
@@ -238,7 +238,7 @@ class ThreadWire:
 
     def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
         edge = (self.channel, source, self.rank)
-        slot = Slot(header, payload)
+        slot = PendingReceive(header, payload)
         if self.hub.messages[edge]:
             slot.fill(*self.hub.messages[edge].popleft())
         else:
@@ -250,8 +250,8 @@ class ThreadWire:
         if self.hub.broken:
             raise AbortedError
 
-    def twin(self) -> ThreadWire:
-        return ThreadWire(self.hub, self.rank, self.channel + 1)
+    def duplicate(self) -> ThreadTransport:
+        return ThreadTransport(self.hub, self.rank, self.channel + 1)
 
     def abort(self, code: int) -> None:
         self.hub.broken = True
@@ -259,20 +259,20 @@ class ThreadWire:
             bell.notify_all()
 
 
-def run_threads(peers: int, body: Callable[[Wire], None]) -> None:
+def run_threads(peers: int, body: Callable[[Transport], None]) -> None:
     """Run `body` as every rank of one process; raises the first peer's exception."""
-    hub = Hub(peers)
+    hub = ThreadHub(peers)
     failures: list[BaseException] = []
 
     def main(rank: int) -> None:
         with hub.turn:
             try:
-                body(ThreadWire(hub, rank))
+                body(ThreadTransport(hub, rank))
             except AbortedError:
                 pass
             except BaseException as error:
                 failures.append(error)
-                ThreadWire(hub, rank).abort(1)
+                ThreadTransport(hub, rank).abort(1)
 
     threads = [threading.Thread(target=main, args=(rank,), daemon=True) for rank in range(peers)]
     for thread in threads:
@@ -283,7 +283,7 @@ def run_threads(peers: int, body: Callable[[Wire], None]) -> None:
     except KeyboardInterrupt:
         hub.broken = True  # whoever waits or comes to wait ends there
         with hub.turn:
-            ThreadWire(hub, 0).abort(1)
+            ThreadTransport(hub, 0).abort(1)
         for thread in threads:
             thread.join(timeout=30)
         raise

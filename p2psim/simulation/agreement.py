@@ -19,41 +19,43 @@ from p2psim.network.neighborhood import Neighborhood
 OFTEN, SELDOM = 0.5, 1.0  # seconds between two meetings, about
 
 
-class Order(NamedTuple):
+class Decision(NamedTuple):
     """What to do after a round."""
 
-    save: bool = False
+    checkpoint: bool = False
     stop: bool = False
 
 
-class Pulse:
+class RoundAgreement:
     """Asks all peers after a round; `asked` tells whether this one was told to stop."""
 
-    def __init__(self, side: Neighborhood, settings: Execution, asked: Callable[[], bool]) -> None:
-        self.side, self.asked = side, asked
+    def __init__(
+        self, control: Neighborhood, settings: Execution, asked: Callable[[], bool]
+    ) -> None:
+        self.control, self.asked = control, asked
         self.every = settings.checkpoint_rounds
         self.seconds = 60 * settings.checkpoint_minutes
         self.met = self.saved = time.monotonic()
         self.gap = 1
         self.next = 0
 
-    def __call__(self, number: int) -> Order:
+    def __call__(self, number: int) -> Decision:
         """The same answer on every peer."""
         due = self.every is not None and number % self.every == 0
         if number < self.next:
-            return self.answer(Order(save=due))
+            return self.answer(Decision(checkpoint=due))
         now = time.monotonic()
         mine = [now - self.met, now - self.saved >= self.seconds, self.asked()]
-        took, late, stop = self.side.maximum(np.array(mine, float)).tolist()
+        took, late, stop = self.control.maximum(np.array(mine, float)).tolist()
         if took < OFTEN:
             self.gap *= 2
         elif took > SELDOM:
             self.gap = max(1, self.gap // 2)
         self.met, self.next = now, number + self.gap
-        return self.answer(Order(save=due or bool(late) or bool(stop), stop=bool(stop)))
+        return self.answer(Decision(checkpoint=due or bool(late) or bool(stop), stop=bool(stop)))
 
-    def answer(self, order: Order) -> Order:
-        """The order; one that is to save starts the time to the next."""
-        if order.save:
+    def answer(self, decision: Decision) -> Decision:
+        """The decision; one that is to save starts the time to the next."""
+        if decision.checkpoint:
             self.saved = time.monotonic()
-        return order
+        return decision

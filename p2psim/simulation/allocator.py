@@ -21,19 +21,19 @@ class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in (*INFO, "fordblks", "keepcost")]
 
 
-def frugal() -> None:
+def return_freed_memory() -> None:
     """From now on free blocks go back at once."""
     _set(SMALL)
 
 
-def quick() -> None:
+def keep_freed_memory() -> None:
     """Give back what is free now; from now on it is kept."""
     _set(LARGE)
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
 
 
-def fill() -> None:
+def fill_holes_before_fork() -> None:
     """Take all blocks between those in use, for good: what comes lies together above them.
 
     For a process with a single thread that is about to fork many others.

@@ -21,7 +21,7 @@ import numpy as np
 
 from p2psim.base import Natural
 from p2psim.errors import InputError
-from p2psim.simulation.state import Block, Freezer, Thawer, check_node
+from p2psim.simulation.state import Block, StateDecoder, StateEncoder, check_node
 
 MAGIC = b"p2psim checkpoint 2\n"
 DIGEST = 16  # bytes
@@ -49,7 +49,7 @@ class Content(msgspec.Struct):
     blocks: list[tuple[Natural, Natural]]
 
 
-class Book:
+class CheckpointStore:
     """One peer's checkpoints of one run. `round`: the last one that is whole, 0: there is none."""
 
     def __init__(self, folder: Path, rank: int, data: str, identify: Callable[[], str]) -> None:
@@ -70,7 +70,7 @@ class Book:
 
         OSError where there is no room, TypeError for what cannot be written.
         """
-        freezer = Freezer(known)
+        freezer = StateEncoder(known)
         tree = {name: freezer.node(value, name) for name, value in state.items()}
         blocks = freezer.blocks()
         sizes = [(block.size, phase(block)) for block in blocks]
@@ -97,7 +97,7 @@ class Book:
         DamagedError where the file holds the state of something else than `state`.
         """
         content, blocks = read(self.path(self.round))
-        thawer = Thawer(known, blocks)
+        thawer = StateDecoder(known, blocks)
         try:
             return {
                 name: thawer.value(content.state[name], value, name)
@@ -109,12 +109,12 @@ class Book:
                 f"{str(self.path(self.round).parent)!r} to go on from the one before"
             ) from error
 
-    def turn(self, newest: int) -> None:
+    def rotate(self, newest: int) -> None:
         """Keep the newest checkpoint and the one before."""
-        self.forget(but={self.round, newest})
+        self.delete(but={self.round, newest})
         self.round = newest
 
-    def forget(self, but: Collection[int] = ()) -> None:
+    def delete(self, but: Collection[int] = ()) -> None:
         """Remove this peer's files of all rounds but these."""
         for round_ in set(rounds(self.folder)) - set(but):
             self.path(round_).unlink(missing_ok=True)
@@ -156,7 +156,7 @@ def read(path: Path) -> tuple[Content, list[Block]]:
     """Read a file's content and the memory of its arrays.
 
     DamagedError unless every byte is as it was written and the content has the form that
-    `Book.write` gives it. The digest alone is no proof: anybody can compute one.
+    `CheckpointStore.write` gives it. The digest alone is no proof: anybody can compute one.
     """
     try:
         raw = np.fromfile(path, np.uint8)

@@ -1,7 +1,7 @@
-"""How a death is written down: a rank leaves word where its file is, whoever outlives it writes.
+"""Crash reports: a rank registers its file; the process that sees it die writes the cause there.
 
-The descriptor in P2PSIM_WILL is an unnamed file that a rank shares with its stub and with the fork
-server. What the rank writes there they can read when it has been killed.
+P2PSIM_CRASH_FD is the descriptor of an unnamed file that a rank shares with its stub and with the
+fork server: they can read there what the rank wrote before it was killed.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from pathlib import Path
 
 from p2psim.simulation import recorder
 
-MOST = 4096  # bytes
+LONGEST_PATH = 4096  # bytes
 
 
-def leave(path: Path) -> None:
-    """Say where this peer's file is, if somebody is there to be told."""
-    if "P2PSIM_WILL" in os.environ:
-        os.pwrite(int(os.environ["P2PSIM_WILL"]), os.fsencode(path.resolve()), 0)
+def register(path: Path) -> None:
+    """Register the file of this peer, where a stub or a fork server shares the descriptor."""
+    if "P2PSIM_CRASH_FD" in os.environ:
+        os.pwrite(int(os.environ["P2PSIM_CRASH_FD"]), os.fsencode(path.resolve()), 0)
 
 
-def revoke() -> None:
-    """This peer has ended in order, or has said itself why not."""
-    if "P2PSIM_WILL" in os.environ:
-        os.ftruncate(int(os.environ["P2PSIM_WILL"]), 0)
+def unregister() -> None:
+    """Withdraw the registration: this peer ends in order, or has reported its failure itself."""
+    if "P2PSIM_CRASH_FD" in os.environ:
+        os.ftruncate(int(os.environ["P2PSIM_CRASH_FD"]), 0)
 
 
-def execute(will: int, cause: str) -> None:
-    """Write into the peer's file, if it had one, how it died."""
-    left = os.fsdecode(os.pread(will, MOST, 0))
-    if left:
-        recorder.obituary(Path(left), cause)
+def write(crash_file: int, cause: str) -> None:
+    """Write the cause of a death into the file that the peer has registered, if any."""
+    path = os.fsdecode(os.pread(crash_file, LONGEST_PATH, 0))
+    if path:
+        recorder.record_crash(Path(path), cause)
 
 
 def cause_of(status: int) -> str:
-    """What a wait status means, in words."""
+    """Return what a wait status means, as the predicate of a sentence about the peer."""
     if not os.WIFSIGNALED(status):
         return f"ended with exit code {os.WEXITSTATUS(status)}"
     number = os.WTERMSIG(status)
@@ -44,4 +44,4 @@ def cause_of(status: int) -> str:
 
 
 if __name__ == "__main__":
-    execute(int(sys.argv[1]), cause_of(int(sys.argv[2])))
+    write(int(sys.argv[1]), cause_of(int(sys.argv[2])))

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from p2psim.network.clock import EVENTS, WORK
-from p2psim.simulation.recorder import schedule_file, whole
+from p2psim.simulation.recorder import atomic_hdf5, schedule_file
 
 FIRST = 1024  # events that a new file has room for
 KIND = h5py.enum_dtype({name: number for number, name in enumerate(EVENTS)}, "i1")
@@ -28,7 +28,7 @@ MEANING = (
 )
 
 
-class Schedule:
+class EventLog:
     """One peer's events, in the order in which they came about. `round` is set from outside."""
 
     def __init__(self, folder: Path, rank: int, resume: bool = False) -> None:
@@ -45,7 +45,7 @@ class Schedule:
         self.rows["round"][self.events :] = -1
 
     def event(self, kind: int, begin: float, end: float, other: int = -1) -> None:
-        """See clock.Schedule; work that goes on in the same round is one event."""
+        """See clock.EventSink; work that goes on in the same round is one event."""
         if kind == WORK and self.events:
             last = self.rows[self.events - 1]
             if (last["kind"], last["end"], last["round"]) == (WORK, begin, self.round):
@@ -74,7 +74,7 @@ class Schedule:
 
     def _write(self, rows: Any) -> None:
         self.path.unlink(missing_ok=True)  # else it would be added to
-        with whole(self.path) as file:
+        with atomic_hdf5(self.path) as file:
             dataset = file.create_dataset("schedule", data=rows, dtype=ROW)
             dataset.attrs.update(unit="s", meaning=MEANING)
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from p2psim import rng
-from p2psim.base import Data, LearningRule, LocalOptimizer, Shape, StragglerModel, Vector
+from p2psim.base import Data, LearningRule, LocalOptimizer, Shape, StepTimeModel, Vector
 from p2psim.experiment.scenario import Scenario
 from p2psim.models import cost_model
 from p2psim.network.clock import Clock
@@ -58,9 +58,9 @@ class FlatModel:
         seed(rng.key(experiment.head.seed, "init", own), "cpu")  # where it is built in any case
         module = experiment.model.build(data.shape, data.outputs)
         if experiment.learning.precision == "int8":
-            from p2psim.learning.int8 import lower
+            from p2psim.learning.int8 import quantize_model
 
-            module = lower(module)
+            module = quantize_model(module)
         self.module = module.to(dtype)
         self.parameters: list[torch.Tensor] = list(self.module.parameters())
         self.criterion = LOSSES[data.loss]
@@ -172,7 +172,7 @@ class LocalOracle:
         self.model, self.batches, self.clock = model, batches, clock
         self.rule: LearningRule = learning.rule
         self.optimizer: LocalOptimizer = learning.optimizer
-        self.compute: StragglerModel | None = scenario.experiment.time.compute
+        self.compute: StepTimeModel | None = scenario.experiment.time.compute
         self.local_steps, self.consensus_steps = learning.local_steps, learning.consensus_steps
         self.shapes: Sequence[Shape] = scenario.shapes
         self.l2 = learning.l2
@@ -208,27 +208,27 @@ class LocalOracle:
         return out
 
     def step(self, x: Vector) -> Vector:
-        return self.follow(self._gradient(x), x)
+        return self.update(self._gradient(x), x)
 
-    def descend(self, x: Vector, at: Vector | None = None) -> Vector:
+    def local_step(self, x: Vector, at: Vector | None = None) -> Vector:
         z = x if at is None else at
         direction = self.optimizer.direction(self._gradient(z), z)
         return add_scaled(x, -self._rate(), direction, out=x)
 
-    def follow(self, g: Vector, x: Vector) -> Vector:
+    def update(self, g: Vector, x: Vector) -> Vector:
         out: Vector = self.pool.take(x.size, x.dtype)
         return np.multiply(self.optimizer.direction(g, x), self._rate(), out=out)
 
     def seconds(self, rank: int, step: int) -> float:
         return self.compute.seconds(rank, step) if self.compute else 0.0
 
-    def work(self, until: float) -> None:
+    def advance_clock(self, until: float) -> None:
         self.clock.work(until)
 
-    def draw(self, purpose: str) -> np.random.Generator:
+    def rng(self, purpose: str) -> np.random.Generator:
         return rng.generator(self.batches.seed, purpose, self.rank, self.step_count)
 
-    def part(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
+    def partial_grad(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
         out: Vector = self.pool.take(x.size, x.dtype)
         if done:
             share = self._gradient(x, self.batches.size * done // blocks, until)

@@ -55,7 +55,7 @@ EVAL = {
     "class_accuracy": ("f8", "", "accuracy by class; NaN for a class without test samples"),
 }
 # In a peer's own file alone: where it is, or where it was when it died. One number, or a list.
-NOW = {
+STATUS = {
     "phase": ((), "S32", "", "what the peer does"),
     "round": ((), "i8", "", "the round that it is in, from 1; 0: before the first"),
     "since": ((), "f8", "s", "Unix time since when, or since its last gradient"),
@@ -78,7 +78,7 @@ def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str
         **{f"eval/{name}": (wide.get(name, (rows,)), *spec) for name, spec in EVAL.items()},
         **{
             f"algorithm/{name}": ((scenario.rounds,), "f8", "", meaning)
-            for name, meaning in scenario.experiment.algorithm.records.items()
+            for name, meaning in scenario.experiment.algorithm.metrics.items()
         },
         "final/x": ((scenario.parameters,), kind, "", "the peer's vector at the end"),
     }
@@ -100,8 +100,8 @@ def schedule_file(rank: int) -> str:
 
 
 @dataclass
-class Moment:
-    """What a peer does, or did when it died; see NOW."""
+class PeerStatus:
+    """What a peer does, or did when it died; see STATUS."""
 
     rank: int
     host: str
@@ -112,11 +112,11 @@ class Moment:
     waits_for: list[int]
 
 
-def moment(folder: Path, rank: int) -> Moment:
+def status_of(folder: Path, rank: int) -> PeerStatus:
     """What the peer's file says about this moment; OSError if it cannot be read."""
     with h5py.File(folder / peer_file(rank), "r", locking=False) as file:
-        now = {name: file["now"][name][()] for name in NOW}
-        return Moment(
+        now = {name: file["now"][name][()] for name in STATUS}
+        return PeerStatus(
             rank,
             str(file.attrs["host"]),
             now["phase"].decode(),
@@ -143,10 +143,10 @@ class Recorder:
     def __init__(self, folder: Path, scenario: Scenario, rank: int, resume: bool = False) -> None:
         self.path = folder / peer_file(rank)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        paths = layout(scenario) | {f"now/{name}": spec for name, spec in NOW.items()}
+        paths = layout(scenario) | {f"now/{name}": spec for name, spec in STATUS.items()}
         who = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
         who["run"] = identity(folder)
-        with whole(self.path) as file:
+        with atomic_hdf5(self.path) as file:
             file.attrs.update(who)
             file.attrs.pop("failure", None)
             if not resume:
@@ -173,7 +173,7 @@ class Recorder:
             if group in kept:
                 column[kept[group] :] = fill_value(column.dtype.kind)
 
-    def at(self, phase: str, round_: int) -> None:
+    def set_phase(self, phase: str, round_: int) -> None:
         """From now on the peer is in this phase, and waits for nobody."""
         self.columns["now/phase"][...] = phase
         self.columns["now/round"][...] = round_
@@ -198,7 +198,7 @@ class Recorder:
         # Last, for readers: a row is there once its round is.
         self.columns["train/round"][round_ - 1] = round_
 
-    def own(self, round_: int, values: Mapping[str, float]) -> None:
+    def algorithm_row(self, round_: int, values: Mapping[str, float]) -> None:
         """What the algorithm itself has to record of a round."""
         for name, value in values.items():
             self.columns[f"algorithm/{name}"][round_ - 1] = value
@@ -226,7 +226,7 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[h5py.File]:
+def atomic_hdf5(path: Path) -> Iterator[h5py.File]:
     """A new file, or a file to change, that gets there as a whole or not at all.
 
     It is made in memory: HDF5 must not meet a full disk, nor a reader half a file. OSError as it
@@ -249,7 +249,7 @@ def whole(path: Path) -> Iterator[h5py.File]:
         partial.unlink(missing_ok=True)
 
 
-def claim(folder: Path) -> bool:
+def claim_run_file(folder: Path) -> bool:
     """Whether this process is the one that writes `run.h5`: the first that asks."""
     try:
         os.close(os.open(folder / ".claim", os.O_CREAT | os.O_EXCL))
@@ -279,7 +279,7 @@ def clear(folder: Path, everything: bool) -> None:
 def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
     """Write `run.h5`: virtual datasets over all peers' files, by relative names."""
     n = scenario.peers
-    with whole(folder / "run.h5") as file:
+    with atomic_hdf5(folder / "run.h5") as file:
         file.attrs.update(
             experiment=tomli_w.dumps(scenario.experiment.table),
             p2psim_version=__version__,
@@ -328,7 +328,7 @@ def name_dimensions(file: Any) -> None:
 
 def go_on(folder: Path, round_: int) -> None:
     """Note in `run.h5` that the run goes on after this round."""
-    with whole(folder / "run.h5") as file:
+    with atomic_hdf5(folder / "run.h5") as file:
         file.attrs["resumed"] = [*file.attrs.get("resumed", []), round_]
         file.attrs["status"] = "running"
 
@@ -354,7 +354,7 @@ def set_status(folder: Path, status: str) -> None:
     for name in (".claim", STOP):
         (folder / name).unlink(missing_ok=True)
     if (folder / "run.h5").exists():
-        with whole(folder / "run.h5") as file:
+        with atomic_hdf5(folder / "run.h5") as file:
             file.attrs["status"] = status
 
 
@@ -362,16 +362,16 @@ def set_failure(folder: Path, rank: int, text: str) -> None:
     """Leave the reason of a failure in the peer's own file and the status in `run.h5`."""
     path = folder / peer_file(rank)
     path.parent.mkdir(exist_ok=True)
-    with whole(path) as file:
+    with atomic_hdf5(path) as file:
         file.attrs["failure"] = text
     set_status(folder, "failed")
 
 
-def obituary(path: Path, cause: str) -> None:
+def record_crash(path: Path, cause: str) -> None:
     """Write for a peer that is dead how it died and where it was, unless the run is over."""
     folder = path.parent.parent
     if status(folder) != "running":
         return
-    last = moment(folder, int(path.stem.rpartition("-")[2]))
+    last = status_of(folder, int(path.stem.rpartition("-")[2]))
     where = f"in phase {last.phase!r} of round {last.round}"
     set_failure(folder, last.rank, f"peer {last.rank} on {last.host} {cause} {where}")

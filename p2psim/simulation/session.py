@@ -15,11 +15,11 @@ from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Clock
 from p2psim.network.neighborhood import Neighborhood
-from p2psim.network.transport import Wire
+from p2psim.network.transport import Transport
 from p2psim.simulation import checkpoint, crash_report, devices, recorder, run_folder
-from p2psim.simulation.agreement import Pulse
-from p2psim.simulation.checkpoint import Book, DamagedError
-from p2psim.simulation.event_log import Schedule
+from p2psim.simulation.agreement import RoundAgreement
+from p2psim.simulation.checkpoint import CheckpointStore, DamagedError
+from p2psim.simulation.event_log import EventLog
 from p2psim.simulation.simulation import Simulation
 from p2psim.simulation.watchdog import HangError, Watchdog
 
@@ -28,7 +28,7 @@ CANDIDATES = 4  # rounds that a peer offers to go on from: two are kept, a death
 
 def run_peer(
     scenario: Scenario,
-    wire: Wire,
+    wire: Transport,
     folder: Path,
     force: bool = False,
     resume: bool = False,
@@ -44,27 +44,30 @@ def run_peer(
     with outside_rounds(wire.rank):
         check_size(scenario, wire.size)
         folder = folder.absolute()  # whatever a plug-in makes the current one
-        side = Neighborhood(wire.twin(), scenario.topology, Clock())
+        control = Neighborhood(wire.duplicate(), scenario.topology, Clock())
         resume = resume and (folder / "run.h5").exists()
-        agree(scenario, folder, side, force, resume, local_rank)
+        check_all_peers(scenario, folder, control, force, resume, local_rank)
         if resume and recorder.status(folder) == "done":
             return
         data = scenario.fingerprint(wire.rank)
-        book = Book(folder, wire.rank, data, lambda: recorder.identity(folder))
-        book.round = choose(book, side) if resume else 0
-        if book.round:
-            unite(problem_of(run_folder.check_file, folder, scenario, wire.rank, book.run), side)
-        scribe = enter(folder, side, anew=not book.round)
+        store = CheckpointStore(folder, wire.rank, data, lambda: recorder.identity(folder))
+        store.round = select_checkpoint(store, control) if resume else 0
+        if store.round:
+            raise_on_all(
+                capture_error(run_folder.check_file, folder, scenario, wire.rank, store.run),
+                control,
+            )
+        writes_run_file = create_run_folder(folder, control, anew=not store.round)
         try:
-            perform(scenario, wire, side, book, scribe, asked)
+            perform(scenario, wire, control, store, writes_run_file, asked)
         except StoppedError:
-            finish(folder, "stopped", scribe, side)
+            finish(folder, "stopped", writes_run_file, control)
             raise
         else:
-            finish(folder, "done", scribe, side)
-            book.forget()
+            finish(folder, "done", writes_run_file, control)
+            store.delete()
         finally:
-            crash_report.revoke()
+            crash_report.unregister()
 
 
 @contextlib.contextmanager
@@ -82,29 +85,29 @@ def outside_rounds(rank: int) -> Iterator[None]:
 
 def perform(
     scenario: Scenario,
-    wire: Wire,
-    side: Neighborhood,
-    book: Book,
-    scribe: bool,
+    wire: Transport,
+    control: Neighborhood,
+    store: CheckpointStore,
+    writes_run_file: bool,
     asked: Callable[[], bool],
 ) -> None:
     """Go through all rounds; PeerError where this peer fails, after that has been written down."""
-    folder, settings = book.folder, scenario.experiment.run
+    folder, settings = store.folder, scenario.experiment.run
     simulation = None
     try:
-        if scribe and book.round:
-            recorder.go_on(folder, book.round)
-        elif scribe:
+        if writes_run_file and store.round:
+            recorder.go_on(folder, store.round)
+        elif writes_run_file:
             recorder.create_run_file(folder, scenario, wire.library)
-        side.maximum(np.zeros(1))  # from here on a failure can be written down
-        log = recorder.Recorder(folder, scenario, wire.rank, resume=book.round > 0)
-        crash_report.leave(log.path)
+        control.maximum(np.zeros(1))  # from here on a failure can be written down
+        log = recorder.Recorder(folder, scenario, wire.rank, resume=store.round > 0)
+        crash_report.register(log.path)
         schedule = None
         if scenario.scheduled:
-            schedule = Schedule(folder, wire.rank, resume=book.round > 0)
-        simulation = Simulation(scenario, wire, side, log, schedule)
-        simulation.net.alarm = side.alarm = Watchdog(folder, wire.size, log, settings.patience)
-        simulation.run(Pulse(side, settings, asked), book)
+            schedule = EventLog(folder, wire.rank, resume=store.round > 0)
+        simulation = Simulation(scenario, wire, control, log, schedule)
+        simulation.net.alarm = control.alarm = Watchdog(folder, wire.size, log, settings.patience)
+        simulation.run(RoundAgreement(control, settings, asked), store)
     except (AbortedError, KeyboardInterrupt, StoppedError):
         raise
     except HangError as error:
@@ -123,11 +126,11 @@ def record(folder: Path, rank: int, text: str) -> bool:
     return True
 
 
-def finish(folder: Path, status: str, scribe: bool, side: Neighborhood) -> None:
+def finish(folder: Path, status: str, writes_run_file: bool, control: Neighborhood) -> None:
     """Write how the run ended; whoever returns from here can rely on it."""
-    if scribe:
+    if writes_run_file:
         recorder.set_status(folder, status)
-    side.maximum(np.zeros(1))
+    control.maximum(np.zeros(1))
 
 
 def check_size(scenario: Scenario, size: int) -> None:
@@ -139,23 +142,23 @@ def check_size(scenario: Scenario, size: int) -> None:
         )
 
 
-def agree(
+def check_all_peers(
     scenario: Scenario,
     folder: Path,
-    side: Neighborhood,
+    control: Neighborhood,
     force: bool,
     resume: bool,
     local_rank: int,
 ) -> None:
     """All peers go on, or none: the first that cannot says why, the others end silently."""
-    busy = problem_of(run_folder.check_idle, folder) if side.rank == 0 else None
-    unite(busy, side)  # before anybody has a file that is new
+    busy = capture_error(run_folder.check_idle, folder) if control.rank == 0 else None
+    raise_on_all(busy, control)  # before anybody has a file that is new
     if resume:
-        problem = problem_of(run_folder.check_same, folder, scenario)
+        problem = capture_error(run_folder.check_same, folder, scenario)
     else:
-        problem = problem_of(run_folder.check_folder, folder, force)
-    problem = problem or problem_of(choose_device, scenario, local_rank)
-    unite(problem or problem_of(scenario.hold, side.rank), side)
+        problem = capture_error(run_folder.check_folder, folder, force)
+    problem = problem or capture_error(choose_device, scenario, local_rank)
+    raise_on_all(problem or capture_error(scenario.hold, control.rank), control)
 
 
 def choose_device(scenario: Scenario, local_rank: int) -> None:
@@ -163,7 +166,7 @@ def choose_device(scenario: Scenario, local_rank: int) -> None:
     scenario.device = devices.pick(scenario.experiment.run.device, local_rank)
 
 
-def problem_of(check: Callable[..., object], *arguments: Any) -> InputError | None:
+def capture_error(check: Callable[..., object], *arguments: Any) -> InputError | None:
     """What a check has to say."""
     try:
         check(*arguments)
@@ -172,37 +175,37 @@ def problem_of(check: Callable[..., object], *arguments: Any) -> InputError | No
     return None
 
 
-def unite(problem: InputError | None, side: Neighborhood) -> None:
+def raise_on_all(problem: InputError | None, control: Neighborhood) -> None:
     """Raise on all peers if there is a problem on one: it says it, the others are silent."""
-    order = float(side.peers - side.rank)  # the first rank has the highest
-    highest = side.maximum(np.array([order if problem else 0.0]))[0]
+    order = float(control.peers - control.rank)  # the first rank has the highest
+    highest = control.maximum(np.array([order if problem else 0.0]))[0]
     if not highest:
         return
     if problem and order == highest:
-        problem.speaks = True
+        problem.report_from_any_rank = True
         raise problem
     raise AbortedError
 
 
-def choose(book: Book, side: Neighborhood) -> int:
+def select_checkpoint(store: CheckpointStore, control: Neighborhood) -> int:
     """The newest round after which every peer has a whole checkpoint; 0 where there is none."""
     whole, problem = [], None
     try:
-        for round_ in checkpoint.rounds(book.folder)[:CANDIDATES]:
+        for round_ in checkpoint.rounds(store.folder)[:CANDIDATES]:
             try:
-                book.check(round_)
+                store.check(round_)
                 whole.append(round_)
             except DamagedError as error:
-                notice(f"checkpoint of round {round_}, peer {book.rank}: {error}; not used")
+                notice(f"checkpoint of round {round_}, peer {store.rank}: {error}; not used")
     except InputError as error:
         problem = error
-    unite(problem, side)
+    raise_on_all(problem, control)
     mine = np.zeros(CANDIDATES)
     mine[: len(whole)] = whole
-    everyone = side.gather(mine)
+    everyone = control.gather(mine)
     common = set(whole).intersection(*(set(row.astype(int).tolist()) for row in everyone))
     chosen = max(common, default=0)
-    if side.rank == 0:
+    if control.rank == 0:
         notice(f"going on after round {chosen}" if chosen else "no checkpoint: from the beginning")
     return chosen
 
@@ -212,7 +215,7 @@ def notice(text: str) -> None:
     print(f"p2psim: {text}", file=sys.stderr, flush=True)
 
 
-def enter(folder: Path, side: Neighborhood, anew: bool) -> bool:
+def create_run_folder(folder: Path, control: Neighborhood, anew: bool) -> bool:
     """Make the run folder; True for the one peer, the first to come, that writes run.h5."""
 
     def clear() -> None:
@@ -220,8 +223,11 @@ def enter(folder: Path, side: Neighborhood, anew: bool) -> bool:
         recorder.clear(folder, anew)
 
     claimed: list[bool] = []
-    unite(problem_of(written, folder, clear), side)
-    unite(problem_of(written, folder, lambda: claimed.append(recorder.claim(folder))), side)
+    raise_on_all(capture_error(written, folder, clear), control)
+    raise_on_all(
+        capture_error(written, folder, lambda: claimed.append(recorder.claim_run_file(folder))),
+        control,
+    )
     return claimed[0]
 
 

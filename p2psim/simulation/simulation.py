@@ -13,14 +13,14 @@ import numpy as np
 from p2psim.base import Vector
 from p2psim.errors import StoppedError
 from p2psim.experiment.scenario import Scenario
-from p2psim.network.clock import Clock, Realized
+from p2psim.network.clock import Clock, RealTimePacer
 from p2psim.network.neighborhood import Neighborhood, silent
-from p2psim.network.transport import Wire
+from p2psim.network.transport import Transport
 from p2psim.rng import Stream
 from p2psim.simulation import allocator, recorder
-from p2psim.simulation.agreement import Order, Pulse
-from p2psim.simulation.checkpoint import Book
-from p2psim.simulation.event_log import Schedule
+from p2psim.simulation.agreement import Decision, RoundAgreement
+from p2psim.simulation.checkpoint import CheckpointStore
+from p2psim.simulation.event_log import EventLog
 
 COUNTERS = ("bytes_sent", "bytes_received", "messages_sent", "header_bytes")
 
@@ -31,24 +31,24 @@ class Simulation:
     def __init__(
         self,
         scenario: Scenario,
-        wire: Wire,
-        side: Neighborhood,
+        wire: Transport,
+        control: Neighborhood,
         log: recorder.Recorder,
-        schedule: Schedule | None = None,
+        schedule: EventLog | None = None,
     ) -> None:
-        self.scenario, self.wire, self.side, self.log = scenario, wire, side, log
+        self.scenario, self.wire, self.control, self.log = scenario, wire, control, log
         self.clock, self.schedule = Clock(schedule), schedule
-        self.realized: Realized | None = None
+        self.realized: RealTimePacer | None = None
         self.net = Neighborhood(wire, scenario.topology, self.clock, scenario.experiment.time.link)
-        self.net.side = side
+        self.net.control = control
         self.algorithm = scenario.experiment.algorithm
         self.round = 0
-        self.at("start")
+        self.set_phase("start")
 
-    def at(self, phase: str) -> None:
+    def set_phase(self, phase: str) -> None:
         """Say where this peer is."""
         self.phase = phase
-        self.log.at(phase, self.round)
+        self.log.set_phase(phase, self.round)
         if self.schedule:
             self.schedule.round = self.round
 
@@ -67,64 +67,64 @@ class Simulation:
         batches = Batches(data, samples, scenario.batch_size(rank), seed, rank)
         self.oracle = LocalOracle(scenario, self.model, batches, self.clock)
         self.oracle.alive = self.log.alive
-        self.evaluator = Evaluator(scenario, self.model, self.side)
+        self.evaluator = Evaluator(scenario, self.model, self.control)
         scenario.held = scenario.trains = None  # what is not in use by now may go
         self.due = set(scenario.eval_rounds())
         return self.model.x
 
-    def run(self, pulse: Pulse, book: Book) -> None:
+    def run(self, agreement: RoundAgreement, store: CheckpointStore) -> None:
         """All rounds that are left; the peer's file holds the rows so far at any moment.
 
         StoppedError where the peers agreed to stop before the last one.
         """
         with np.errstate(over="ignore", invalid="ignore"):  # the rows show what has diverged
-            self.rounds(self.prepare(), pulse, book)
+            self.rounds(self.prepare(), agreement, store)
 
-    def rounds(self, x: Vector, pulse: Pulse, book: Book) -> None:
+    def rounds(self, x: Vector, agreement: RoundAgreement, store: CheckpointStore) -> None:
         """From the first x, or from a checkpoint, to the last."""
         self.algorithm.start(x, self.oracle, self.net)
         self.net.pool.arrays.clear()  # a start may take other sizes than the rounds
         self.wall = 0.0
-        if book.round:
-            self.net.settle()  # what `start` has sent counts no more
-            x = self.restore(book)
-        allocator.quick()
-        self.side.maximum(np.zeros(1))  # all are ready: real time starts together
+        if store.round:
+            self.net.drain()  # what `start` has sent counts no more
+            x = self.restore(store)
+        allocator.keep_freed_memory()
+        self.control.maximum(np.zeros(1))  # all are ready: real time starts together
         self.began = time.perf_counter() - self.wall
         if self.scenario.experiment.time.realize:
-            self.realized = Realized(self.clock.now, self.log.alive)
+            self.realized = RealTimePacer(self.clock.now, self.log.alive)
             self.clock.sleep = self.realized.sleep
-        for number in range(book.round + 1, self.scenario.rounds + 1):
+        for number in range(store.round + 1, self.scenario.rounds + 1):
             self.round = number
             x = self.one_round(x)
-            order = pulse(number) if number < self.scenario.rounds else Order()
-            if order.save:
-                self.at("checkpoint")
-                with self.beside():
-                    self.save(x, book)
-            if order.stop:
+            decision = agreement(number) if number < self.scenario.rounds else Decision()
+            if decision.checkpoint:
+                self.set_phase("checkpoint")
+                with self.untimed():
+                    self.save(x, store)
+            if decision.stop:
                 raise StoppedError
-        self.at("end")
-        self.net.settle()
-        self.net.alarm = self.side.alarm = silent  # the file that it writes to is being closed
+        self.set_phase("end")
+        self.net.drain()
+        self.net.alarm = self.control.alarm = silent  # the file that it writes to is being closed
         self.log.close(x)
         if self.schedule:
             self.schedule.close()
-        self.side.maximum(np.zeros(1))  # nobody leaves before all have finished
+        self.control.maximum(np.zeros(1))  # nobody leaves before all have finished
 
     def one_round(self, x: Vector) -> Vector:
         """Local phase, consensus phase, one row."""
-        self.at("local")
+        self.set_phase("local")
         self.oracle.begin(x)
-        x = self.checked(self.algorithm.local(x, self.oracle, self.net))
+        x = self.check_vector(self.algorithm.local(x, self.oracle, self.net))
         self.evaluate(x)
-        self.at("consensus")
+        self.set_phase("consensus")
         for _ in range(self.scenario.experiment.learning.consensus_steps):
-            x = self.checked(self.algorithm.consensus(x, self.oracle, self.net))
+            x = self.check_vector(self.algorithm.consensus(x, self.oracle, self.net))
             self.net.step += 1
         self.oracle.end(x)
         self.evaluate(x)
-        self.at("record")
+        self.set_phase("record")
         self.log.train(
             self.round,
             step=self.oracle.step_count,
@@ -135,10 +135,12 @@ class Simulation:
             energy=self.oracle.energy,
             **{name: getattr(self.net, name) for name in COUNTERS},
         )
-        self.log.own(self.round, {k: getattr(self.algorithm, k) for k in self.algorithm.records})
+        self.log.algorithm_row(
+            self.round, {k: getattr(self.algorithm, k) for k in self.algorithm.metrics}
+        )
         return x
 
-    def checked(self, x: Vector) -> Vector:
+    def check_vector(self, x: Vector) -> Vector:
         """What a phase has returned; TypeError unless it is a vector like the model's."""
         like = self.model.x
         if not isinstance(x, np.ndarray) or (x.shape, x.dtype) != (like.shape, like.dtype):
@@ -146,15 +148,15 @@ class Simulation:
             raise TypeError(f"it has returned {what}, not {like.dtype} {like.shape}")
         return x
 
-    def save(self, x: Vector, book: Book) -> None:
+    def save(self, x: Vector, store: CheckpointStore) -> None:
         """Write a checkpoint of this moment, beside the one before."""
         self.net.complete()
         self.log.flush()  # the rows up to here must not be lost either
         if self.schedule:
             self.schedule.flush()
-        book.write(self.round, self.state(x), self.known())
-        self.side.maximum(np.zeros(1))  # all have written theirs: older ones may go
-        book.turn(self.round)
+        store.write(self.round, self.state(x), self.shared_objects())
+        self.control.maximum(np.zeros(1))  # all have written theirs: older ones may go
+        store.rotate(self.round)
 
     def state(self, x: Vector) -> dict[str, Any]:
         """All that the next round depends on, by name."""
@@ -164,7 +166,7 @@ class Simulation:
             "optimizer": self.oracle.optimizer,
             "rule": self.oracle.rule,
             "buffers": {k: b.cpu() for k, b in self.model.module.named_buffers()},
-            "under way": list(self.net.under_way),
+            "under way": list(self.net.in_flight),
             "numbers": {
                 "step": self.net.step,
                 "steps": self.oracle.step_count,
@@ -179,21 +181,21 @@ class Simulation:
             },
         }
 
-    def known(self) -> dict[str, object]:
+    def shared_objects(self) -> dict[str, object]:
         """What state may refer to and every peer has anyway."""
         model = self.model
         parameters = {f"parameter {number}": p for number, p in enumerate(model.parameters)}
         there = {"net": self.net, "pool": self.net.pool, "oracle": self.oracle, "model": model}
         return {**there, "module": model.module, **parameters}
 
-    def restore(self, book: Book) -> Vector:
+    def restore(self, store: CheckpointStore) -> Vector:
         """Be where the checkpoint was written; returns x."""
         self.began = time.perf_counter()
-        found = book.read(self.state(self.model.x), self.known())
+        found = store.read(self.state(self.model.x), self.shared_objects())
         numbers = found["numbers"]
         for name, buffer in self.model.module.named_buffers():
             buffer.copy_(found["buffers"][name])  # the module goes on with its own
-        self.net.step, self.net.under_way = numbers["step"], set(found["under way"])
+        self.net.step, self.net.in_flight = numbers["step"], set(found["under way"])
         for name in COUNTERS:
             setattr(self.net, name, numbers[name])
         self.oracle.step_count, self.oracle.losses = numbers["steps"], numbers["losses"]
@@ -202,7 +204,7 @@ class Simulation:
         self.wall = numbers["wall"]
         if self.schedule:
             self.schedule.rewind(numbers["events"])
-        self.log.rewind(book.round, numbers["rows"])
+        self.log.rewind(store.round, numbers["rows"])
         x: Vector = found["x"]
         return x
 
@@ -210,20 +212,20 @@ class Simulation:
         """Measure x after this phase, where the experiment asks for it."""
         if self.round in self.due and self.phase in self.scenario.experiment.eval.phases:
             phase = self.phase
-            self.at(f"evaluation after {phase}")
+            self.set_phase(f"evaluation after {phase}")
             if self.round == self.scenario.rounds:
                 self.evaluator.use_all()
-            with self.beside():
+            with self.untimed():
                 row = self.evaluator.measure(x)
             self.log.evaluation(self.round, phase, time=self.clock.now, **row)
 
     @contextlib.contextmanager
-    def beside(self) -> Iterator[None]:
+    def untimed(self) -> Iterator[None]:
         """What takes no virtual time: realized time is not late because of it."""
         began = time.monotonic()
         yield
         if self.realized:
-            self.realized.leave_out(time.monotonic() - began)
+            self.realized.exclude(time.monotonic() - began)
 
     def failure(self, error: BaseException) -> str:
         """Which peer failed, where and why, in one line."""

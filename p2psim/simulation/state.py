@@ -31,7 +31,7 @@ CONSTANT = (type, ModuleType, FunctionType, MethodType, BuiltinFunctionType, Pat
 FITS = range(-(2**63), 2**63)
 
 
-class Freezer:
+class StateEncoder:
     """Values to nodes; the memory of arrays is not copied: see `blocks`.
 
     `known` are objects that both runs have, by name: they are referred to, not written.
@@ -126,10 +126,10 @@ DEPTH = 200  # of containers and objects in each other; Python's own stack ends 
 
 
 def check_node(node: Node, blocks: list[Block], depth: int = DEPTH) -> None:
-    """Check that a node read from a file has the form that Freezer gives it.
+    """Check that a node read from a file has the form that StateEncoder gives it.
 
     ValueError or TypeError otherwise: an array must lie within its block of `blocks`, and no other
-    name than those of Freezer is looked up.
+    name than those of StateEncoder is looked up.
     """
     if not depth:
         raise ValueError(f"a state is nested more than {DEPTH} times")
@@ -175,7 +175,7 @@ def view(blocks: list[Block], dtype: str, place: Node) -> Any:
     raise ValueError(f"an array has no place such as {str(place)[:60]}")
 
 
-class Thawer:
+class StateDecoder:
     """Nodes back to values, into what the resumed run has made so far."""
 
     def __init__(self, known: dict[str, object], blocks: list[Block]) -> None:

@@ -1,6 +1,6 @@
 """Turns a hang into a report: who waits for whom, since when, and who does not wait at all.
 
-Every peer's own file says what it does at this moment (recorder.NOW). A peer that has waited for
+Every peer's own file says what it does at this moment (recorder.STATUS). A peer that has waited for
 [run] patience reads all of them, and so does p2psim run, which has started them. If one peer is at
 work and has for as long taken no step and begun no phase, the run is over: that peer is the
 culprit. If none is at work, they wait for each other.
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from p2psim.simulation import recorder
-from p2psim.simulation.recorder import Moment, Recorder
+from p2psim.simulation.recorder import PeerStatus, Recorder
 
 GRACE = 5.0  # seconds more than peers have to find it out by themselves
 
@@ -34,7 +34,7 @@ def look(folder: Path, peers: int, patience: float, began: float = 0.0) -> None:
     now, moments = time.time(), {}
     for rank in range(peers):
         try:
-            moments[rank] = recorder.moment(folder, rank)
+            moments[rank] = recorder.status_of(folder, rank)
         except OSError:
             raise HangError(rank, f"peer {rank} has not come to its first round") from None
     waiting = {rank: m for rank, m in moments.items() if m.waits}
@@ -90,7 +90,7 @@ class Overseer:
         return ""
 
 
-def blame(rank: int, moment: Moment, now: float) -> str:
+def blame(rank: int, moment: PeerStatus, now: float) -> str:
     """What the culprit does."""
     who = f"peer {rank} on {moment.host}"
     where = f"phase {moment.phase!r} of round {moment.round}"
@@ -99,7 +99,7 @@ def blame(rank: int, moment: Moment, now: float) -> str:
     return f"{who} hangs: in {where} for {now - moment.since:.0f} s, waiting for nobody"
 
 
-def waits(rank: int, moment: Moment, now: float) -> str:
+def waits(rank: int, moment: PeerStatus, now: float) -> str:
     """What a peer that waits does."""
     others = ", ".join(map(str, moment.waits_for))
     return (

@@ -259,7 +259,7 @@ def test_the_printed_biases_diverge_as_predicted(tmp_path: Path) -> None:
     printed = p2pl(eta_d=0.0, eta_b=1.0, bias="printed")
     table = quadratic_table(problem, tmp_path, printed, topology="complete")
     assert (
-        "all models are multiplied by 2" in plan.outlook(scenario.load(table, tmp_path))["warning"]
+        "all models are multiplied by 2" in plan.diagnose(scenario.load(table, tmp_path))["warning"]
     )
     ran = run_quadratic(problem, tmp_path, printed, topology="complete", rounds=1)
     assert difference(ran.x, problem.x0 + problem.x0.mean(axis=0)) <= 1e-12
@@ -294,7 +294,7 @@ def test_a_warning_names_what_to_change(
     parameters: Table, said: str | None, tmp_path: Path
 ) -> None:
     table = quadratic_table(quadratics(2), tmp_path, p2pl(**parameters), topology="complete")
-    found = plan.outlook(scenario.load(table, tmp_path)).get("warning")
+    found = plan.diagnose(scenario.load(table, tmp_path)).get("warning")
     assert (found is None) == (said is None)
     assert found is None or re.search(said or "", found)
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from p2psim import registry
 from p2psim.errors import InputError
 from p2psim.learning import int8
-from p2psim.learning.int8 import Exact, Int8, lower
+from p2psim.learning.int8 import Exact, Int8, quantize_model
 from p2psim.models import norms
 from tests.support.runs import Table, quadratic_table, quadratics, run_here
 
@@ -135,7 +135,7 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 def test_with_identities_for_quantizers_it_is_autograd(name: str) -> None:
     make, shape = LAYERS[name]
     plain, twin = (spread(seeded(make).double()) for _ in range(2))
-    split = lower(twin, Exact)
+    split = quantize_model(twin, Exact)
     assert any(isinstance(part, int8.Wrapper) for part in split.modules())
     found = []
     for module in (plain, split):
@@ -154,7 +154,7 @@ def test_with_identities_for_quantizers_it_is_autograd(name: str) -> None:
 def test_whole_networks_with_identities_are_autograd(name: str) -> None:
     given: Table = {"norm": "range-evonorm", **({"head": "hidden"} if name == "vgg11" else {})}
     plain = registry.names("model")[name](**given).build((3, 32, 32), 10).double()
-    split = lower(copy.deepcopy(plain), Exact)
+    split = quantize_model(copy.deepcopy(plain), Exact)
     shapes = [p.shape for p in plain.parameters()]
     assert shapes == [p.shape for p in split.parameters()]
     grads = []
@@ -189,7 +189,7 @@ def test_every_model_computes_in_8_bits(name: str) -> None:
     given, shape = MODELS[name]
     torch.manual_seed(0)
     plain = registry.names("model")[name](**given).build(shape, 10).double()
-    low = lower(copy.deepcopy(plain))
+    low = quantize_model(copy.deepcopy(plain))
     x, y = tensor(6, *shape), torch.arange(6) % 10
     found = []
     for module in (plain, low):
@@ -237,22 +237,22 @@ def test_a_layer_takes_quantized_inputs_weights_and_gradients(monkeypatch: Any) 
     monkeypatch.setattr(Int8, "gradient", staticmethod(noiseless))
     layer = nn.Linear(12, 5).double()
     x, up = tensor(9, 12, seed=1).requires_grad_(), tensor(9, 5, seed=2)
-    y = lower(copy.deepcopy(layer), Int8)(x)
+    y = quantize_model(copy.deepcopy(layer), Int8)(x)
     lowered_grads = torch.autograd.grad((y * up).sum(), x)
     a, w, b = x.detach().numpy(), layer.weight.detach().numpy(), layer.bias.detach().numpy()
     qx = q(a, a.min(axis=1).mean(), a.max(axis=1).mean())
     qw, g = q(w, w.min(), w.max()), up.numpy()
     assert np.abs(y.detach().numpy() - (qx @ qw.T + q(b, b.min(), b.max()))).max() < 1e-12
     assert np.abs(lowered_grads[0].numpy() - q(g, g.min(), g.max()) @ qw).max() < 1e-12
-    module = lower(copy.deepcopy(layer), Int8)
+    module = quantize_model(copy.deepcopy(layer), Int8)
     gw, gb = torch.autograd.grad((module(x) * up).sum(), list(module.parameters()))
     assert np.abs(gw.numpy() - g.T @ qx).max() < 1e-12  # the gradient of weights is not quantized
     assert np.abs(gb.numpy() - g.sum(axis=0)).max() < 1e-12
 
 
 def test_running_ranges_are_used_in_evaluation_and_are_no_parameters() -> None:
-    layer = lower(nn.Linear(6, 2))
-    known = int8.Activation(Int8)
+    layer = quantize_model(nn.Linear(6, 2))
+    known = int8.InputQuantizer(Int8)
     first, second = torch.rand(4, 6), 3 * torch.rand(4, 6)
     known(first)
     known(second)
@@ -263,7 +263,10 @@ def test_running_ranges_are_used_in_evaluation_and_are_no_parameters() -> None:
     assert np.allclose(known(first), q(first.numpy(), *expected), atol=1e-6)
     assert np.allclose([known.low, known.high], expected, rtol=1e-6)
     assert len(list(layer.parameters())) == 2
-    assert {name for name, _ in layer.named_buffers()} == {"taken.low", "taken.high"}
+    assert {name for name, _ in layer.named_buffers()} == {
+        "input_quantizer.low",
+        "input_quantizer.high",
+    }
 
 
 def test_an_int8_run_repeats_and_differs_from_fp32(tmp_path: Path) -> None:
@@ -285,7 +288,7 @@ def test_what_has_no_layers_is_refused(tmp_path: Path) -> None:
 
 def test_a_transformer_of_torch_can_be_lowered() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
-    exact, low = (lower(copy.deepcopy(layer), kind) for kind in (Exact, Int8))
+    exact, low = (quantize_model(copy.deepcopy(layer), kind) for kind in (Exact, Int8))
     x = tensor(3, 5, 8)
     for mode in (layer.train, layer.eval):
         mode()
@@ -293,7 +296,7 @@ def test_a_transformer_of_torch_can_be_lowered() -> None:
         with torch.no_grad():
             assert (exact(x) - layer(x)).norm() <= 1e-12 * layer(x).norm()
     kinds = [type(part).__name__ for part in low.modules()]
-    assert (kinds.count("Lowered"), kinds.count("LoweredNorm")) == (2, 2)
+    assert (kinds.count("QuantizedLayer"), kinds.count("QuantizedNorm")) == (2, 2)
     low(x).square().sum().backward()
     assert all(p.grad is not None for p in low.parameters())
 
@@ -302,24 +305,24 @@ def test_what_a_layer_does_itself_it_does_in_8_bits_too() -> None:
     layer, x = nn.Linear(6, 2), torch.rand(4, 6)
     seen: list[torch.Tensor] = []
     layer.register_forward_hook(lambda *told: seen.append(told[2]))
-    lower(layer)(x)
+    quantize_model(layer)(x)
     assert len(seen) == 2
-    half: Any = lower(Halved(6, 2))
+    half: Any = quantize_model(Halved(6, 2))
     assert (half(x) - half.layer(x)).abs().max() < 0.1 < half.layer(x).abs().max()
     assert not torch.equal(half(x), half.layer(x))
 
 
 def test_a_layer_that_stands_twice_is_quantized_once() -> None:
-    made = lower(Twice())
+    made = quantize_model(Twice())
     kinds = [type(part).__name__ for part in made.modules()]
-    assert (kinds.count("Lowered"), kinds.count("LoweredNorm")) == (1, 1)
+    assert (kinds.count("QuantizedLayer"), kinds.count("QuantizedNorm")) == (1, 1)
     assert made.one[0] is made.other[0]  # type: ignore[index]
     assert made.other[1] is made.other[0][0]  # type: ignore[index]
 
 
 def test_a_layer_tells_what_it_is() -> None:
-    linear: Any = lower(nn.Linear(6, 2))
-    norm: Any = lower(nn.BatchNorm2d(3))
+    linear: Any = quantize_model(nn.Linear(6, 2))
+    norm: Any = quantize_model(nn.BatchNorm2d(3))
     assert (linear.in_features, linear.out_features) == (6, 2)
     assert (norm.eps, norm.num_features) == (1e-5, 3)
     with pytest.raises(AttributeError, match="nothing"):
@@ -329,13 +332,13 @@ def test_a_layer_tells_what_it_is() -> None:
 @pytest.mark.parametrize("model", [nn.GELU(), nn.MultiheadAttention(4, 2), nn.LSTM(3, 3)])
 def test_a_model_without_such_layers_is_refused(model: nn.Module) -> None:
     with pytest.raises(InputError, match='"int8": the model has no convolution'):
-        lower(model)
+        quantize_model(model)
 
 
 def test_what_is_not_known_stays_as_it_is() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 3), nn.GELU())
-    made = lower(module)
+    made = quantize_model(module)
     assert type(made[0]) is nn.Embedding  # type: ignore[index]
     assert made(torch.tensor([[1, 2]])).shape == (1, 3)
 
@@ -351,7 +354,7 @@ def test_sums_of_a_users_own_model_are_quantized() -> None:
             return made
 
     x = tensor(5, 7)
-    made = lower(Twice())(x).numpy()
+    made = quantize_model(Twice())(x).numpy()
     parts = [(v, v.min(1).mean(), v.max(1).mean()) for v in (x.numpy(), x.square().numpy())]
     assert np.abs(made - sum(q(*part) for part in parts)).max() < 1e-6
     assert np.abs(made - (x + x.square()).numpy()).max() > 1e-4

@@ -218,7 +218,7 @@ def test_the_critical_path_by_hand(tmp_path: Path) -> None:
         tmp_path, {"compute": EACH, "link": {"name": "edges"}}, topology=edge_list(tmp_path)
     )
     run, events = scheduled(tmp_path, {**made, "rounds": 2})
-    path = timeline.Schedule(events, 1, 2).critical()
+    path = timeline.TimelineWindow(events, 1, 2).critical()
     assert run.train["time"][:, 1].tolist() == [13.0, 11.5, 11.0, 13.0]
     # 3 works to 4, its model is with 0 at 8; 0 works to 9, its model is with 3 at 13 (a tie with
     # 3's second, there at 9 + 4 too: the path goes back from the peer of lower rank).

@@ -14,7 +14,7 @@ from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform
 from p2psim.network.neighborhood import Neighborhood
 from p2psim.network.topology import Topology
-from p2psim.network.transport import Alarm, ThreadWire, Wire, run_threads
+from p2psim.network.transport import Alarm, ThreadTransport, Transport, run_threads
 from tests.support.runs import Table, quadratic_table, quadratics, run_here
 
 PEERS, D = 7, 24
@@ -116,7 +116,7 @@ def test_a_mix_receives_into_its_window(messages: float, monkeypatch: pytest.Mon
     window = int(messages * nbytes)
     monkeypatch.setattr(neighborhood, "WINDOW", window)
 
-    def body(wire: Wire) -> None:
+    def body(wire: Transport) -> None:
         net = Neighborhood(wire, full(peers), Clock(), Uniform())
         x = np.arange(LARGE, dtype=np.float32) + wire.rank
         for _ in range(5):
@@ -129,7 +129,7 @@ def test_a_mix_receives_into_its_window(messages: float, monkeypatch: pytest.Mon
     run_threads(peers, body)
 
 
-class Reporting(ThreadWire):
+class Reporting(ThreadTransport):
     """Reports every wait, with all that it waits for."""
 
     def wait(self, requests: list[Any], alarm: Alarm) -> None:
@@ -141,8 +141,8 @@ def test_an_alarm_names_the_peers_of_the_group(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(neighborhood, "WINDOW", 4 * 4 * D)
     heard: dict[int, list[tuple[float, list[int]]]] = {}
 
-    def body(wire: Wire) -> None:
-        assert isinstance(wire, ThreadWire)
+    def body(wire: Transport) -> None:
+        assert isinstance(wire, ThreadTransport)
         net = Neighborhood(Reporting(wire.hub, wire.rank), full(PEERS), Clock(), Uniform())
         said = heard.setdefault(wire.rank, [])
         net.alarm = lambda seconds, peers: said.append((seconds, peers))

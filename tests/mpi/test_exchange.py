@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from p2psim.launcher.runner import see_it_taken
+from p2psim.launcher.runner import wait_until_stderr_is_read
 from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform
 from p2psim.network.neighborhood import HEADER, WINDOW, Neighborhood
 from p2psim.network.topology import Topology
-from p2psim.network.transport import MPIWire
+from p2psim.network.transport import MPITransport
 from p2psim.registry import find
 from p2psim.rng import Stream
 from tests.support.programs import Ended, run, under_mpiexec
@@ -45,10 +45,10 @@ def directed(n: int) -> Matrix:
     return W
 
 
-def made(wire: MPIWire, *weights: Matrix, link: Uniform | None = None) -> Neighborhood:
+def made(wire: MPITransport, *weights: Matrix, link: Uniform | None = None) -> Neighborhood:
     """This rank's neighborhood on a graph of its own communicator."""
     topology = Topology(np.stack(weights), "made", directed=True, rule="edges", links={})
-    return Neighborhood(wire.twin(), topology, Clock(), link or Uniform())
+    return Neighborhood(wire.duplicate(), topology, Clock(), link or Uniform())
 
 
 def vector(rank: int, d: int, step: int = 0, dtype: Any = np.float32) -> NDArray[Any]:
@@ -65,7 +65,7 @@ def mixed(W: Matrix, rank: int, value: Callable[[int], Any]) -> Any:
     return total
 
 
-def check_directed_edges(wire: MPIWire) -> None:
+def check_directed_edges(wire: MPITransport) -> None:
     """Messages go along the arrows only; counts, order and clock are as defined."""
     d, W = 7, directed(wire.size)
     net = made(wire, W, link=LINK)
@@ -88,7 +88,7 @@ def check_directed_edges(wire: MPIWire) -> None:
     assert (double == mixed(W, wire.rank, lambda j: vector(j, d, dtype=np.float64))).all()
 
 
-def check_empty_neighborhoods(wire: MPIWire) -> None:
+def check_empty_neighborhoods(wire: MPITransport) -> None:
     """Peer 0 only sends, peer 1 only receives, peer 2 does neither, in turns with a full graph."""
     n, rank = wire.size, wire.rank
     star, full = np.eye(n), np.full((n, n), 1 / n)
@@ -108,7 +108,7 @@ def check_empty_neighborhoods(wire: MPIWire) -> None:
         net.step += 1
 
 
-def check_messages_by_receiver(wire: MPIWire) -> None:
+def check_messages_by_receiver(wire: MPITransport) -> None:
     """A message for each receiver; what is missing or too much is refused before it is sent."""
     n, rank, W = wire.size, wire.rank, directed(wire.size)
     net = made(wire, W)
@@ -138,7 +138,7 @@ def coder(name: str, rank: int, *shapes: tuple[int, ...], **parameters: Any) -> 
     return made
 
 
-def check_large_messages(wire: MPIWire) -> None:
+def check_large_messages(wire: MPITransport) -> None:
     """8 MiB to everybody at once, by all: no deadlock, no mixing up, nothing cut."""
     n = wire.size
     net = made(wire, np.full((n, n), 1 / n))
@@ -152,37 +152,37 @@ def check_large_messages(wire: MPIWire) -> None:
     assert net.bytes_sent == net.bytes_received == 2 * (n - 1) * 4 * LARGE
 
 
-def check_posts_out_of_order(wire: MPIWire) -> None:
+def check_posts_out_of_order(wire: MPITransport) -> None:
     """Several transfers under way, of different sizes and steps, asked for in another order."""
     one, two = directed(wire.size), directed(wire.size) * 2
     net = made(wire, one, two)
     handles, sizes = [], [3, 100_000, 50, 7]
     for step, d in enumerate(sizes):
         own = vector(wire.rank, d, step)
-        handles.append(net.post(own))
+        handles.append(net.start_exchange(own))
         own[:] = -1  # a posted vector is its owner's again
         net.step += 1
     for step in (2, 0, 3, 1):
         W, d = (one, two)[step % 2], sizes[step]
         wished = mixed(W, wire.rank, lambda j, d=d, at=step: vector(j, d, at))  # type: ignore[misc]
         assert handles[step].mix().tobytes() == wished.tobytes()
-    assert not net.under_way
+    assert not net.in_flight
 
 
-def check_settle(wire: MPIWire) -> None:
+def check_settle(wire: MPITransport) -> None:
     """What nobody waited for is taken in before a peer leaves; later messages are not its."""
     net = made(wire, directed(wire.size))
     for step in range(3):
-        net.post(vector(wire.rank, 1000, step))
-    assert len(net.under_way) == 3
-    net.settle()
-    assert not net.under_way
+        net.start_exchange(vector(wire.rank, 1000, step))
+    assert len(net.in_flight) == 3
+    net.drain()
+    assert not net.in_flight
     assert net.bytes_sent == net.bytes_received == 3 * 4000 * min(2, wire.size - 1)
     for j, message in net.exchange(vector(wire.rank, 10, 9)).items():
         assert (message.value == vector(j, 10, 9)).all()
 
 
-def check_mean(wire: MPIWire) -> None:
+def check_mean(wire: MPITransport) -> None:
     """The exact mean of float64 sums, for d below, at and above n, on a graph without edges."""
     n = wire.size
     net = made(wire, np.eye(n))
@@ -204,7 +204,7 @@ def check_mean(wire: MPIWire) -> None:
     assert single[0] == (n - 1) / 2
 
 
-def check_total(wire: MPIWire) -> None:
+def check_total(wire: MPITransport) -> None:
     """The sum over all peers, with the same bits everywhere, in 2 (n - 1) messages."""
     n = wire.size
     net = made(wire, np.eye(n))
@@ -219,7 +219,7 @@ def check_total(wire: MPIWire) -> None:
     assert net.gather(np.array([float(net.messages_sent - before)])).sum() == 2 * (n - 1)
 
 
-def check_gather(wire: MPIWire) -> None:
+def check_gather(wire: MPITransport) -> None:
     """All vectors as rows, on every peer the same, whatever the graph."""
     net = made(wire, np.eye(wire.size))
     for step, d in enumerate((1, 5)):
@@ -227,16 +227,19 @@ def check_gather(wire: MPIWire) -> None:
         assert (rows == [vector(j, d, step, np.float64) for j in range(wire.size)]).all()
 
 
-def check_twins_are_apart(wire: MPIWire) -> None:
+def check_twins_are_apart(wire: MPITransport) -> None:
     """Messages of two neighborhoods between the same ranks never meet."""
     W = directed(wire.size)
     first, second = made(wire, W), made(wire, W)
-    one, two = first.post(vector(wire.rank, 8, 1)), second.post(vector(wire.rank, 8, 2))
+    one, two = (
+        first.start_exchange(vector(wire.rank, 8, 1)),
+        second.start_exchange(vector(wire.rank, 8, 2)),
+    )
     assert all((m.value == vector(j, 8, 2)).all() for j, m in two.wait().items())
     assert all((m.value == vector(j, 8, 1)).all() for j, m in one.wait().items())
 
 
-def check_results_are_kept(wire: MPIWire) -> None:
+def check_results_are_kept(wire: MPITransport) -> None:
     """Buffers go round, but never under a vector or message that the caller still holds."""
     d, W = 5000, directed(wire.size)
     net = made(wire, W)
@@ -252,7 +255,7 @@ def check_results_are_kept(wire: MPIWire) -> None:
             assert (message.value == vector(j, d, step)).all()
 
 
-def check_no_allocation(wire: MPIWire) -> None:
+def check_no_allocation(wire: MPITransport) -> None:
     """After the first rounds, no array of the size of a vector is made again."""
     d, rank = 1_000_000, wire.rank  # so many that chunks are small beside it
     net = made(wire, directed(wire.size))
@@ -262,7 +265,7 @@ def check_no_allocation(wire: MPIWire) -> None:
 
     def one_round() -> None:
         net.mix(own)
-        handle = net.post(own)
+        handle = net.start_exchange(own)
         for code in codes:
             net.mix(net.message(own, code))
         handle.mix()
@@ -278,14 +281,14 @@ def check_no_allocation(wire: MPIWire) -> None:
     assert used < block + own.nbytes / 10, f"{used} bytes for a mean of {own.nbytes}"
 
 
-def check_mix_in_groups(wire: MPIWire) -> None:
+def check_mix_in_groups(wire: MPITransport) -> None:
     """Messages of 8 MiB by all to all: a mix receives two at a time, also beside a post."""
     n, rank = wire.size, wire.rank
     W = np.arange(1.0, n * n + 1).reshape(n, n)
     net = made(wire, W, W.T.copy())
     own = vector(rank, LARGE, 9)
     for step in range(3):
-        handle = net.post(vector(rank, 5, step))
+        handle = net.start_exchange(vector(rank, 5, step))
         mixture = net.mix(vector(rank, LARGE, step))
         wished = mixed(W.T if step % 2 else W, rank, lambda j, at=step: vector(j, LARGE, at))  # type: ignore[misc]
         assert mixture.tobytes() == wished.tobytes()
@@ -295,11 +298,11 @@ def check_mix_in_groups(wire: MPIWire) -> None:
     blocks = {size: len(kept) for (size, kind), kept in net.pool.arrays.items() if kind == "|u1"}
     assert sum(size * count for size, count in blocks.items() if size > LARGE) <= WINDOW
     assert new_memory(lambda: net.mix(own)) < own.nbytes / 4
-    handle = net.post(own)
+    handle = net.start_exchange(own)
     mixture = net.mix(vector(rank, LARGE, 3))
     assert mixture.tobytes() == mixed(W.T, rank, lambda j: vector(j, LARGE, 3)).tobytes()
     assert all((m.value == vector(j, LARGE, 9)).all() for j, m in handle.wait().items())
-    assert not net.under_way
+    assert not net.in_flight
 
 
 def new_memory(work: Callable[[], object]) -> int:
@@ -315,7 +318,7 @@ def new_memory(work: Callable[[], object]) -> int:
     return peak - before
 
 
-CHECKS: dict[str, Callable[[MPIWire], None]] = {
+CHECKS: dict[str, Callable[[MPITransport], None]] = {
     name.removeprefix("check_"): function
     for name, function in list(globals().items())
     if name.startswith("check_")
@@ -324,13 +327,13 @@ CHECKS: dict[str, Callable[[MPIWire], None]] = {
 
 def main(names: Sequence[str]) -> None:
     """Be one rank, for one check after the other."""
-    wire = MPIWire()
+    wire = MPITransport()
     for name in names:
         try:
             CHECKS[name](wire)
         except BaseException:
             print(f"rank {wire.rank} of {wire.size}:\n{traceback.format_exc()}", file=sys.stderr)
-            see_it_taken()
+            wait_until_stderr_is_read()
             wire.abort(1)
         made(wire, np.eye(wire.size)).gather(np.zeros(1))  # a rank that hangs is a failure
         print(f"rank {wire.rank} passed {name}.", flush=True)

@@ -84,7 +84,7 @@ def log(folder: Path, job: str) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def under_way(folder: Path, job: str, rounds: int = 5) -> None:
+def in_flight(folder: Path, job: str, rounds: int = 5) -> None:
     """Wait until all peers of a job have completed some rounds."""
     run_folder = folder / "out"
     wait(lambda: (results.progress(run_folder) or (0,))[0] >= rounds, lambda: log(folder, job))

@@ -12,7 +12,7 @@ import pytest
 
 from p2psim.analysis import results
 from tests.mpi.test_same_bits import VARIANTS
-from tests.slurm.jobs import PEERS, ROUNDS, finish, slow, submit, under_way
+from tests.slurm.jobs import PEERS, ROUNDS, finish, in_flight, slow, submit
 from tests.support import runs
 from tests.support.programs import Table, assert_refused, gone, p2psim, pids, run, write
 
@@ -68,7 +68,7 @@ def test_a_warning_ends_in_a_checkpoint_and_a_second_start(
     tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     job = submit(tmp_path, slow(tmp_path))
-    under_way(tmp_path, job)
+    in_flight(tmp_path, job)
     subprocess.run(["scancel", "--signal=USR1", "--batch", job], check=True)
     ended, said = finish(tmp_path, job)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), said
@@ -82,7 +82,7 @@ def test_a_job_that_slurm_starts_again_goes_on(
 ) -> None:
     """As after a node's death: all is killed, and what it has left must not be in the way."""
     job = submit(tmp_path, slow(tmp_path))
-    under_way(tmp_path, job)
+    in_flight(tmp_path, job)
     subprocess.run(["scontrol", "requeue", job], check=True)
     ended, said = finish(tmp_path, job)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), said
@@ -91,7 +91,7 @@ def test_a_job_that_slurm_starts_again_goes_on(
 
 def test_a_cancelled_job_ends_and_does_not_come_back(tmp_path: Path) -> None:
     job = submit(tmp_path, slow(tmp_path))
-    under_way(tmp_path, job)
+    in_flight(tmp_path, job)
     ranks = pids(tmp_path / "out")
     subprocess.run(["scancel", job], check=True)
     ended, said = finish(tmp_path, job)
@@ -114,7 +114,7 @@ def test_an_exception_in_a_peer_is_told_in_the_log(tmp_path: Path) -> None:
 def test_a_killed_peer_ends_the_job(tmp_path: Path) -> None:
     """By itself Slurm lets the others wait for it for ever."""
     job = submit(tmp_path, slow(tmp_path))
-    under_way(tmp_path, job)
+    in_flight(tmp_path, job)
     ranks = pids(tmp_path / "out")
     os.kill(ranks[2], signal.SIGKILL)
     ended, said = finish(tmp_path, job)
@@ -144,7 +144,7 @@ def test_what_slurm_does_not_take_is_a_mistake(tmp_path: Path) -> None:
 def test_a_node_that_goes_down(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     """The last of the tests, since it ends all that runs there."""
     job = submit(tmp_path, slow(tmp_path), "--nodes", 2)
-    under_way(tmp_path, job)
+    in_flight(tmp_path, job)
     for state in ("DOWN", "RESUME"):
         update = ["scontrol", "update", "NodeName=n2", f"State={state}", "Reason=test"]
         subprocess.run(update, check=True)

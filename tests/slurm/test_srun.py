@@ -74,7 +74,7 @@ def test_a_shell_on_a_node_is_no_rank(tmp_path: Path) -> None:
 
 
 def test_what_joins_ranks_is_found_by_trying(tmp_path: Path) -> None:
-    code = "from p2psim.launcher import ranks; print(ranks.find_way().environment)"
+    code = "from p2psim.launcher import ranks; print(ranks.find_launcher().environment)"
     ended = run(["salloc", "-n", "1", sys.executable, "-c", code], tmp_path)
     assert ended.code == 0, ended.stderr
     assert ended.stdout == f"{{'P2PSIM_PMI': '{JOINED}'}}\n"

@@ -298,7 +298,7 @@ def run_all(checkout: Path, folder: Path, names: list[str], how: str) -> None:
             timeout=LIMIT,
         )
         if done.returncode:
-            raise SystemExit(f"{command[-3:]}\n{done.stdout[-200:]}\n{done.stderr[-2000:]}")
+            raise SystemExit(f"{str(command)[:200]}\n{done.stdout[-200:]}\n{done.stderr[-2000:]}")
 
 
 def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from p2psim.experiment import scenario, sweep
 from p2psim.launcher import ranks
-from p2psim.network.transport import Wire, run_threads
+from p2psim.network.transport import Transport, run_threads
 from p2psim.simulation import session
 
 Matrix: TypeAlias = NDArray[np.float64]
@@ -164,7 +164,7 @@ def be_threads(
     """Run or resume in `place`; StoppedError when the peers have asked `asks` times to stop."""
     ranks.one_thread()
 
-    def body(wire: Wire) -> None:
+    def body(wire: Transport) -> None:
         left = iter(range(asks - 1, -1, -1))
         # A deep copy each: a table is shared by all peers, and resolving it may fill in defaults.
         ready = scenario.load(sweep.assign(table, ()), folder)

@@ -25,16 +25,16 @@ class Watch:
     def __init__(self, net, log):
         self.net, self.log, self.rank, self.peers = net, log, net.rank, net.peers
 
-    def message(self, v, compressor=None, plain=0):
-        made = self.net.message(v, compressor, plain)
+    def message(self, v, compressor=None, raw_tail=0):
+        made = self.net.message(v, compressor, raw_tail)
         self.log["sent"].append(made.value.copy())
         return made
 
-    def post(self, m):
-        return Flight(self, m, self.net.post(m), self.net.row(m.value.dtype))
+    def start_exchange(self, m):
+        return Flight(self, m, self.net.start_exchange(m), self.net.row(m.value.dtype))
 
     def mix(self, m):
-        return self.post(m).mix()
+        return self.start_exchange(m).mix()
 
 class Flight:
     def __init__(self, watch, own, handle, row):

@@ -54,10 +54,10 @@ class Job:
 
     def run(self, arguments: list[str]) -> None:
         """Be a rank."""
-        here = environment.inside()
+        here = environment.mpi_rank()
         if not self.parts or (arguments, os.getcwd()) != self.key or not here:
             self.application.main(arguments)
             return
         ranks.one_thread()
         slurm.short_addresses()
-        self.application.guarded(functools.partial(runner.be_rank, *self.parts, *here))
+        self.application.guarded(functools.partial(runner.run_rank, *self.parts, *here))

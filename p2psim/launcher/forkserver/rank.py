@@ -17,7 +17,7 @@ from p2psim.launcher.forkserver.job import Job
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
-WILL = 3  # which of a rank's descriptors, after the standard streams, holds its will
+CRASH_FILE = 3  # which of a rank's descriptors, after the standard streams, holds its will
 
 
 def become(
@@ -45,9 +45,9 @@ def become(
 
 def take_over(hello: dict[str, Any], descriptors: list[int]) -> None:
     """Have all that the stub has: name, descriptors, environment, folder, cores."""
-    given = descriptors[WILL:]
+    given = descriptors[CRASH_FILE:]
     LIBC.prctl(PR_SET_NAME, b"p2psim:" + hello["rank"].encode())  # for ps and top
-    for number in range(WILL):
+    for number in range(CRASH_FILE):
         os.dup2(descriptors[number], number)
         os.close(descriptors[number])
     # Descriptors under the numbers that they have here: the old ones may be in use.

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from p2psim.launcher.forkserver.job import Application, Job
-from p2psim.launcher.forkserver.rank import WILL, become
+from p2psim.launcher.forkserver.rank import CRASH_FILE, become
 from p2psim.simulation import allocator
 
 START, LINGER = 60.0, 1.0  # seconds without any rank before the first and after the last
@@ -36,7 +36,7 @@ def settle() -> str:
     """Be ready to fork; why that cannot be, if so."""
     threads = len(os.listdir("/proc/self/task"))
     gc.collect()
-    allocator.fill()
+    allocator.fill_holes_before_fork()
     gc.freeze()  # a collection in a rank does not touch, and so copy, what it shares
     return f"it has {threads} threads" if threads > 1 else ""
 
@@ -76,11 +76,11 @@ class Rank:
         self.heard = self.heard[8 + size :]
         return True
 
-    def keep_will(self) -> None:
+    def keep_crash_file(self) -> None:
         """The rank has its descriptors; a copy here would keep pipes open after its end."""
-        for descriptor in self.descriptors[:WILL] + self.descriptors[WILL + 1 :]:
+        for descriptor in self.descriptors[:CRASH_FILE] + self.descriptors[CRASH_FILE + 1 :]:
             os.close(descriptor)
-        self.descriptors = self.descriptors[WILL : WILL + 1]
+        self.descriptors = self.descriptors[CRASH_FILE : CRASH_FILE + 1]
 
     def signals(self) -> None:
         """Pass on what has come."""
@@ -94,22 +94,22 @@ class Rank:
         with contextlib.suppress(OSError):
             self.stub.sendall(kind + number.to_bytes(4, "little") + text)
 
-    def mourn(self, cause: str = "", status: int = 0) -> None:
+    def report_death(self, cause: str = "", status: int = 0) -> None:
         """Write down how the rank died, unless it has taken its leave.
 
         By a process of its own, for it may hang on a file.
         """
         if not os.pread(self.descriptors[0], 1, 0):
             return
-        coroner = os.fork()
-        if coroner:
-            os.waitpid(coroner, 0)
+        reporter = os.fork()
+        if reporter:
+            os.waitpid(reporter, 0)
             return
         signal.alarm(3)
         with contextlib.suppress(BaseException):
             from p2psim.simulation import crash_report
 
-            crash_report.execute(self.descriptors[0], cause or crash_report.cause_of(status))
+            crash_report.write(self.descriptors[0], cause or crash_report.cause_of(status))
         os._exit(0)
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ class Server:
         for end in (os.killpg, os.kill):  # it may not yet lead a group
             kill(end, rank.pid)
         if not rank.told:
-            rank.mourn("lost mpiexec, or the stub that stands for it there, and was ended")
+            rank.report_death("lost mpiexec, or the stub that stands for it there, and was ended")
 
     def fork(self, rank: Rank) -> None:
         """Make the rank, or say why not."""
@@ -217,7 +217,7 @@ class Server:
             finally:
                 os._exit(70)
         rank.pid = pid
-        rank.keep_will()
+        rank.keep_crash_file()
         self.forked, self.last = self.forked + 1, time.monotonic()
         self.wanted = rank.hello["ranks"] or self.wanted
         rank.tell(b"F", pid)
@@ -262,16 +262,16 @@ class Server:
                 if code:
                     self.sweep()
                 if not rank.told:
-                    rank.mourn(status=status)
+                    rank.report_death(status=status)
                 rank.tell(b"X", status)
                 self.drop(rank)
 
     def sweep(self) -> None:
         """All ranks will end; what they share must not outlive them, also while they begin."""
-        from p2psim.network.transport import forget_names
+        from p2psim.network.transport import unlink_shared_memory
 
         for rank in self.ranks:
-            forget_names(rank.pid)
+            unlink_shared_memory(rank.pid)
 
     def drop(self, rank: Rank) -> None:
         """Forget a rank."""

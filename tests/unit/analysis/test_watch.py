@@ -149,7 +149,7 @@ def test_nothing_is_known_before_the_first_round(stage: Stage) -> None:
 
 def test_a_follower_sees_that_a_run_was_started_anew(stage: Stage, whole: Path) -> None:
     stage.to(ROUNDS, status="done")
-    follower = monitor.Follower(stage.folder)
+    follower = monitor.RunMonitor(stage.folder)
     assert follower.look()[0].over
     shutil.rmtree(stage.folder)
     with pytest.raises(InputError):

@@ -38,7 +38,7 @@ def test_who_is_a_rank(
             monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert environment.inside() == expected
+    assert environment.mpi_rank() == expected
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_flavor_that_joins_ranks_is_taken(
     joins: str, listed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, joins, listed)
-    assert ranks.find_way().environment == {"P2PSIM_PMI": joins}
+    assert ranks.find_launcher().environment == {"P2PSIM_PMI": joins}
     order = ["pmi2", "pmix", "cray_shasta"]
     assert tried(tmp_path) == order[: order.index(joins) + 1]
     assert f"--ntasks={slurm.TRIAL} " in (tmp_path / "tried").read_text()
@@ -106,19 +106,19 @@ def test_the_flavor_that_joins_ranks_is_taken(
 def test_no_flavor_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, "another")
     with pytest.raises(InputError, match=r"\(pmi2, pmix, cray_shasta\): .*--launch mpich"):
-        ranks.find_way()
+        ranks.find_launcher()
 
 
 def test_srun_that_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, "pmi2", "echo 'srun: fatal: no configuration' >&2; exit 1; :")
     with pytest.raises(InputError, match="fatal: no configuration"):
-        ranks.find_way()
+        ranks.find_launcher()
 
 
 def test_the_users_choice_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, "pmi2")
     monkeypatch.setenv("P2PSIM_PMI", "special")
-    assert ranks.find_way().environment == {"P2PSIM_PMI": "special"}
+    assert ranks.find_launcher().environment == {"P2PSIM_PMI": "special"}
     assert tried(tmp_path) == []
 
 
@@ -127,5 +127,5 @@ def test_outside_an_allocation_srun_is_not_asked(
 ) -> None:
     stand_in(tmp_path, monkeypatch, "pmi2")
     monkeypatch.delenv("SLURM_JOB_ID")
-    assert ranks.find_way().file.name == "local.sh"
+    assert ranks.find_launcher().file.name == "local.sh"
     assert tried(tmp_path) == []

@@ -62,14 +62,14 @@ def samples(model: Any, *shape: int) -> Any:
 def test_shapes_are_those_of_torch(
     name: str, params: dict[str, Any], inputs: Shape, outputs: int
 ) -> None:
-    taken = model(name, **params)
-    module = taken.build(inputs, outputs)
+    network = model(name, **params)
+    module = network.build(inputs, outputs)
     parameters = [tuple(p.shape) for p in module.parameters()]
-    assert taken.shapes(inputs, outputs) == parameters
+    assert network.shapes(inputs, outputs) == parameters
     norm = params.get("norm")
-    assert bool(list(module.buffers())) == (norm in ("batch", "range-bn") or taken.tokens)
+    assert bool(list(module.buffers())) == (norm in ("batch", "range-bn") or network.tokens)
     assert module.training
-    made = module(samples(taken, 5, *inputs))
+    made = module(samples(network, 5, *inputs))
     assert made.shape == (5, outputs)
     made.square().mean().backward()
     assert all(p.grad is not None for p in module.parameters())
@@ -78,15 +78,15 @@ def test_shapes_are_those_of_torch(
 @pytest.mark.parametrize("name", registry.names("model"))
 def test_shapes_of_every_model(name: str) -> None:
     made = model(name)
-    taken = 0
+    compared = 0
     for inputs, outputs in [*((shape, 10) for shape in IMAGES), ((23,), 1)]:
         try:
             shapes = made.shapes(inputs, outputs)
         except InputError:
             continue
-        taken += 1
+        compared += 1
         assert shapes == [tuple(p.shape) for p in made.build(inputs, outputs).parameters()]
-    assert taken
+    assert compared
 
 
 def test_known_numbers_of_parameters() -> None:
@@ -117,8 +117,8 @@ def test_the_same_seed_gives_the_same_start() -> None:
         made = []
         for _ in range(2):
             torch.manual_seed(7)
-            taken = model(name)
-            module = taken.build((8,) if taken.tokens else (1, 8, 8), 10)
+            network = model(name)
+            module = network.build((8,) if network.tokens else (1, 8, 8), 10)
             made.append(torch.nn.utils.parameters_to_vector(module.parameters()))
         assert torch.equal(*made)
 

@@ -103,7 +103,7 @@ def test_attention_by_its_formula() -> None:
 
 def test_places_by_their_formula() -> None:
     for width in (8, 7):
-        made = attention.waves(20, width).numpy()
+        made = attention.sinusoidal_positions(20, width).numpy()
         for t in (0, 3, 19):
             for j in range(width):
                 angle = t / 10_000 ** (2 * (j // 2) / width)
@@ -119,14 +119,14 @@ def test_large_models_test_in_parts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_eight_bits_reach_every_layer(which: int, tmp_path: Path) -> None:
-    made = int8.lower(both(tmp_path)[which].train())
+    made = int8.quantize_model(both(tmp_path)[which].train())
     kinds = [type(part) for part in made.modules()]
-    assert kinds.count(int8.Lowered) == [13, 14][which]  # 6 a block, and the head
-    assert kinds.count(int8.LoweredNorm) == 5
-    activations = kinds.count(int8.Activation) - [18, 19][which]
+    assert kinds.count(int8.QuantizedLayer) == [13, 14][which]  # 6 a block, and the head
+    assert kinds.count(int8.QuantizedNorm) == 5
+    activations = kinds.count(int8.InputQuantizer) - [18, 19][which]
     assert activations == [8, 0][which]  # the operands of four sums
     made(torch.randint(0, 100, (4, 12))).square().sum().backward()
-    used = [part for part in made.modules() if isinstance(part, int8.Activation)]
+    used = [part for part in made.modules() if isinstance(part, int8.InputQuantizer)]
     assert all(part.low.isfinite() for part in used)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in made.parameters())
 
@@ -165,13 +165,13 @@ def test_trained_weights_are_those_of_the_folder(tmp_path: Path) -> None:
 
     folder = tiny(tmp_path / "bert", classes=3)
     saved = DistilBertForSequenceClassification.from_pretrained(str(folder)).parameters()
-    taken: Any = registry.names("model")["distilbert"](path="bert")
-    taken.locate(tmp_path)
-    parts = list(taken.build((12,), 3).parameters())
-    assert taken.shapes((12,), 3) == [tuple(part.shape) for part in parts]
+    network: Any = registry.names("model")["distilbert"](path="bert")
+    network.locate(tmp_path)
+    parts = list(network.build((12,), 3).parameters())
+    assert network.shapes((12,), 3) == [tuple(part.shape) for part in parts]
     assert all(torch.equal(a, b) for a, b in zip(saved, parts, strict=True))
-    other = list(taken.build((12,), 4).parameters())  # another head
-    assert [tuple(part.shape) for part in other] == taken.shapes((12,), 4)
+    other = list(network.build((12,), 4).parameters())  # another head
+    assert [tuple(part.shape) for part in other] == network.shapes((12,), 4)
     assert all(torch.equal(a, b) for a, b in zip(parts[:-2], other[:-2], strict=True))
 
 
