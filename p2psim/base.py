@@ -203,6 +203,10 @@ class Setting:
     linked: NDArray[np.bool_]  # (n, n), row = receiver: who sends to whom, the diagonal included
     edges: Mapping[str, Matrix]  # given "latency", "bandwidth": (n, n), row = receiver, or NaN
     stream: str = "compute"  # purpose of what is drawn at random
+    consensus_steps: int = 1
+    shapes: Sequence[Shape] = ()  # of the model's tensors
+    steps_per_epoch: int = 1
+    epochs: float = 1.0  # length of the run
 
 
 class Algorithm:

@@ -42,7 +42,7 @@ DOORS = {
 HEAVY = ("torch", "mpi4py", "sklearn", "scipy", "matplotlib", "pooch", "PIL", "transformers")
 NEEDED = (
     *("models.norms", "models.attention", "learning.int8"),
-    *("simulation.oracle", "simulation.evaluation"),
+    *("simulation.flat_model", "simulation.minibatches", "simulation.evaluation"),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -6,38 +6,19 @@ second account of its bytes. Neighbors are taken to send what this peer sends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from p2psim.base import Compressor, Handle, Message, Ranks, Shape, Vector
+from p2psim.base import Message, Vector
 from p2psim.experiment.scenario import Scenario
+from p2psim.learning.oracle import LocalOracle
 from p2psim.network.clock import Clock
-from p2psim.network.messages import Packet, Pool, pack
-from p2psim.network.neighborhood import LocalView, block_sizes, group_size
+from p2psim.network.messages import Packet
+from p2psim.network.neighborhood import Neighborhood, PendingTransfer
 from p2psim.rng import Stream, generator
-
-
-class EchoHandle:
-    """A handle to messages that have come back as they left."""
-
-    def __init__(self, net: DryRunNeighborhood, messages: dict[int, Message], own: Packet) -> None:
-        self.net, self.messages, self.own = net, messages, own
-        self.start_exchange = net.script.send(own.payload.size, net.step) if messages else None
-
-    def wait(self) -> dict[int, Message]:
-        if self.start_exchange is not None:
-            self.net.script.wait(self.start_exchange)
-        return self.messages
-
-    def mix(self) -> Vector:
-        self.wait()
-        return np.array(self.own.value)
-
-    def ready(self) -> float:
-        return self.net.now
 
 
 @dataclass(frozen=True)
@@ -78,115 +59,88 @@ class OperationLog:
         self.acts.append(Wait(self.sent - number))
 
 
-class DryRunNeighborhood(LocalView):
-    """A neighborhood of one; it counts what would be sent (see base.Neighborhood)."""
+class EchoTransfer(PendingTransfer):
+    """A transfer whose messages come back as they left: neighbors send what this peer sends."""
 
-    def __init__(self, scenario: Scenario, rank: int) -> None:
-        self.topology, self.rank, self.peers = scenario.topology, rank, scenario.peers
-        self.script, self.link, self.clock = OperationLog(), scenario.experiment.time.link, Clock()
-        self.pool, self.step = Pool(), 0
+    net: DryRunNeighborhood
+
+    def __init__(
+        self,
+        net: DryRunNeighborhood,
+        own: Mapping[int, Packet],
+        template: Packet,
+        entries: Mapping[int, int],
+        room: int,
+    ) -> None:
+        super().__init__(net, own, template, entries)
+        self.nbytes = max(room, sum(net.capacity(template, size) for size in entries.values()))
+        net.take_block(self.nbytes, 1)
+        self.number = net.send(own) if own else None
+
+    def wait(self) -> dict[int, Message]:
+        if self.entries:
+            # Who only receives here waits for a message that its neighbors sent with its last one.
+            self.net.script.wait(self.net.script.sent - 1 if self.number is None else self.number)
+        self.net.take_block(self.nbytes, -1)
+        return {j: self._echo(size) for j, size in sorted(self.entries.items())}
+
+    def ready(self) -> float:
+        return self.net.now
+
+    def _echo(self, entries: int) -> Packet:
+        template = self.template
+        if entries == template.entries:
+            return template
+        zeros = np.zeros(entries, template.dtype)
+        return Packet(self.net.pool, zeros.view(np.uint8), None, entries, template.dtype)
+
+
+class DryRunNeighborhood(Neighborhood):
+    """A neighborhood without a network; it counts messages, bytes and blocks of memory."""
+
+    def __init__(self, scenario: Scenario, rank: int, control: bool = True) -> None:
+        link = scenario.experiment.time.link
+        beside = DryRunNeighborhood(scenario, rank, control=False) if control else None
+        super().__init__(scenario.topology, Clock(), link, beside)
+        self.rank, self.peers, self.script = rank, scenario.peers, OperationLog()
         self.bytes_sent = self.messages_sent = self.bytes_at_start = 0
-        self.blocks: dict[int, int] = {}  # bytes to receive into -> how many such at a time
+        self.blocks: dict[int, int] = {}  # bytes to receive into -> most such blocks at a time
+        self.taken: dict[int, int] = {}  # bytes to receive into -> such blocks now
 
-    def message(self, v: Vector, compressor: Compressor | None = None, raw_tail: int = 0) -> Packet:
-        return pack(self.pool, v, compressor, raw_tail)
+    def _transfer(
+        self,
+        own: Mapping[int, Packet],
+        template: Packet,
+        entries: Mapping[int, int],
+        room: int = 0,
+    ) -> EchoTransfer:
+        return EchoTransfer(self, own, template, entries, room)
 
-    def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
-        return self.start_exchange(m).wait()
+    def send(self, own: Mapping[int, Packet]) -> int:
+        """Count messages by receiver; returns the number of the Send in the log."""
+        sizes = [packet.payload.size for packet in own.values()]
+        self.bytes_sent += sum(sizes)
+        self.messages_sent += len(sizes)
+        by_graph = own.keys() <= set(self.receivers())
+        return self.script.send(max(sizes), self.step if by_graph else None)
 
-    def mix(self, m: Vector | Message) -> Vector:
-        return self._send_by_groups(m).mix()
-
-    def for_each(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
-        echo = self._send_by_groups(m)
-        for j, message in sorted({**echo.wait(), self.rank: echo.own}.items()):
-            see(j, message)
-
-    def _send_by_groups(self, m: Vector | Message) -> EchoHandle:
-        echo = self._send(m)
-        senders, size = len(echo.messages), self.capacity(echo.own, echo.own.entries)
-        group = group_size(senders, size)
-        self._receive(group * size, 1 if group == senders else 2)
-        return echo
-
-    def start_exchange(
-        self, m: Vector | Message | Mapping[int, Message], to: Ranks = None, sources: Ranks = None
-    ) -> Handle:
-        echo = self._send(m, to, sources)
-        self._receive(len(echo.messages) * self.capacity(echo.own, echo.own.entries))
-        return echo
-
-    def simulator_exchange(self, v: Vector) -> dict[int, Vector]:
-        return dict.fromkeys(sorted([*self.senders(), self.rank]), v)
-
-    def mean(self, v: Vector) -> Vector:
-        blocks = block_sizes(v.size, self.peers)
-        own = blocks.pop(self.rank)
-        for size in [block for block in blocks if block] + [own] * (len(blocks) if own else 0):
-            self._count(size * v.itemsize)
-        both = [own * len(blocks) * v.itemsize, sum(blocks) * v.itemsize]
-        for nbytes in both:
-            self._receive(nbytes, both.count(nbytes))
-        for size in (max(blocks, default=0), own):
-            self.script.wait(self.script.send(size * v.itemsize, None))
-        return v.copy()
-
-    def _send(self, m: Any, to: Ranks = None, sources: Ranks = None) -> EchoHandle:
-        messages = m if isinstance(m, Mapping) else None
-        own = next(iter(messages.values())) if messages else m
-        own = self.message(own) if isinstance(own, np.ndarray) else own
-        for j in self.receivers() if to is None else to:
-            self._count((messages[j] if messages else own).payload.size)
-        return EchoHandle(
-            self, dict.fromkeys(self.senders() if sources is None else sources, own), own
-        )
-
-    def _count(self, nbytes: int) -> None:
-        self.bytes_sent += nbytes
-        self.messages_sent += 1
-
-    def _receive(self, nbytes: int, blocks: int = 1) -> None:
-        """Blocks of this size are in the pool from now on."""
-        self.blocks[nbytes] = max(blocks, self.blocks.get(nbytes, 0))
+    def take_block(self, nbytes: int, change: int) -> None:
+        """Count a block that is received into from now on (1), or that is free again (-1)."""
+        self.taken[nbytes] = self.taken.get(nbytes, 0) + change
+        self.blocks[nbytes] = max(self.taken[nbytes], self.blocks.get(nbytes, 0))
 
 
-class NoiseOracle:
+class NoiseOracle(LocalOracle):
     """An oracle whose gradients are noise: compressors meet a dense vector."""
 
-    def __init__(self, scenario: Scenario, net: DryRunNeighborhood) -> None:
-        self.net, self.compute, self.step_count = net, scenario.experiment.time.compute, 0
-        learning = scenario.experiment.learning
-        self.local_steps, self.consensus_steps = learning.local_steps, learning.consensus_steps
-        self.shapes: Sequence[Shape] = scenario.shapes
-        self.random = generator(0, "rehearsal")
+    def __init__(self, scenario: Scenario, net: DryRunNeighborhood, x: Vector) -> None:
+        learning, compute = scenario.experiment.learning, scenario.experiment.time.compute
+        super().__init__(scenario.setting, net.rank, learning.optimizer, compute, net.clock, x)
+        self.net, self.noise = net, generator(0, "dry run")
 
-    def grad(self, x: Vector) -> Vector:
+    def _evaluate(self, x: Vector, samples: int | None) -> Vector:
         self.net.script.acts.append("work")
-        self.step_count += 1
-        return self.random.standard_normal(x.size).astype(x.dtype)
-
-    def step(self, x: Vector) -> Vector:
-        return self.grad(x)
-
-    def local_step(self, x: Vector, at: Vector | None = None) -> Vector:
-        x -= self.grad(x)
-        return x
-
-    def update(self, g: Vector, x: Vector) -> Vector:
-        return g
-
-    def seconds(self, rank: int, step: int) -> float:
-        return self.compute.seconds(rank, step) if self.compute else 0.0
-
-    def partial_grad(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
-        self.advance_clock(until)
-        return self.grad(x)
-
-    def advance_clock(self, until: float) -> None:
-        self.net.clock.work(until)
-
-    def rng(self, purpose: str) -> np.random.Generator:
-        return generator(0, purpose, self.net.rank, self.step_count)
+        return self.noise.standard_normal(x.size).astype(x.dtype)
 
 
 Acts: TypeAlias = list[str | Send | Wait]
@@ -207,21 +161,21 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
     algorithm, net = scenario.experiment.algorithm, DryRunNeighborhood(scenario, rank)
     for compressor in algorithm.compressors():
         compressor.bind(scenario.shapes, Stream(0, "rehearsal", rank))
-    oracle = NoiseOracle(scenario, net)
     dtype = np.dtype(scenario.experiment.model_section.dtype)
-    x = oracle.random.standard_normal(scenario.parameters).astype(dtype)
-    optimizer = scenario.experiment.learning.optimizer
-    optimizer.start(x)
+    x = generator(0, "dry run start").standard_normal(scenario.parameters).astype(dtype)
+    oracle, optimizer = NoiseOracle(scenario, net, x), scenario.experiment.learning.optimizer
     algorithm.start(x, oracle, net)
     start = net.script.cut()
     net.bytes_at_start, net.bytes_sent, net.messages_sent = net.bytes_sent, 0, 0
     net.blocks.clear()
 
     def one_round(x: Vector) -> Vector:
+        oracle.begin(x)
         x = algorithm.local(x, oracle, net)
         for _ in range(scenario.experiment.learning.consensus_steps):
             x = algorithm.consensus(x, oracle, net)
-            net.step += 1
+            net.advance()
+        oracle.end(x)
         return x
 
     rounds = []

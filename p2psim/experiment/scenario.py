@@ -6,14 +6,12 @@ neither torch nor MPI, so `p2psim plan` and the launcher check everything before
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2psim import rng
 from p2psim.base import Indices, Model, Setting, Shape
@@ -24,8 +22,6 @@ from p2psim.models.cost_model import Account, account
 from p2psim.models.layers import Cost
 from p2psim.network import topology
 from p2psim.registry import find
-
-Raw = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets as the data set has them
 
 PUSH = 'topology.weights = "out-degree"'
 CURES = {
@@ -46,41 +42,6 @@ class Scenario:
     topology: topology.Topology
     shapes: list[Shape]  # of the model's parameters
     rounds: int
-    held: tuple[Raw, Raw] | None = None  # what `hold` has read
-    trains: list[Raw] | None = None  # what `hold_all` has read
-    device: str = "cpu"  # torch's name of where this peer computes gradients
-
-    def hold(self, rank: int) -> tuple[Raw, Raw]:
-        """(training, test) inputs and targets of this peer; InputError for a damaged file."""
-        if self.held is None:
-            read = self.experiment.data.train
-            train = self.trains[rank] if self.trains else read(self.parts[rank])
-            self.held = train, self.test
-        return self.held
-
-    def hold_all(self) -> None:
-        """Read what every peer is to hold at once, for processes forked from this one to share."""
-        inputs, targets = self.experiment.data.train(np.concatenate(self.parts))
-        cuts = np.cumsum([len(part) for part in self.parts])[:-1]
-        self.trains = list(zip(np.split(inputs, cuts), np.split(targets, cuts), strict=True))
-
-    @cached_property
-    def test(self) -> Raw:
-        """The test set, the same on every peer."""
-        inputs, targets = self.experiment.data.test()
-        wanted = self.experiment.data_section.classes
-        if wanted is None:
-            return inputs, targets
-        chosen = np.isin(targets, wanted)
-        return inputs[chosen], targets[chosen]
-
-    def fingerprint(self, rank: int) -> str:
-        """A digest of this peer's training samples and of the test labels."""
-        (inputs, targets), (_, labels) = self.hold(rank)
-        digest = hashlib.blake2b(digest_size=16)
-        for array in (inputs, targets, labels):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
 
     @property
     def peers(self) -> int:
@@ -169,6 +130,10 @@ class Scenario:
             operations=self.operations,
             linked=(graph.weights != 0).any(axis=0) | np.eye(head.peers, dtype=bool),
             edges=graph.links,
+            consensus_steps=self.experiment.learning.consensus_steps,
+            shapes=self.shapes,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.epochs,
         )
 
     def eval_rounds(self) -> list[int]:

@@ -18,6 +18,7 @@ import click
 from p2psim.analysis import results, tables
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
 from p2psim.experiment import config, plan, scenario
+from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.sweep import assign, combinations
 from p2psim.launcher import environment, mpi_init, ranks
 from p2psim.launcher.progress import Progress
@@ -107,7 +108,8 @@ def run(wanted: list[Request], debug: bool, only: int | None, launch: str | None
         raise InputError("inside mpiexec a [sweep] needs --only K; or run it without mpiexec")
     if here:
         request = chosen[0][1]
-        run_rank(request, request.scenario(), *here)
+        ready = request.scenario()
+        run_rank(request, ready, Holdings(ready), *here)
         return
     sizes = [check(request) for _, request in chosen]  # all, before the first starts
     launcher = None if debug else ranks.find_launcher(launch)
@@ -148,7 +150,8 @@ def check(request: Request) -> Size:
     else:
         run_folder.check_folder(request.folder, request.force)
     run_folder.check_writable(request.folder)
-    ready.hold(0)
+    holdings = Holdings(ready)
+    _ = holdings.train(0), holdings.test  # a damaged file shows here
     if "warning" in (said := plan.diagnose(ready)):
         of = f"{request.label}: " if request.label else ""
         click.echo(f"p2psim: warning: {of}{said['warning']}", err=True)
@@ -180,7 +183,9 @@ class StopRequest:
         return self.signals > 0 or self.file.exists()
 
 
-def run_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) -> None:
+def run_rank(
+    request: Request, ready: scenario.Scenario, holdings: Holdings, rank: int, size: int
+) -> None:
     """Be the peer that mpiexec started here."""
     allocator.return_freed_memory()  # until the first round
     asked = StopRequest(request.folder).listen(*ranks.STOPPING)
@@ -197,6 +202,7 @@ def run_rank(request: Request, ready: scenario.Scenario, rank: int, size: int) -
             request.resume,
             asked,
             environment.local_rank()[0],
+            holdings,
         )
     except PeerError as error:
         if not launched or not error.recorded:

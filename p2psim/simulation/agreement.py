@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from p2psim.experiment.config import Execution
-from p2psim.network.neighborhood import Neighborhood
+from p2psim.network.collectives import ControlChannel
 
 OFTEN, SELDOM = 0.5, 1.0  # seconds between two meetings, about
 
@@ -30,7 +30,7 @@ class RoundAgreement:
     """Asks all peers after a round; `asked` tells whether this one was told to stop."""
 
     def __init__(
-        self, control: Neighborhood, settings: Execution, asked: Callable[[], bool]
+        self, control: ControlChannel, settings: Execution, asked: Callable[[], bool]
     ) -> None:
         self.control, self.asked = control, asked
         self.every = settings.checkpoint_rounds

@@ -10,9 +10,11 @@ import torch
 
 from p2psim import rng
 from p2psim.base import Vector
+from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
-from p2psim.network.neighborhood import Neighborhood
-from p2psim.simulation.oracle import FlatModel, Samples
+from p2psim.network.collectives import ControlChannel
+from p2psim.simulation.flat_model import FlatModel
+from p2psim.simulation.minibatches import Samples
 from p2psim.vectors import squared_norm
 
 # Samples per forward pass, and entries of an activation that these may have: 8 MiB in float32, so
@@ -26,12 +28,14 @@ class Evaluator:
     With eval.samples that is a seeded subset, the same everywhere, until `use_all`.
     """
 
-    def __init__(self, scenario: Scenario, model: FlatModel, net: Neighborhood) -> None:
-        self.scenario, self.net, self.model = scenario, net, model
+    def __init__(
+        self, scenario: Scenario, model: FlatModel, net: ControlChannel, holdings: Holdings
+    ) -> None:
+        self.scenario, self.net, self.model, self.holdings = scenario, net, model, holdings
         self.chunk = min(CHUNK, max(1, ENTRIES // scenario.widest))
         self.classes = scenario.experiment.data.classes
         self.l2 = scenario.experiment.learning.l2
-        (_, own), (inputs, targets) = scenario.hold(net.rank)
+        (_, own), (inputs, targets) = holdings.train(net.rank), holdings.test
         self.seen = np.isin(np.arange(self.classes), own)
         wanted = scenario.experiment.eval.samples
         self.partial = wanted is not None and wanted < len(targets)
@@ -44,7 +48,7 @@ class Evaluator:
     def use(self, inputs: Any, targets: Any) -> None:
         """Test on these samples from now on."""
         dtype = getattr(torch, self.scenario.experiment.model_section.dtype)
-        data, device = self.scenario.experiment.data, self.scenario.device
+        data, device = self.scenario.experiment.data, self.model.device
         self.samples = Samples(data, (inputs, targets), dtype, device)
         self.counts = np.bincount(targets, minlength=self.classes) if self.classes else None
 
@@ -52,7 +56,7 @@ class Evaluator:
         """Test on the whole test set from now on."""
         if self.partial:
             self.partial = False
-            self.use(*self.scenario.test)
+            self.use(*self.holdings.test)
 
     def measure(self, x: Vector) -> dict[str, Any]:
         """One row of /eval for this peer's model x; all peers must call it together."""

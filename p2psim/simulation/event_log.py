@@ -29,7 +29,7 @@ MEANING = (
 
 
 class EventLog:
-    """One peer's events, in the order in which they came about. `round` is set from outside."""
+    """The events of one peer, in order, each with the round that it belongs to."""
 
     def __init__(self, folder: Path, rank: int, resume: bool = False) -> None:
         """A new file; with `resume` the one of the run that was interrupted, where it is there."""
@@ -39,9 +39,17 @@ class EventLog:
         self._map()
         self.events = int((self.rows["round"] >= 0).sum())
 
-    def rewind(self, events: int) -> None:
-        """Forget what came after so many events."""
-        self.events = min(events, self.events)
+    def begin_round(self, round_: int) -> None:
+        """Record the following events under this round."""
+        self.round = round_
+
+    def state(self) -> dict[str, int]:
+        """Return the number of events."""
+        return {"events": self.events}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Erase all events that were recorded after a state."""
+        self.events = min(state["events"], self.events)
         self.rows["round"][self.events :] = -1
 
     def event(self, kind: int, begin: float, end: float, other: int = -1) -> None:

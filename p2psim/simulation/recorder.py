@@ -162,11 +162,15 @@ class Recorder:
             path: np.ndarray(shape, kind, self.map, offsets[path])
             for path, (shape, kind, _, _) in paths.items()
         }
-        self.rows, self.flushed = 0, time.monotonic()
+        self.rounds, self.rows, self.flushed = 0, 0, time.monotonic()
 
-    def rewind(self, rounds: int, rows: int) -> None:
-        """Forget what was recorded after so many rounds and rows of /eval."""
-        self.rows = rows
+    def state(self) -> dict[str, int]:
+        """Return the numbers of rows in /train and /eval."""
+        return {"rounds": self.rounds, "rows": self.rows}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Erase all rows that were recorded after a state."""
+        self.rounds, self.rows = rounds, rows = state["rounds"], state["rows"]
         kept = {"train": rounds, "algorithm": rounds, "eval": rows, "final": 0}
         for path, column in self.columns.items():
             group = path.partition("/")[0]
@@ -197,6 +201,7 @@ class Recorder:
             self.columns[f"train/{name}"][round_ - 1] = value
         # Last, for readers: a row is there once its round is.
         self.columns["train/round"][round_ - 1] = round_
+        self.rounds = round_
 
     def algorithm_row(self, round_: int, values: Mapping[str, float]) -> None:
         """What the algorithm itself has to record of a round."""

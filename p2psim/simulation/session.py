@@ -6,15 +6,16 @@ import contextlib
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
+from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
-from p2psim.network.clock import Clock
-from p2psim.network.neighborhood import Neighborhood
+from p2psim.network.collectives import ControlChannel
 from p2psim.network.transport import Transport
 from p2psim.simulation import checkpoint, crash_report, devices, recorder, run_folder
 from p2psim.simulation.agreement import RoundAgreement
@@ -34,6 +35,7 @@ def run_peer(
     resume: bool = False,
     asked: Callable[[], bool] = bool,
     local_rank: int = 0,
+    holdings: Holdings | None = None,
 ) -> None:
     """Be one peer of a run in `folder`; `asked` says whether to stop soon, with a checkpoint.
 
@@ -44,12 +46,14 @@ def run_peer(
     with outside_rounds(wire.rank):
         check_size(scenario, wire.size)
         folder = folder.absolute()  # whatever a plug-in makes the current one
-        control = Neighborhood(wire.duplicate(), scenario.topology, Clock())
+        holdings = holdings or Holdings(scenario)
+        watchdog = Watchdog(folder, wire.size, scenario.experiment.run.patience)
+        control = ControlChannel(wire, scenario.topology, watchdog)
         resume = resume and (folder / "run.h5").exists()
-        check_all_peers(scenario, folder, control, force, resume, local_rank)
+        device = check_all_peers(holdings, folder, control, force, resume, local_rank)
         if resume and recorder.status(folder) == "done":
             return
-        data = scenario.fingerprint(wire.rank)
+        data = holdings.fingerprint(wire.rank)
         store = CheckpointStore(folder, wire.rank, data, lambda: recorder.identity(folder))
         store.round = select_checkpoint(store, control) if resume else 0
         if store.round:
@@ -59,7 +63,8 @@ def run_peer(
             )
         writes_run_file = create_run_folder(folder, control, anew=not store.round)
         try:
-            perform(scenario, wire, control, store, writes_run_file, asked)
+            parts = Parts(scenario, holdings, wire, control, watchdog, device)
+            perform(parts, store, writes_run_file, asked)
         except StoppedError:
             finish(folder, "stopped", writes_run_file, control)
             raise
@@ -83,31 +88,45 @@ def outside_rounds(rank: int) -> Iterator[None]:
         raise PeerError(f"{where} last: {cause}", recorded=False) from error
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a peer that exist before its files: facts, samples, transport, device."""
+
+    scenario: Scenario
+    holdings: Holdings
+    wire: Transport
+    control: ControlChannel
+    watchdog: Watchdog
+    device: str
+
+
 def perform(
-    scenario: Scenario,
-    wire: Transport,
-    control: Neighborhood,
-    store: CheckpointStore,
-    writes_run_file: bool,
-    asked: Callable[[], bool],
+    parts: Parts, store: CheckpointStore, writes_run_file: bool, asked: Callable[[], bool]
 ) -> None:
-    """Go through all rounds; PeerError where this peer fails, after that has been written down."""
-    folder, settings = store.folder, scenario.experiment.run
+    """Run all rounds; PeerError where this peer fails, after the cause has been recorded."""
+    scenario, wire, control, folder = parts.scenario, parts.wire, parts.control, store.folder
     simulation = None
     try:
         if writes_run_file and store.round:
             recorder.go_on(folder, store.round)
         elif writes_run_file:
             recorder.create_run_file(folder, scenario, wire.library)
-        control.maximum(np.zeros(1))  # from here on a failure can be written down
+        control.barrier()  # from here on a failure can be written down
         log = recorder.Recorder(folder, scenario, wire.rank, resume=store.round > 0)
         crash_report.register(log.path)
         schedule = None
         if scenario.scheduled:
             schedule = EventLog(folder, wire.rank, resume=store.round > 0)
-        simulation = Simulation(scenario, wire, control, log, schedule)
-        simulation.net.alarm = control.alarm = Watchdog(folder, wire.size, log, settings.patience)
-        simulation.run(RoundAgreement(control, settings, asked), store)
+        simulation = Simulation(scenario, wire, control, log, schedule, parts.watchdog)
+        parts.watchdog.start(log)
+        x = simulation.prepare(parts.holdings, parts.device)
+        agreement = RoundAgreement(control, scenario.experiment.run, asked)
+        x = simulation.run(x, agreement, store)
+        parts.watchdog.stop()
+        log.close(x)
+        if schedule:
+            schedule.close()
+        control.barrier()  # nobody leaves before all have finished
     except (AbortedError, KeyboardInterrupt, StoppedError):
         raise
     except HangError as error:
@@ -126,11 +145,11 @@ def record(folder: Path, rank: int, text: str) -> bool:
     return True
 
 
-def finish(folder: Path, status: str, writes_run_file: bool, control: Neighborhood) -> None:
+def finish(folder: Path, status: str, writes_run_file: bool, control: ControlChannel) -> None:
     """Write how the run ended; whoever returns from here can rely on it."""
     if writes_run_file:
         recorder.set_status(folder, status)
-    control.maximum(np.zeros(1))
+    control.barrier()
 
 
 def check_size(scenario: Scenario, size: int) -> None:
@@ -143,27 +162,32 @@ def check_size(scenario: Scenario, size: int) -> None:
 
 
 def check_all_peers(
-    scenario: Scenario,
+    holdings: Holdings,
     folder: Path,
-    control: Neighborhood,
+    control: ControlChannel,
     force: bool,
     resume: bool,
     local_rank: int,
-) -> None:
-    """All peers go on, or none: the first that cannot says why, the others end silently."""
+) -> str:
+    """Run all start-up checks on every peer; returns the device of this one.
+
+    If a check fails, the lowest failing rank raises its error, all others AbortedError.
+    """
+    scenario = holdings.scenario
     busy = capture_error(run_folder.check_idle, folder) if control.rank == 0 else None
     raise_on_all(busy, control)  # before anybody has a file that is new
-    if resume:
-        problem = capture_error(run_folder.check_same, folder, scenario)
-    else:
-        problem = capture_error(run_folder.check_folder, folder, force)
-    problem = problem or capture_error(choose_device, scenario, local_rank)
-    raise_on_all(problem or capture_error(scenario.hold, control.rank), control)
+    devices_found: list[str] = []
 
+    def checks() -> None:
+        if resume:
+            run_folder.check_same(folder, scenario)
+        else:
+            run_folder.check_folder(folder, force)
+        devices_found.append(devices.pick(scenario.experiment.run.device, local_rank))
 
-def choose_device(scenario: Scenario, local_rank: int) -> None:
-    """Where this peer computes: the peers of a node take turns with its GPUs."""
-    scenario.device = devices.pick(scenario.experiment.run.device, local_rank)
+    problem = capture_error(checks)
+    raise_on_all(problem or capture_error(holdings.train, control.rank), control)
+    return devices_found[0]
 
 
 def capture_error(check: Callable[..., object], *arguments: Any) -> InputError | None:
@@ -175,7 +199,7 @@ def capture_error(check: Callable[..., object], *arguments: Any) -> InputError |
     return None
 
 
-def raise_on_all(problem: InputError | None, control: Neighborhood) -> None:
+def raise_on_all(problem: InputError | None, control: ControlChannel) -> None:
     """Raise on all peers if there is a problem on one: it says it, the others are silent."""
     order = float(control.peers - control.rank)  # the first rank has the highest
     highest = control.maximum(np.array([order if problem else 0.0]))[0]
@@ -187,7 +211,7 @@ def raise_on_all(problem: InputError | None, control: Neighborhood) -> None:
     raise AbortedError
 
 
-def select_checkpoint(store: CheckpointStore, control: Neighborhood) -> int:
+def select_checkpoint(store: CheckpointStore, control: ControlChannel) -> int:
     """The newest round after which every peer has a whole checkpoint; 0 where there is none."""
     whole, problem = [], None
     try:
@@ -215,7 +239,7 @@ def notice(text: str) -> None:
     print(f"p2psim: {text}", file=sys.stderr, flush=True)
 
 
-def create_run_folder(folder: Path, control: Neighborhood, anew: bool) -> bool:
+def create_run_folder(folder: Path, control: ControlChannel, anew: bool) -> bool:
     """Make the run folder; True for the one peer, the first to come, that writes run.h5."""
 
     def clear() -> None:

@@ -1,4 +1,4 @@
-"""One peer's life: what every rank runs from the first round to the last."""
+"""The life of one peer: its parts, its rounds, its checkpoints."""
 
 from __future__ import annotations
 
@@ -6,94 +6,146 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from p2psim.base import Vector
 from p2psim.errors import StoppedError
+from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Clock, RealTimePacer
-from p2psim.network.neighborhood import Neighborhood, silent
+from p2psim.network.collectives import ControlChannel
+from p2psim.network.transfer import Alarm, PeerNeighborhood, silent
 from p2psim.network.transport import Transport
 from p2psim.rng import Stream
-from p2psim.simulation import allocator, recorder
+from p2psim.simulation import allocator
 from p2psim.simulation.agreement import Decision, RoundAgreement
 from p2psim.simulation.checkpoint import CheckpointStore
 from p2psim.simulation.event_log import EventLog
+from p2psim.simulation.recorder import Recorder
 
-COUNTERS = ("bytes_sent", "bytes_received", "messages_sent", "header_bytes")
+
+class Stateful(Protocol):
+    """A part of a peer whose state a checkpoint holds."""
+
+    def state(self) -> dict[str, Any]:
+        """Return all that later rounds depend on: plain values, arrays, containers, plug-ins."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state; plug-ins in it have been filled in already."""
+
+
+class Stopwatch:
+    """Real seconds since the first round began, over all parts of an interrupted run."""
+
+    def __init__(self) -> None:
+        self.began, self.before = time.perf_counter(), 0.0
+
+    def start(self) -> None:
+        """Begin to count; the seconds before an interruption count as well."""
+        self.began = time.perf_counter() - self.before
+
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+        return time.perf_counter() - self.began
+
+    def state(self) -> dict[str, float]:
+        return {"seconds": self.seconds()}
+
+    def restore(self, state: dict[str, float]) -> None:
+        self.before = state["seconds"]
 
 
 class Simulation:
-    """A peer at work. `phase` and `round` say where it is, for whoever must report a failure."""
+    """One peer of a run. `phase` and `round` say where it is when a failure is reported."""
 
     def __init__(
         self,
         scenario: Scenario,
-        wire: Transport,
-        control: Neighborhood,
-        log: recorder.Recorder,
-        schedule: EventLog | None = None,
+        transport: Transport,
+        control: ControlChannel,
+        log: Recorder,
+        events: EventLog | None = None,
+        alarm: Alarm = silent,
     ) -> None:
-        self.scenario, self.wire, self.control, self.log = scenario, wire, control, log
-        self.clock, self.schedule = Clock(schedule), schedule
-        self.realized: RealTimePacer | None = None
-        self.net = Neighborhood(wire, scenario.topology, self.clock, scenario.experiment.time.link)
-        self.net.control = control
-        self.algorithm = scenario.experiment.algorithm
+        self.scenario, self.control, self.log, self.events = scenario, control, log, events
+        self.rank = transport.rank
+        experiment = scenario.experiment
+        self.pacer = RealTimePacer(log.alive) if experiment.time.realize else None
+        self.clock = Clock(events, self.pacer)
+        self.net = PeerNeighborhood(
+            transport, scenario.topology, self.clock, experiment.time.link, control, alarm
+        )
+        self.algorithm = experiment.algorithm
+        self.stopwatch = Stopwatch()
         self.round = 0
         self.set_phase("start")
 
     def set_phase(self, phase: str) -> None:
-        """Say where this peer is."""
+        """Record the phase that this peer enters."""
         self.phase = phase
         self.log.set_phase(phase, self.round)
-        if self.schedule:
-            self.schedule.round = self.round
+        if self.events:
+            self.events.begin_round(self.round)
 
-    def prepare(self) -> Vector:
-        """Bind the plug-ins to this peer and build the model; torch is first needed here."""
+    def prepare(self, holdings: Holdings, device: str = "cpu") -> Vector:
+        """Bind the plug-ins to this peer and build its parts; returns the first model.
+
+        Torch is first needed here.
+        """
         from p2psim.simulation.evaluation import Evaluator
-        from p2psim.simulation.oracle import Batches, FlatModel, LocalOracle, Samples
+        from p2psim.simulation.flat_model import FlatModel
+        from p2psim.simulation.minibatches import Batches, Samples
+        from p2psim.simulation.oracle import MinibatchOracle
 
-        scenario, rank = self.scenario, self.wire.rank
+        scenario, rank = self.scenario, self.rank
         data, seed = scenario.experiment.data, scenario.experiment.head.seed
         for compressor in self.algorithm.compressors():
             compressor.bind(scenario.shapes, Stream(seed, "compressor", rank))
-        self.model = FlatModel(scenario, rank)
-        train, _ = scenario.hold(rank)
-        samples = Samples(data, train, self.model.g.dtype, scenario.device)
+        self.model = FlatModel(scenario, rank, device)
+        samples = Samples(data, holdings.train(rank), self.model.g.dtype, device)
         batches = Batches(data, samples, scenario.batch_size(rank), seed, rank)
-        self.oracle = LocalOracle(scenario, self.model, batches, self.clock)
-        self.oracle.alive = self.log.alive
-        self.evaluator = Evaluator(scenario, self.model, self.control)
-        scenario.held = scenario.trains = None  # what is not in use by now may go
+        self.oracle = MinibatchOracle(scenario, self.model, batches, self.clock, self.log.alive)
+        self.evaluator = Evaluator(scenario, self.model, self.control, holdings)
+        holdings.release()
         self.due = set(scenario.eval_rounds())
+        self.parts: dict[str, Stateful] = {
+            "network": self.net,
+            "oracle": self.oracle,
+            "clock": self.clock,
+            "buffers": self.model,
+            "stopwatch": self.stopwatch,
+            "log": self.log,
+            **({"events": self.events} if self.events else {}),
+        }
         return self.model.x
 
-    def run(self, agreement: RoundAgreement, store: CheckpointStore) -> None:
-        """All rounds that are left; the peer's file holds the rows so far at any moment.
+    def run(self, x: Vector, agreement: RoundAgreement, store: CheckpointStore) -> Vector:
+        """Run all rounds that are left and return the last model.
 
-        StoppedError where the peers agreed to stop before the last one.
+        The run begins with the model x, or with the checkpoint of `store.round`. The peer's file
+        holds the rows so far at any moment. StoppedError where the peers agreed to stop before the
+        last round.
         """
-        with np.errstate(over="ignore", invalid="ignore"):  # the rows show what has diverged
-            self.rounds(self.prepare(), agreement, store)
+        with np.errstate(over="ignore", invalid="ignore"):  # the rows show a divergence
+            return self.rounds(self.start(x, store), agreement, store)
 
-    def rounds(self, x: Vector, agreement: RoundAgreement, store: CheckpointStore) -> None:
-        """From the first x, or from a checkpoint, to the last."""
+    def start(self, x: Vector, store: CheckpointStore) -> Vector:
+        """Start the algorithm and restore the checkpoint, if any; returns the model."""
         self.algorithm.start(x, self.oracle, self.net)
-        self.net.pool.arrays.clear()  # a start may take other sizes than the rounds
-        self.wall = 0.0
+        self.net.release()  # messages of the start may have other sizes than those of rounds
         if store.round:
-            self.net.drain()  # what `start` has sent counts no more
             x = self.restore(store)
         allocator.keep_freed_memory()
-        self.control.maximum(np.zeros(1))  # all are ready: real time starts together
-        self.began = time.perf_counter() - self.wall
-        if self.scenario.experiment.time.realize:
-            self.realized = RealTimePacer(self.clock.now, self.log.alive)
-            self.clock.sleep = self.realized.sleep
+        self.control.barrier()  # real time begins together
+        self.stopwatch.start()
+        if self.pacer:
+            self.pacer.start(self.clock.now)
+        return x
+
+    def rounds(self, x: Vector, agreement: RoundAgreement, store: CheckpointStore) -> Vector:
+        """Run the rounds after `store.round`; returns the last model."""
         for number in range(store.round + 1, self.scenario.rounds + 1):
             self.round = number
             x = self.one_round(x)
@@ -106,14 +158,10 @@ class Simulation:
                 raise StoppedError
         self.set_phase("end")
         self.net.drain()
-        self.net.alarm = self.control.alarm = silent  # the file that it writes to is being closed
-        self.log.close(x)
-        if self.schedule:
-            self.schedule.close()
-        self.control.maximum(np.zeros(1))  # nobody leaves before all have finished
+        return x
 
     def one_round(self, x: Vector) -> Vector:
-        """Local phase, consensus phase, one row."""
+        """Run the local phase and the consensus phase and record one row; returns the model."""
         self.set_phase("local")
         self.oracle.begin(x)
         x = self.check_vector(self.algorithm.local(x, self.oracle, self.net))
@@ -121,7 +169,7 @@ class Simulation:
         self.set_phase("consensus")
         for _ in range(self.scenario.experiment.learning.consensus_steps):
             x = self.check_vector(self.algorithm.consensus(x, self.oracle, self.net))
-            self.net.step += 1
+            self.net.advance()
         self.oracle.end(x)
         self.evaluate(x)
         self.set_phase("record")
@@ -130,82 +178,51 @@ class Simulation:
             step=self.oracle.step_count,
             epoch=self.oracle.epoch,
             time=self.clock.now,
-            wall=time.perf_counter() - self.began,
+            wall=self.stopwatch.seconds(),
             loss=self.oracle.mean_loss(),
             energy=self.oracle.energy,
-            **{name: getattr(self.net, name) for name in COUNTERS},
+            **self.net.counters(),
         )
-        self.log.algorithm_row(
-            self.round, {k: getattr(self.algorithm, k) for k in self.algorithm.metrics}
-        )
+        metrics = {name: getattr(self.algorithm, name) for name in self.algorithm.metrics}
+        self.log.algorithm_row(self.round, metrics)
         return x
 
     def check_vector(self, x: Vector) -> Vector:
-        """What a phase has returned; TypeError unless it is a vector like the model's."""
+        """Return the result of a phase; TypeError unless it is a vector like the model's."""
         like = self.model.x
         if not isinstance(x, np.ndarray) or (x.shape, x.dtype) != (like.shape, like.dtype):
-            what = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-            raise TypeError(f"it has returned {what}, not {like.dtype} {like.shape}")
+            result = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+            raise TypeError(f"it has returned {result}, not {like.dtype} {like.shape}")
         return x
 
     def save(self, x: Vector, store: CheckpointStore) -> None:
         """Write a checkpoint of this moment, beside the one before."""
         self.net.complete()
         self.log.flush()  # the rows up to here must not be lost either
-        if self.schedule:
-            self.schedule.flush()
+        if self.events:
+            self.events.flush()
         store.write(self.round, self.state(x), self.shared_objects())
-        self.control.maximum(np.zeros(1))  # all have written theirs: older ones may go
+        self.control.barrier()  # all have written theirs: older ones may go
         store.rotate(self.round)
 
     def state(self, x: Vector) -> dict[str, Any]:
-        """All that the next round depends on, by name."""
-        return {
-            "x": x,
-            "algorithm": self.algorithm,
-            "optimizer": self.oracle.optimizer,
-            "rule": self.oracle.rule,
-            "buffers": {k: b.cpu() for k, b in self.model.module.named_buffers()},
-            "under way": list(self.net.in_flight),
-            "numbers": {
-                "step": self.net.step,
-                "steps": self.oracle.step_count,
-                "losses": self.oracle.losses,
-                "energy": self.oracle.energy,
-                "time": self.clock.now,
-                "uplink": self.clock.uplink,
-                "events": self.schedule.events if self.schedule else 0,
-                "wall": time.perf_counter() - self.began,
-                "rows": self.log.rows,
-                **{name: getattr(self.net, name) for name in COUNTERS},
-            },
-        }
+        """Return all that the next round depends on, by name."""
+        parts = {name: part.state() for name, part in self.parts.items()}
+        return {"x": x, "algorithm": self.algorithm, **parts}
 
     def shared_objects(self) -> dict[str, object]:
-        """What state may refer to and every peer has anyway."""
+        """Return the objects that a checkpoint stores by name: a resumed run builds them anew."""
         model = self.model
         parameters = {f"parameter {number}": p for number, p in enumerate(model.parameters)}
-        there = {"net": self.net, "pool": self.net.pool, "oracle": self.oracle, "model": model}
-        return {**there, "module": model.module, **parameters}
+        objects = {"net": self.net, "pool": self.net.pool, "oracle": self.oracle, "model": model}
+        return {**objects, "module": model.module, **parameters}
 
     def restore(self, store: CheckpointStore) -> Vector:
-        """Be where the checkpoint was written; returns x."""
-        self.began = time.perf_counter()
-        found = store.read(self.state(self.model.x), self.shared_objects())
-        numbers = found["numbers"]
-        for name, buffer in self.model.module.named_buffers():
-            buffer.copy_(found["buffers"][name])  # the module goes on with its own
-        self.net.step, self.net.in_flight = numbers["step"], set(found["under way"])
-        for name in COUNTERS:
-            setattr(self.net, name, numbers[name])
-        self.oracle.step_count, self.oracle.losses = numbers["steps"], numbers["losses"]
-        self.oracle.energy = numbers["energy"]
-        self.clock.now, self.clock.uplink = numbers["time"], numbers["uplink"]
-        self.wall = numbers["wall"]
-        if self.schedule:
-            self.schedule.rewind(numbers["events"])
-        self.log.rewind(store.round, numbers["rows"])
-        x: Vector = found["x"]
+        """Restore the state of the last checkpoint; returns x."""
+        state = store.read(self.state(self.model.x), self.shared_objects())
+        for name, part in self.parts.items():
+            part.restore(state[name])
+        x: Vector = state["x"]
         return x
 
     def evaluate(self, x: Vector) -> None:
@@ -221,16 +238,16 @@ class Simulation:
 
     @contextlib.contextmanager
     def untimed(self) -> Iterator[None]:
-        """What takes no virtual time: realized time is not late because of it."""
+        """Exclude this block from real-time pacing: it takes no virtual time."""
         began = time.monotonic()
         yield
-        if self.realized:
-            self.realized.exclude(time.monotonic() - began)
+        if self.pacer:
+            self.pacer.exclude(time.monotonic() - began)
 
     def failure(self, error: BaseException) -> str:
-        """Which peer failed, where and why, in one line."""
+        """Return one line that names the peer, the place and the cause of a failure."""
         cause = f"{type(error).__name__}: {error}".replace("\n", " ")
         return (
-            f"peer {self.wire.rank} on {socket.gethostname()} failed in phase {self.phase!r} "
+            f"peer {self.rank} on {socket.gethostname()} failed in phase {self.phase!r} "
             f"of round {self.round}: {cause}"
         )

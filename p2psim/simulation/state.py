@@ -19,7 +19,7 @@ from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from p2psim.network.messages import Packet, Tailed
-from p2psim.network.neighborhood import Transfer
+from p2psim.network.transfer import Transfer
 from p2psim.vectors import Scratch
 
 Node: TypeAlias = Any  # None, bool, int, float, str, bytes, or a list whose first entry is a tag

@@ -49,16 +49,27 @@ def look(folder: Path, peers: int, patience: float, began: float = 0.0) -> None:
 
 
 class Watchdog:
-    """Hears from a neighborhood that it waits; see Neighborhood.alarm."""
+    """Alarm of a peer's neighborhoods (transfer.Alarm), active while the peer has an open file."""
 
-    def __init__(self, folder: Path, peers: int, log: Recorder, patience: float) -> None:
-        self.folder, self.peers, self.log, self.patience = folder, peers, log, patience
+    def __init__(self, folder: Path, peers: int, patience: float) -> None:
+        self.folder, self.peers, self.patience = folder, peers, patience
+        self.log: Recorder | None = None
+
+    def start(self, log: Recorder) -> None:
+        """Record waits in this file from now on."""
+        self.log = log
+
+    def stop(self) -> None:
+        """Ignore waits from now on: the file is about to be closed."""
+        self.log = None
 
     def __call__(self, seconds: float, others: list[int]) -> None:
-        """This peer has waited so long for these others; none: it waits no more.
+        """Record that this peer has waited `seconds` for others; without others the wait is over.
 
         HangError where the run hangs.
         """
+        if self.log is None:
+            return
         now = time.time()
         self.log.waiting(now - seconds if others else 0.0, others)
         if seconds >= self.patience:

@@ -121,7 +121,7 @@ def test_a_forged_checkpoint_is_not_used(
 STRANGE: dict[str, Callable[[dict[str, Any]], None]] = {
     "a name that nobody knows": x_as("known", "secret"),
     "an object that has not come yet": x_as("same", 10**6),
-    "a state that lacks a part": lambda head: head["state"].pop("numbers"),
+    "a state that lacks a part": lambda head: head["state"].pop("oracle"),
 }
 
 

@@ -12,7 +12,7 @@ from p2psim import cli, registry
 from p2psim.experiment import plan, scenario
 from p2psim.experiment.dry_run import rehearse
 from p2psim.network import neighborhood
-from p2psim.network.neighborhood import HEADER, Neighborhood
+from p2psim.network.transfer import HEADER, PeerNeighborhood
 from p2psim.simulation import simulation
 from tests.support.runs import Table, run_here
 
@@ -94,14 +94,14 @@ def test_the_rehearsal_knows_what_a_run_receives_into(
     name: str, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run's pool has the planned blocks of bytes, and beside them what it sends, and headers."""
-    nets: dict[int, Neighborhood] = {}
+    nets: dict[int, PeerNeighborhood] = {}
 
-    class Kept(Neighborhood):
+    class Kept(PeerNeighborhood):
         def __init__(self, wire: Any, *rest: Any) -> None:
             super().__init__(wire, *rest)
             nets[wire.rank] = self
 
-    monkeypatch.setattr(simulation, "Neighborhood", Kept)
+    monkeypatch.setattr(simulation, "PeerNeighborhood", Kept)
     monkeypatch.setattr(neighborhood, "WINDOW", window)
     algorithm, topology = CASES[name]
     table = experiment(algorithm, topology, rounds=6)

@@ -14,6 +14,7 @@ from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform
 from p2psim.network.neighborhood import Neighborhood
 from p2psim.network.topology import Topology
+from p2psim.network.transfer import PeerNeighborhood
 from p2psim.network.transport import Alarm, ThreadTransport, Transport, run_threads
 from tests.support.runs import Table, quadratic_table, quadratics, run_here
 
@@ -117,7 +118,7 @@ def test_a_mix_receives_into_its_window(messages: float, monkeypatch: pytest.Mon
     monkeypatch.setattr(neighborhood, "WINDOW", window)
 
     def body(wire: Transport) -> None:
-        net = Neighborhood(wire, full(peers), Clock(), Uniform())
+        net = PeerNeighborhood(wire, full(peers), Clock(), Uniform())
         x = np.arange(LARGE, dtype=np.float32) + wire.rank
         for _ in range(5):
             x = net.mix(x)
@@ -143,9 +144,14 @@ def test_an_alarm_names_the_peers_of_the_group(monkeypatch: pytest.MonkeyPatch) 
 
     def body(wire: Transport) -> None:
         assert isinstance(wire, ThreadTransport)
-        net = Neighborhood(Reporting(wire.hub, wire.rank), full(PEERS), Clock(), Uniform())
         said = heard.setdefault(wire.rank, [])
-        net.alarm = lambda seconds, peers: said.append((seconds, peers))
+        net = PeerNeighborhood(
+            Reporting(wire.hub, wire.rank),
+            full(PEERS),
+            Clock(),
+            Uniform(),
+            alarm=lambda seconds, peers: said.append((seconds, peers)),
+        )
         net.mix(np.ones(D, np.float32))
 
     run_threads(PEERS, body)

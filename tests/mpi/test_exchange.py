@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from p2psim.launcher.runner import wait_until_stderr_is_read
 from p2psim.network.clock import Clock
+from p2psim.network.collectives import ControlChannel
 from p2psim.network.links import Uniform
-from p2psim.network.neighborhood import HEADER, WINDOW, Neighborhood
+from p2psim.network.neighborhood import WINDOW
 from p2psim.network.topology import Topology
+from p2psim.network.transfer import HEADER, PeerNeighborhood
 from p2psim.network.transport import MPITransport
 from p2psim.registry import find
 from p2psim.rng import Stream
@@ -45,10 +47,19 @@ def directed(n: int) -> Matrix:
     return W
 
 
-def made(wire: MPITransport, *weights: Matrix, link: Uniform | None = None) -> Neighborhood:
+def graph(*weights: Matrix) -> Topology:
+    """A topology with these mixing matrices."""
+    return Topology(np.stack(weights), "made", directed=True, rule="edges", links={})
+
+
+def made(wire: MPITransport, *weights: Matrix, link: Uniform | None = None) -> PeerNeighborhood:
     """This rank's neighborhood on a graph of its own communicator."""
-    topology = Topology(np.stack(weights), "made", directed=True, rule="edges", links={})
-    return Neighborhood(wire.duplicate(), topology, Clock(), link or Uniform())
+    return PeerNeighborhood(wire.duplicate(), graph(*weights), Clock(), link or Uniform())
+
+
+def control_channel(wire: MPITransport) -> ControlChannel:
+    """This rank's control channel on a communicator of its own."""
+    return ControlChannel(wire, graph(np.eye(wire.size)))
 
 
 def vector(rank: int, d: int, step: int = 0, dtype: Any = np.float32) -> NDArray[Any]:
@@ -207,7 +218,7 @@ def check_mean(wire: MPITransport) -> None:
 def check_total(wire: MPITransport) -> None:
     """The sum over all peers, with the same bits everywhere, in 2 (n - 1) messages."""
     n = wire.size
-    net = made(wire, np.eye(n))
+    net = control_channel(wire)
     for d in (1, 1003):
         rows = np.random.default_rng(d).standard_normal((n, d)).astype(np.float32)
         got = net.total(rows[wire.rank])
@@ -221,7 +232,7 @@ def check_total(wire: MPITransport) -> None:
 
 def check_gather(wire: MPITransport) -> None:
     """All vectors as rows, on every peer the same, whatever the graph."""
-    net = made(wire, np.eye(wire.size))
+    net = control_channel(wire)
     for step, d in enumerate((1, 5)):
         rows = net.gather(vector(wire.rank, d, step, np.float64))
         assert (rows == [vector(j, d, step, np.float64) for j in range(wire.size)]).all()
@@ -335,7 +346,7 @@ def main(names: Sequence[str]) -> None:
             print(f"rank {wire.rank} of {wire.size}:\n{traceback.format_exc()}", file=sys.stderr)
             wait_until_stderr_is_read()
             wire.abort(1)
-        made(wire, np.eye(wire.size)).gather(np.zeros(1))  # a rank that hangs is a failure
+        control_channel(wire).gather(np.zeros(1))  # a rank that hangs is a failure
         print(f"rank {wire.rank} passed {name}.", flush=True)
 
 

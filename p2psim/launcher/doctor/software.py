@@ -76,13 +76,15 @@ def plan(
     made = [Plan(folder)]
 
     def load() -> Iterator[Finding]:
+        from p2psim.experiment.holdings import Holdings
         from p2psim.launcher import runner
 
         if experiment is None:
             return
         request = runner.requests(experiment, settings, out, force=True)[0]
         scenario = request.scenario()
-        scenario.hold(0)
+        holdings = Holdings(scenario)
+        _ = holdings.train(0), holdings.test
         made.append(Plan(request.folder, scenario.peers, scenario))
         text = (
             f"{scenario.peers} peers, {scenario.parameters:,} parameters, {scenario.rounds} rounds"

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from p2psim.experiment.holdings import Holdings
 from p2psim.launcher import environment, ranks, runner, slurm
 
 
@@ -34,21 +35,22 @@ class Job:
         self.application = application
         self.key = hello["arguments"], hello["folder"]
         self.ranks: int = hello["ranks"]
-        self.parts: tuple[Any, Any] | None = None
+        self.parts: tuple[Any, Any, Any] | None = None
         with contextlib.suppress(BaseException):  # a mistake: each rank will find it by itself
             self.parts = self.derive()
 
-    def derive(self) -> tuple[Any, Any]:
+    def derive(self) -> tuple[Any, Any, Any]:
         """The request, and the scenario with the data read that ranks share."""
         arguments, folder = self.key
         os.chdir(folder)
         try:
             ((_, request),) = runner.choose(*self.application.parse_run(arguments))
             ready = request.scenario()
-            _ = ready.test
+            holdings = Holdings(ready)
+            _ = holdings.test
             if self.ranks == ready.peers:  # all are here: one passes through the file for them
-                ready.hold_all()
-            return request, ready
+                holdings.read_all()
+            return request, ready, holdings
         finally:
             os.chdir("/")
 

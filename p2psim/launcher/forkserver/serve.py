@@ -41,9 +41,9 @@ def load() -> None:
 def warm_up() -> None:
     """What runs for the first time imports and allocates; done here, ranks share it."""
     from p2psim.experiment import scenario
-    from p2psim.simulation import oracle
+    from p2psim.simulation.flat_model import FlatModel
 
-    oracle.FlatModel(scenario.load(EXAMPLE, Path()), 0)
+    FlatModel(scenario.load(EXAMPLE, Path()), 0)
 
 
 def serve(folder: str, command_line: Callable[[], Application]) -> None:

@@ -15,6 +15,7 @@ from p2psim import cli
 from p2psim.analysis import metrics, results
 from p2psim.errors import InputError
 from p2psim.experiment import scenario
+from p2psim.experiment.holdings import Holdings
 from tests.support.runs import Run, Table, quadratic_table, quadratics, run_here
 
 CLASSES = [[0, 1], [7, 8], [0, 7, 8]]
@@ -82,7 +83,7 @@ def test_only_the_chosen_classes_are_used() -> None:
     for part, held in zip(ready.parts, CLASSES, strict=True):
         assert set(labels[part]) == set(held)
     assert sum(map(len, ready.parts)) == np.isin(labels, [0, 1, 7, 8]).sum()
-    assert set(ready.test[1]) == {0, 1, 7, 8}
+    assert set(Holdings(ready).test[1]) == {0, 1, 7, 8}
     iid = scenario.load(experiment(data={"partition": {"name": "iid"}}), Path())
     assert all(set(labels[part]) == {0, 1, 7, 8} for part in iid.parts)
 

@@ -18,7 +18,7 @@ from p2psim.errors import InputError
 from p2psim.experiment import scenario
 from p2psim.learning import int8
 from p2psim.models import attention
-from p2psim.simulation.oracle import Samples
+from p2psim.simulation.minibatches import Samples
 from tests.support.runs import Run, Table, run_here
 from tests.support.texts import TINY, configured, news, tiny
 

@@ -1,0 +1,63 @@
+"""Samples in memory: training samples of one peer or of all peers of a node, and the test set."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2psim.experiment.scenario import Scenario
+
+Raw: TypeAlias = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets as the data set has them
+
+
+class Holdings:
+    """The samples of an experiment, read when they are first asked for.
+
+    InputError where a file is damaged.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.parts: dict[int, Raw] = {}  # training samples by rank
+
+    def train(self, rank: int) -> Raw:
+        """Return the training samples of a peer."""
+        if rank not in self.parts:
+            scenario = self.scenario
+            self.parts[rank] = scenario.experiment.data.train(scenario.parts[rank])
+        return self.parts[rank]
+
+    @cached_property
+    def test(self) -> Raw:
+        """The test samples of the classes of the experiment, the same on every peer."""
+        experiment = self.scenario.experiment
+        inputs, targets = experiment.data.test()
+        classes = experiment.data_section.classes
+        if classes is None:
+            return inputs, targets
+        chosen = np.isin(targets, classes)
+        return inputs[chosen], targets[chosen]
+
+    def read_all(self) -> None:
+        """Read the samples of all peers at once, for processes forked from this one to share."""
+        parts = self.scenario.parts
+        inputs, targets = self.scenario.experiment.data.train(np.concatenate(parts))
+        cuts = np.cumsum([len(part) for part in parts])[:-1]
+        pieces = zip(np.split(inputs, cuts), np.split(targets, cuts), strict=True)
+        self.parts = dict(enumerate(pieces))
+        _ = self.test
+
+    def fingerprint(self, rank: int) -> str:
+        """Return a digest of a peer's training samples and of the test labels."""
+        digest = hashlib.blake2b(digest_size=16)
+        for array in (*self.train(rank), self.test[1]):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def release(self) -> None:
+        """Forget the training samples: arrays that are not in use elsewhere are freed."""
+        self.parts.clear()

@@ -1,0 +1,105 @@
+"""A torch module on one flat vector: its parameters are views of x, their .grad views of g."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from p2psim import rng
+from p2psim.base import Vector
+from p2psim.experiment.scenario import Scenario
+
+torch.set_num_threads(1)  # ranks share the cores; one thread also fixes the order of sums
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def seed(key: int, device: str) -> None:
+    """What layers draw from now on follows from the key."""
+    # torch.manual_seed is for all devices; it formats a traceback for those that are not there.
+    torch.default_generator.manual_seed(key)
+    if device.startswith("cuda"):
+        torch.cuda.default_generators[torch.device(device).index].manual_seed(key)
+
+
+def logistic(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log(1 + exp(-y z)) for one logit z and y = 2 target - 1, mean over the batch."""
+    return functional.binary_cross_entropy_with_logits(outputs[:, 0], targets.to(outputs.dtype))
+
+
+def half_squared(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(z - y)^2 / 2, mean over the batch."""
+    return 0.5 * functional.mse_loss(outputs.reshape(targets.shape), targets.to(outputs.dtype))
+
+
+LOSSES: dict[str, Loss] = {
+    "cross-entropy": functional.cross_entropy,
+    "logistic": logistic,
+    "half-squared": half_squared,
+}
+
+
+class FlatModel:
+    """A torch module whose parameters are views of the flat vector x, their .grad views of g."""
+
+    def __init__(self, scenario: Scenario, rank: int, device: str = "cpu") -> None:
+        experiment, data = scenario.experiment, scenario.experiment.data
+        dtype = getattr(torch, experiment.model_section.dtype)
+        own = rank if experiment.model_section.init == "own" else 0
+        seed(rng.key(experiment.head.seed, "init", own), "cpu")  # where it is built in any case
+        module = experiment.model.build(data.shape, data.outputs)
+        if experiment.learning.precision == "int8":
+            from p2psim.learning.int8 import quantize_model
+
+            module = quantize_model(module)
+        self.module = module.to(dtype)
+        self.parameters: list[torch.Tensor] = list(self.module.parameters())
+        self.criterion = LOSSES[data.loss]
+        self.device = device
+        self.host = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        if self.device != "cpu" and torch.cuda.is_available():
+            self.host = self.host.pin_memory()
+        self.x: Vector = self.host.numpy()
+        first = data.initial(rank)
+        if first is not None:
+            np.copyto(self.x, first, casting="same_kind")
+        self.there = self.host
+        if self.device != "cpu":  # a copy of x on the device, and a place for g to come back to
+            self.module.to(self.device)
+            self.there = self.host.to(self.device, copy=True)
+            self.returned = torch.empty_like(self.host, pin_memory=self.host.is_pinned())
+        self.g = torch.zeros_like(self.there)
+        start = 0
+        for p in self.parameters:
+            stop = start + p.numel()
+            p.data = self.there[start:stop].view(p.shape)
+            p.grad = self.g[start:stop].view(p.shape)
+            start = stop
+
+    def load(self, x: Vector) -> None:
+        """Make x the module's parameters."""
+        if x is not self.x:
+            np.copyto(self.x, x)
+        if self.there is not self.host:
+            self.there.copy_(self.host, non_blocking=True)
+
+    def gradient(self) -> Vector:
+        """g in host memory; overwritten by the next call."""
+        if self.there is self.host:
+            return self.g.numpy()
+        return self.returned.copy_(self.g).numpy()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the module's buffers (running statistics, ranges) in host memory, by name."""
+        return {name: buffer.cpu() for name, buffer in self.module.named_buffers()}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Copy buffers into those of the module, which layers refer to."""
+        for name, buffer in self.module.named_buffers():
+            buffer.copy_(state[name])
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.criterion(outputs, targets)
