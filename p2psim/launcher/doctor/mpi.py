@@ -44,7 +44,7 @@ def mpi4py() -> Iterator[Finding]:
 def launch() -> Iterator[Finding]:
     """That two ranks, started as the peers will be, see each other."""
     command, added = ranks.find_launcher().command(2)
-    meet = "from p2psim import joining; joining.join(2)"
+    meet = "from p2psim.launcher import mpi_init; mpi_init.init_mpi(2)"
     code, _, errors = ask([*command, sys.executable, "-c", meet], LAUNCH_SECONDS, **added)
     if code == 0:
         yield Finding(OK, "launch", "two ranks were started and see each other")

@@ -212,7 +212,7 @@ def test_too_few_cores_of_the_machine(tmp_path: Path) -> None:
         pytest.skip("one core only")
     one = str(min(os.sched_getaffinity(0)))
     code = (
-        "from pathlib import Path; from p2psim.doctor import finding, mpi;"
+        "from pathlib import Path; from p2psim.launcher.doctor import finding, mpi;"
         "print(*mpi.cores(finding.Plan(Path('.'), 8)))"
     )
     bound = subprocess.run(
