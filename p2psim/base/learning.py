@@ -1,0 +1,143 @@
+"""Interfaces of learning: tasks and metrics, models, learning rules, local optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2psim.base.types import Shape, Vector
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that a model is trained or tested on, with one leading axis."""
+
+    inputs: Any  # a tensor, or a dict of tensors
+    targets: Any  # a tensor
+    weight: float  # what the loss is a mean over: samples, tokens, labeled nodes, rays
+    start: int = 0  # position of the first sample in the test set
+
+    def first(self, samples: int) -> Batch:
+        """Return the first `samples` samples; the weight shrinks in proportion."""
+        inputs = self.inputs
+        part = {k: v[:samples] for k, v in inputs.items()} if isinstance(inputs, dict) else None
+        weight = self.weight * samples / len(self.targets)
+        return Batch(inputs[:samples] if part is None else part, self.targets[:samples], weight)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The facts about a data set that tasks and models need."""
+
+    inputs: Shape | Mapping[str, Shape]  # of one sample
+    outputs: int  # of the model
+    classes: int = 0  # 0: targets are no classes
+    vocabulary: int | Sequence[int] = 0  # token ids, or one number for each categorical field
+    context: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # shared by all samples
+
+
+class Metric(Protocol):
+    """A number, or an array of them, that is computed from sums over batches and over peers."""
+
+    unit: str
+    better: Literal["higher", "lower"]
+    meaning: str  # one clause, for run.h5
+    shape: Shape = ()  # of the result
+
+    def zero(self, samples: int) -> NDArray[np.float64]:
+        """Return sums before the first batch of a test set of `samples` samples."""
+
+    def add(self, sums: NDArray[np.float64], outputs: torch.Tensor, batch: Batch) -> None:
+        """Add a batch to the sums, in place."""
+
+    def result(self, sums: NDArray[np.float64]) -> Any:
+        """Return the metric, a float or an array of `shape`; NaN where it is not defined."""
+
+
+class Task(Protocol):
+    """A kind of learning problem: its loss and its metrics. A data set names its default task."""
+
+    metrics: Mapping[str, Metric]  # the first one is the primary: tables and plots show it
+
+    def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
+        """Receive the data set's facts and the targets of this peer's training samples.
+
+        InputError where the data set does not fit the task.
+        """
+
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the mean loss over the weight of the batch, a scalar."""
+
+
+class Model(Protocol):
+    """A network; `shapes` gives without torch the parameters that `build` will hold.
+
+    An optional method bind(spec: DataSpec, folder: Path) is called once, before all others, with
+    the data set's facts and the folder that relative paths start from.
+    """
+
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")  # that [learning] may ask for
+    tokens: ClassVar[bool] = False  # samples are token ids (int64)
+
+    def shapes(self, inputs: Shape, outputs: int) -> list[Shape]:
+        """Return the parameters' shapes in torch's order, for samples of shape `inputs`."""
+
+    def build(self, inputs: Shape, outputs: int) -> torch.nn.Module:
+        """Return the torch module: (batch, *inputs) -> (batch, outputs)."""
+
+    def macs(self, inputs: Shape, outputs: int) -> int:
+        """Return the multiply-add operations of the forward pass of a sample."""
+        raise NotImplementedError
+
+
+class Learner(Protocol):
+    """The objects of a learning rule: the module, its parameters and the flat gradient g."""
+
+    module: torch.nn.Module
+    parameters: list[torch.Tensor]
+    g: torch.Tensor
+
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the task's loss, a scalar."""
+
+
+class LearningRule(Protocol):
+    """Computes the gradient of a minibatch.
+
+    An optional method bind(module, key) is called once, before all others and again when a run is
+    resumed: it may add hooks to the module. key(purpose) gives 64 random bits, the same on all
+    peers. Attributes that `bind` sets are no state: a checkpoint holds the others.
+    """
+
+    def gradient(self, learner: Learner, batch: Batch) -> float:
+        """Fill learner.g with the gradient at the module's parameters; returns the loss."""
+
+
+class LocalOptimizer(Protocol):
+    """The direction of a local step, without the learning rate.
+
+    An optional method mixed(before, after, rate) is called after each round with local steps: the
+    model before and after the round, mixing included, and the sum of the learning rates between.
+    """
+
+    def start(self, x: Vector) -> None:
+        """Create the state for the first model x."""
+
+    def direction(self, g: Vector, x: Vector) -> Vector:
+        """Return the direction from gradient g at x; valid until the next call."""
+
+    def rate(self, epoch: float, epochs: float) -> float:
+        """Return the learning rate at `epoch` (from 0) of a run of `epochs`."""
+
+
+class LearningRateSchedule(Protocol):
+    """Factor on the learning rate over the run."""
+
+    def factor(self, epoch: float, epochs: float) -> float: ...
