@@ -27,7 +27,7 @@ Length = Annotated[int, Meta(ge=1, le=65_536)]
 Ids = Annotated[int, Meta(ge=3, le=2**31 - 1)]
 
 
-class Encoder(Protocol):
+class TokenEncoder(Protocol):
     """Turns texts into ids below `size`, 0 being the padding."""
 
     size: int
@@ -67,7 +67,7 @@ class TextData(Data):
             labels.append(label)
             if pieces is None:
                 counts.update(self.words(text))
-        self._encoder: Encoder = pieces or WordVocabulary(counts, self)
+        self._encoder: TokenEncoder = pieces or WordVocabulary(counts, self)
         self._labels = np.array(labels, np.int64)
         self.vocabulary = self._encoder.size
         self.shape = (self.length,)

@@ -17,7 +17,7 @@ from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Clock
 from p2psim.network.messages import Packet, Pool, pack
 from p2psim.network.neighborhood import LocalView, block_sizes, group_size
-from p2psim.rng import Stream, generator
+from p2psim.rng import RandomStream, generator
 
 
 class EchoHandle:
@@ -206,7 +206,7 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
     """Two periods of rounds of this peer."""
     algorithm, net = scenario.experiment.algorithm, DryRunNeighborhood(scenario, rank)
     for compressor in algorithm.compressors():
-        compressor.bind(scenario.shapes, Stream(0, "rehearsal", rank))
+        compressor.bind(scenario.shapes, RandomStream(0, "rehearsal", rank))
     oracle = NoiseOracle(scenario, net)
     dtype = np.dtype(scenario.experiment.model_section.dtype)
     x = oracle.random.standard_normal(scenario.parameters).astype(dtype)

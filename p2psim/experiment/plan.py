@@ -12,7 +12,7 @@ from p2psim.experiment.forecast import forecast
 from p2psim.experiment.scenario import Scenario
 from p2psim.models import cost_model
 from p2psim.network.neighborhood import HEADER
-from p2psim.vectors import kept
+from p2psim.vectors import kept_entries
 
 # Bytes (make bench-start): of a forked peer that holds nothing yet, and once on every node.
 PROCESS, SHARED = 25 * 2**20, 300 * 2**20
@@ -77,7 +77,7 @@ def as_published(scenario: Scenario, net: DryRunNeighborhood) -> dict[str, str]:
     if name == "top-k":
         sizes = [math.prod(shape) for shape in scenario.shapes]
         sizes = sizes if compressor.per == "tensor" else [sum(sizes)]
-        sent = sum(kept(m, compressor.keep, compressor.k) for m in sizes)
+        sent = sum(kept_entries(m, compressor.keep, compressor.k) for m in sizes)
         values = compressor.values
     steps = scenario.rounds * scenario.experiment.learning.consensus_steps
     size = cost_model.traffic(scenario.parameters, sent, steps) / 1e9

@@ -16,7 +16,7 @@ from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Clock, RealTimePacer
 from p2psim.network.neighborhood import Neighborhood, silent
 from p2psim.network.transport import Transport
-from p2psim.rng import Stream
+from p2psim.rng import RandomStream
 from p2psim.simulation import allocator, recorder
 from p2psim.simulation.agreement import Decision, RoundAgreement
 from p2psim.simulation.checkpoint import CheckpointStore
@@ -60,7 +60,7 @@ class Simulation:
         scenario, rank = self.scenario, self.wire.rank
         data, seed = scenario.experiment.data, scenario.experiment.head.seed
         for compressor in self.algorithm.compressors():
-            compressor.bind(scenario.shapes, Stream(seed, "compressor", rank))
+            compressor.bind(scenario.shapes, RandomStream(seed, "compressor", rank))
         self.model = FlatModel(scenario, rank)
         train, _ = scenario.hold(rank)
         samples = Samples(data, train, self.model.g.dtype, scenario.device)
