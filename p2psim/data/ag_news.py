@@ -7,14 +7,14 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2psim.data.files import data_folder, fetch_cure, find_file, reading
+from p2psim.data.files import FileSet, fetch_cure, reading
 from p2psim.data.text import TextData
 from p2psim.registry import plugin
 
 # What `p2psim data fetch` writes comes first, so that fetching cures damage anywhere.
 PLACES = ("ag-news", "ag_news", "ag_news_csv", "ag_news/ag_news_csv")
+FILES = FileSet("ag-news", PLACES, fetch_cure("ag-news"))
 TRAIN, TEST = "train.csv", "test.csv"
-CURE = fetch_cure("ag-news")
 
 
 @plugin("data", "ag-news", source="Zhang, Zhao & LeCun 2015")
@@ -35,21 +35,16 @@ class AGNews(TextData):
 
     def open(self, folder: str) -> None:
         """Find both files, read the training file; InputError if one is missing or damaged."""
-        self._paths = {"train": find(self.file), "test": find(TEST)}
+        self._paths = {"train": FILES.find(self.file), "test": FILES.find(TEST)}
         super().open(folder)
 
     def rows(self, part: str) -> Iterator[tuple[int, str]]:
         return read_rows(self._paths[part])
 
 
-def find(name: str) -> Path:
-    """A file of the data set, in any of the known places."""
-    return find_file((data_folder() / place / name for place in PLACES), "ag-news", CURE)
-
-
 def read_rows(path: Path) -> Iterator[tuple[int, str]]:
     """Class (from 0) and text of each row. InputError where the file is damaged."""
-    with reading(path, CURE) as stream:
+    with reading(path, FILES.cure) as stream:
         rows = csv.reader(io.TextIOWrapper(stream, "utf-8", newline=""), strict=True)
         try:
             for row in rows:

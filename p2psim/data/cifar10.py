@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from p2psim.base import Count, Data, Indices
 from p2psim.data import unpickle
 from p2psim.data.augmentation import crop
-from p2psim.data.files import data_folder, fetch_cure, find_file
+from p2psim.data.files import FileSet, fetch_cure
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST = "test_batch"
 PLACES = ("cifar10/cifar-10-batches-py", "cifar-10-batches-py")
-CURE = fetch_cure("cifar10")
+FILES = FileSet("cifar10", PLACES, fetch_cure("cifar10"))
 FRAME = 4  # black pixels on each side, of which a random crop shows some
 # Red, green and blue of the training pixels in 0..1.
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32).reshape(3, 1, 1)
@@ -49,7 +49,7 @@ class CIFAR10(Data):
 
     def open(self, folder: str) -> None:
         """Find the six files; InputError if one is missing. They are checked when read."""
-        self._paths = {name: find(name) for name in (*TRAIN, TEST)}
+        self._paths = {name: FILES.find(name) for name in (*TRAIN, TEST)}
         self._labels: list[Indices] = []
 
     def labels(self) -> Indices:
@@ -86,11 +86,6 @@ class CIFAR10(Data):
         return crop(inputs, rng, FRAME, self.shift)
 
 
-def find(name: str) -> Path:
-    """A batch's file, in any of the known places."""
-    return find_file((data_folder() / place / name for place in PLACES), "cifar10", CURE)
-
-
 # One batch is 31 MB. Each of these lets go of it before the next one is read.
 def read_labels(path: Path) -> Indices:
     """The labels of one batch."""
@@ -104,15 +99,17 @@ def read_images(path: Path, indices: Indices) -> NDArray[np.uint8]:
 
 def read_batch(path: Path) -> tuple[NDArray[np.uint8], Indices]:
     """Images (rows, 3072) and labels (rows,) of one batch. InputError if the file is damaged."""
-    batch = unpickle.load(path, CURE)
+    batch = unpickle.load(path, FILES.cure)
     try:
         data = np.asarray(batch.get(b"data", batch.get("data")))
         labels = np.asarray(batch.get(b"labels", batch.get("labels")))
     except (AttributeError, TypeError, ValueError):
-        raise InputError(f"{str(path)!r} is not a batch of CIFAR-10; {CURE}") from None
+        raise InputError(f"{str(path)!r} is not a batch of CIFAR-10; {FILES.cure}") from None
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        raise InputError(f"{str(path)!r} holds no images of 3 x 32 x 32 bytes; {CURE}")
+        raise InputError(f"{str(path)!r} holds no images of 3 x 32 x 32 bytes; {FILES.cure}")
     right = labels.dtype.kind == "i" and labels.shape == data.shape[:1] and labels.size > 0
     if not right or labels.min() < 0 or labels.max() > 9:
-        raise InputError(f"{str(path)!r} does not hold a label of 0 to 9 for every image; {CURE}")
+        raise InputError(
+            f"{str(path)!r} does not hold a label of 0 to 9 for every image; {FILES.cure}"
+        )
     return data, labels.astype(np.int64)

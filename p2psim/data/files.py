@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -36,6 +37,27 @@ def find_file(candidates: Iterable[Path], what: str, cure: str) -> Path:
         if path.is_file():
             return path
     raise InputError(f"{what}: there is no file {str(paths[0])!r}; {cure}")
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """Files of one data set on the disk: places to search, and advice for a missing file."""
+
+    name: str  # of the data set, as in error messages
+    places: tuple[str, ...]  # folders below the data folder, in the order of the search
+    cure: str  # what a user can do about a missing or damaged file
+
+    def folders(self) -> list[Path]:
+        """Return the folders to search, in order; they need not exist."""
+        return [data_folder() / place for place in self.places]
+
+    def find(self, *names: str) -> Path:
+        """Return the first file that exists; InputError if no folder holds one.
+
+        `names` are the names that the file may have, in order of preference.
+        """
+        candidates = (folder / name for folder in self.folders() for name in names)
+        return find_file(candidates, self.name, self.cure)
 
 
 def fetch_cure(name: str) -> str:

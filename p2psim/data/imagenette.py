@@ -12,25 +12,30 @@ from numpy.typing import NDArray
 
 from p2psim.base import Data, Indices
 from p2psim.data.augmentation import crop
-from p2psim.data.files import data_folder, fetch_cure
+from p2psim.data.files import FileSet, fetch_cure
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
 if TYPE_CHECKING:
     import torch
 
-HOME = "imagenette"
-PLACES = ("imagenette2-160", "imagenette2", "imagenette2-320", ".")  # the first that is there
+PLACES = (
+    "imagenette/imagenette2-160",
+    "imagenette/imagenette2",
+    "imagenette/imagenette2-320",
+    "imagenette",
+)
+FILES = FileSet("imagenette", PLACES, fetch_cure("imagenette"))
 CLASSES = 10
 ENDINGS = (".jpeg", ".jpg", ".png")
-CURE = fetch_cure(HOME)
+
 PILLOW = "imagenette: reading images needs Pillow; install it with `pip install 'p2psim[images]'`"
 # Red, green and blue of ImageNet's training pixels in 0..1.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32).reshape(3, 1, 1)
 STD = np.array([0.229, 0.224, 0.225], np.float32).reshape(3, 1, 1)
 
 
-@plugin("data", HOME, source="Howard 2019, Imagenette v2")
+@plugin("data", "imagenette", source="Howard 2019, Imagenette v2")
 class Imagenette(Data):
     """9,469 + 3,925 photographs in 10 classes, as 3 x size x size pixels (0..255).
 
@@ -59,7 +64,7 @@ class Imagenette(Data):
             odd = min(set(self._train) ^ set(self._test))
             raise InputError(
                 f"imagenette: {str(root)!r} has the class {odd!r} in only one of train and val; "
-                f"the classes of both must be the same; {CURE}"
+                f"the classes of both must be the same; {FILES.cure}"
             )
 
     def labels(self) -> Indices:
@@ -85,12 +90,11 @@ class Imagenette(Data):
 
 def find() -> Path:
     """The folder that holds train/ and val/, in any of the known places."""
-    home = data_folder() / HOME
-    for place in PLACES:
-        if all((home / place / part).is_dir() for part in ("train", "val")):
-            return home / place
-    where = str(home / PLACES[0])
-    raise InputError(f"imagenette: there are no folders train and val in {where!r}; {CURE}")
+    for folder in FILES.folders():
+        if all((folder / part).is_dir() for part in ("train", "val")):
+            return folder
+    first = str(FILES.folders()[0])
+    raise InputError(f"imagenette: there are no folders train and val in {first!r}; {FILES.cure}")
 
 
 def images(folder: Path) -> dict[str, list[Path]]:
@@ -103,11 +107,11 @@ def images(folder: Path) -> dict[str, list[Path]]:
     if len(found) != CLASSES:
         raise InputError(
             f"imagenette: {str(folder)!r} has {len(found)} folders where {CLASSES}, one for each "
-            f"class, are allowed; {CURE}"
+            f"class, are allowed; {FILES.cure}"
         )
     for name, paths in found.items():
         if not paths:
-            raise InputError(f"imagenette: {str(folder / name)!r} holds no image; {CURE}")
+            raise InputError(f"imagenette: {str(folder / name)!r} holds no image; {FILES.cure}")
     return found
 
 
@@ -135,7 +139,7 @@ def read(path: Path, size: int) -> NDArray[np.uint8]:
             width, height = (round(s * size / min(image.size)) for s in image.size)
             whole = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
     except Exception as error:  # damage shows in many ways, wherever a decoder meets it
-        raise InputError(f"{str(path)!r} is not an image ({error}); {CURE}") from None
+        raise InputError(f"{str(path)!r} is not an image ({error}); {FILES.cure}") from None
     left, top = (width - size) // 2, (height - size) // 2
     cut: NDArray[np.uint8] = np.asarray(whole.crop((left, top, left + size, top + size)))
     return cut.transpose(2, 0, 1)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim.base import Data, Indices
-from p2psim.data.files import data_folder, fetch_cure, find_file, reading
+from p2psim.data.files import FileSet, fetch_cure, reading
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
@@ -21,7 +21,7 @@ NAMES = {
 # What `p2psim data fetch` writes comes first, so that fetching cures damage anywhere.
 # torchvision keeps its copy in MNIST/raw, below the folder that it was given.
 PLACES = ("mnist", "mnist/MNIST/raw", "MNIST/raw")
-CURE = fetch_cure("mnist")
+FILES = FileSet("mnist", PLACES, fetch_cure("mnist"))
 BLOCK = 1024  # images read at a time: a peer never holds more than its own and these
 MEAN, STD = 0.1307, 0.3081  # of the training pixels in 0..1
 
@@ -46,7 +46,7 @@ class MNIST(Data):
         }
         shapes = {check(images, labels) for images, labels in self._paths.values()}
         if len(shapes) > 1:
-            raise InputError(f"mnist: images of different sizes, {sorted(shapes)}; {CURE}")
+            raise InputError(f"mnist: images of different sizes, {sorted(shapes)}; {FILES.cure}")
         self.shape = (1, *shapes.pop())
         standard = self.scaling == "standard"
         self.scale = 1 / (255 * STD) if standard else 1 / 255
@@ -70,18 +70,17 @@ class MNIST(Data):
 
 def find(name: str) -> Path:
     """The file `name`, gzipped or not, in any of the known places."""
-    places = [data_folder() / place for place in PLACES]
-    return find_file((p / f"{name}{end}" for p in places for end in (".gz", "")), "mnist", CURE)
+    return FILES.find(f"{name}.gz", name)
 
 
 def check(images: Path, labels: Path) -> tuple[int, int]:
     """Height and width; InputError if the two files do not belong together."""
-    with reading(images, CURE) as stream:
+    with reading(images, FILES.cure) as stream:
         count, height, width = head(stream, 3)
-    with reading(labels, CURE) as stream:
+    with reading(labels, FILES.cure) as stream:
         (labeled,) = head(stream, 1)
     if count != labeled:
-        raise InputError(f"{str(images)!r} has {count} images for {labeled} labels; {CURE}")
+        raise InputError(f"{str(images)!r} has {count} images for {labeled} labels; {FILES.cure}")
     return height, width
 
 
@@ -101,7 +100,7 @@ def head(stream: BinaryIO, dimensions: int) -> tuple[int, ...]:
 
 def read_labels(path: Path) -> Indices:
     """All labels of a file, int64."""
-    with reading(path, CURE) as stream:
+    with reading(path, FILES.cure) as stream:
         (count,) = head(stream, 1)
         values = np.frombuffer(stream.read(), np.uint8)
         if values.size != count:
@@ -113,7 +112,7 @@ def read_labels(path: Path) -> Indices:
 
 def read_images(path: Path, indices: Indices) -> NDArray[np.uint8]:
     """The images with these indices (len, height * width), in the order asked for."""
-    with reading(path, CURE) as stream:
+    with reading(path, FILES.cure) as stream:
         count, height, width = head(stream, 3)
         rows = np.empty((indices.size, height * width), np.uint8)
         for start in range(0, count, BLOCK):

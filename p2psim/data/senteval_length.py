@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2psim.data.files import data_folder, find_file, reading
+from p2psim.data.files import FileSet, reading
 from p2psim.data.text import TextData
 from p2psim.registry import plugin
 
 NAME = "sentence_length.txt"
-PLACES = ("senteval", "senteval-length")
 PARTS = ("tr", "va", "te")
 CLASSES = ("0", "1", "2", "3", "4", "5")
 HOME = "https://raw.githubusercontent.com/facebookresearch/SentEval/main/data/probing"
 CURE = f"download {HOME}/{NAME} into the folder senteval in the data folder, which P2PSIM_DATA sets"
+FILES = FileSet("senteval-length", ("senteval", "senteval-length"), CURE)
 
 
 @plugin("data", "senteval-length", source="Conneau & Kiela 2018; Conneau et al. 2018")
@@ -35,7 +35,7 @@ class SentEvalLength(TextData):
 
     def open(self, folder: str) -> None:
         """Find and read the file; InputError if it is missing or damaged."""
-        self._path = find()
+        self._path = FILES.find(NAME)
         super().open(folder)
 
     def rows(self, part: str) -> Iterator[tuple[int, str]]:
@@ -46,15 +46,10 @@ class SentEvalLength(TextData):
         return text.lower().split()
 
 
-def find() -> Path:
-    """The file, in any of the known places."""
-    return find_file((data_folder() / place / NAME for place in PLACES), "senteval-length", CURE)
-
-
 def read_rows(path: Path, part: str) -> Iterator[tuple[int, str]]:
     """Class and sentence of each line of a part. InputError where the file is damaged."""
     found = False
-    with reading(path, CURE) as stream:
+    with reading(path, FILES.cure) as stream:
         for number, line in enumerate(stream, start=1):
             tag, label, sentence = fields(line, number)
             if tag == part:
