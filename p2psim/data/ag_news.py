@@ -1,4 +1,4 @@
-"""AG News, from the csv files as they are published."""
+"""AG News, read from the published csv files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from p2psim.data.files import FileSet, fetch_cure, reading
 from p2psim.data.text import TextData
 from p2psim.registry import plugin
 
-# What `p2psim data fetch` writes comes first, so that fetching cures damage anywhere.
+# The folder of `p2psim data fetch` is first, so that a download replaces damaged files in others.
 PLACES = ("ag-news", "ag_news", "ag_news_csv", "ag_news/ag_news_csv")
 FILES = FileSet("ag-news", PLACES, fetch_cure("ag-news"))
 TRAIN, TEST = "train.csv", "test.csv"
@@ -21,11 +21,12 @@ TRAIN, TEST = "train.csv", "test.csv"
 class AGNews(TextData):
     """120,000 + 7,600 news in 4 classes (world, sports, business, science and technology).
 
-    A sample is the first `length` token ids (int32) of title and description, filled up with 0.
-    Tokens are words and punctuation marks in lower case: id 0 is padding, 1 an unknown word, then
-    come the most frequent words of the training file, up to `vocabulary` ids in all. `tokenizer`,
-    a local folder with a tokenizer of Hugging Face, takes their place. `file`: the training file
-    in the data set's folder; the test set is always test.csv.
+    A sample consists of the first `length` token ids (int32) of title and description, padded with
+    0. Tokens are words and punctuation marks in lower case: id 0 is padding, 1 an unknown word, the
+    further ids are the most frequent words of the training file, up to `vocabulary` ids in total.
+    With `tokenizer`, a local folder of a Hugging Face tokenizer, that tokenizer defines the ids
+    instead. `file`: the training file in the folder of the data set; the test file is always
+    test.csv.
     """
 
     file: str = TRAIN
@@ -43,20 +44,20 @@ class AGNews(TextData):
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, str]]:
-    """Class (from 0) and text of each row. InputError where the file is damaged."""
+    """Yield class (from 0) and text of each row; InputError if the file is damaged."""
     with reading(path, FILES.cure) as stream:
         rows = csv.reader(io.TextIOWrapper(stream, "utf-8", newline=""), strict=True)
         try:
             for row in rows:
-                yield sample(row, rows.line_num)
+                yield parse_row(row, rows.line_num)
         except csv.Error as error:
             raise ValueError(f"line {rows.line_num}: {error}") from None
         if not rows.line_num:
             raise ValueError("it is empty")
 
 
-def sample(row: list[str], line: int) -> tuple[int, str]:
-    """Class and text of one row; ValueError where it is not one."""
+def parse_row(row: list[str], line: int) -> tuple[int, str]:
+    """Return class (from 0) and text of one row; ValueError if it is not a valid row."""
     if len(row) != 3:
         raise ValueError(f"line {line} has {len(row)} fields in place of class, title, description")
     if row[0] not in ("1", "2", "3", "4"):

@@ -46,7 +46,7 @@ def data_sets() -> Iterator[Finding]:
     }
     # Only looked for: opening them would take seconds.
     looks |= {
-        "imagenette": imagenette.find,
+        "imagenette": imagenette.find_root,
         "senteval-length": partial(senteval_length.FILES.find, senteval_length.NAME),
         "ag-news": partial(ag_news.FILES.find, ag_news.TRAIN),
     }
