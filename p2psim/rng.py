@@ -14,6 +14,7 @@ import numpy as np
 
 def key(seed: int, purpose: str, rank: int = 0, step: int = 0) -> int:
     """Return a 64-bit key for these coordinates, the same on every machine."""
+    # Python's own hash of a string differs between processes.
     text = f"{seed}/{purpose}/{rank}/{step}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 

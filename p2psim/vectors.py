@@ -61,7 +61,7 @@ def chunks(m: int, size: int = CHUNK, first: int = 0) -> Iterator[slice]:
 def alignment_offset(x: Vector) -> int:
     """Return the number of entries of x before its first entry at the start of a cache line.
 
-    NumPy is faster on chunks that begin there.
+    NumPy is faster on chunks that begin at such an entry.
     """
     address: int = x.__array_interface__["data"][0]
     return -address % LINE // x.itemsize

@@ -56,6 +56,7 @@ class QSGD(TensorCodec):
         s = (1 << self.bits) - 1
         y, u = (self.scratch(name, x.size, x.dtype) for name in "yu")
         random.random(dtype=x.dtype, out=u)
+        # If the norm is 0, all entries are 0 and so are all quotients.
         np.divide(np.abs(x, out=y), norm if norm else 1, out=y)
         np.minimum(np.multiply(y, s, out=y), s, out=y)  # the norm is rounded, so y may exceed s
         level: Payload = self.scratch("level", x.size, np.uint8)
@@ -73,6 +74,7 @@ class QSGD(TensorCodec):
         peak = float(np.maximum(-x.min(), x.max())) if x.size else 0.0
         if not math.isfinite(peak):
             raise not_finite(self)
+        # Within these limits, both the scale and its inverse are finite and not 0.
         limit = int(np.finfo(x.dtype).maxexp) - 2
         exponent = max(-limit, min(limit, math.frexp(peak)[1]))
         total, scale = 0.0, x.dtype.type(math.ldexp(1.0, -exponent))
@@ -93,6 +95,7 @@ class QSGD(TensorCodec):
         for chunk in chunks(x.size, PART):
             count = planes * (chunk.stop - chunk.start)
             end = start + (count + 7) // 8
+            # The level of an entry is put together from its bits, highest first.
             sign, level, *rest = np.unpackbits(payload[start:end], count=count).reshape(planes, -1)
             for plane in rest:
                 np.bitwise_or(np.add(level, level, out=level), plane, out=level)

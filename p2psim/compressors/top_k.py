@@ -89,7 +89,7 @@ def gather(x: Vector, index: NDArray[np.int32], out: Vector, scratch: Scratch) -
 
 
 def scatter(values: Vector, index: NDArray[np.int32], x: Vector, scratch: Scratch) -> None:
-    """Assign x[index] = values; ValueError if the indices do not ascend from 0 to m - 1."""
+    """Assign x[index] = values; ValueError if the indices do not ascend or are outside x."""
     for chunk in chunks(index.size, PART):
         wide = scratch("wide", chunk.stop - chunk.start, np.intp)
         np.copyto(wide, index[chunk])
@@ -141,8 +141,8 @@ def sample_threshold(bits: Vector, k: int, scratch: Scratch) -> Any:
 def collect_candidates(bits: Vector, threshold: Any, k: int, scratch: Scratch) -> int:
     """Collect position and magnitude of all entries that reach `threshold`; return their number.
 
-    They are in the scratch arrays "position" and "magnitude". Return 0 if there are more than
-    2k + PART candidates.
+    Candidates are written into the scratch arrays "position" and "magnitude". Return 0 if they
+    exceed the limit of 2k + PART entries.
     """
     capacity, count, top = min(bits.size, 2 * k + PART), 0, np.iinfo(bits.dtype).max
     position = scratch("position", capacity, np.int32)

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2psim.data.files import FileSet, fetch_cure, reading
+from p2psim.data.files import FileSet, fetch_cure, open_data_file
 from p2psim.data.text import TextData
 from p2psim.registry import plugin
 
@@ -45,7 +45,7 @@ class AGNews(TextData):
 
 def read_rows(path: Path) -> Iterator[tuple[int, str]]:
     """Yield class (from 0) and text of each row; InputError if the file is damaged."""
-    with reading(path, FILES.cure) as stream:
+    with open_data_file(path, FILES.cure) as stream:
         rows = csv.reader(io.TextIOWrapper(stream, "utf-8", newline=""), strict=True)
         try:
             for row in rows:

@@ -102,6 +102,7 @@ def read_batch(path: Path) -> tuple[NDArray[np.uint8], Indices]:
     """Return images (rows, 3072) and labels (rows,) of a batch; InputError if it is damaged."""
     batch = unpickle.load(path, FILES.cure)
     try:
+        # The published batches were pickled by Python 2, so their keys are bytes.
         data = np.asarray(batch.get(b"data", batch.get("data")))
         labels = np.asarray(batch.get(b"labels", batch.get("labels")))
     except (AttributeError, TypeError, ValueError):

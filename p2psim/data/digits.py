@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from p2psim import rng
 from p2psim.base import Count, Data, Indices
-from p2psim.data.files import find_file, reading
+from p2psim.data.files import find_file, open_data_file
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
@@ -84,7 +84,7 @@ def read_table() -> NDArray[np.uint8]:
         )
     home = Path(next(iter(spec.submodule_search_locations)))
     path = find_file([home / "datasets" / "data" / "digits.csv.gz"], "digits", CURE)
-    with reading(path, CURE) as stream:
+    with open_data_file(path, CURE) as stream:
         table = np.loadtxt(stream, delimiter=",", dtype=np.uint8)
         if table.shape != (1797, 65):
             raise ValueError(f"it holds a table of shape {table.shape} in place of (1797, 65)")

@@ -100,6 +100,7 @@ UNCHECKED = {
         "sentence_length.txt yourself, into the folder senteval in P2PSIM_DATA"
     ),
 }
+RETRY = "try again, or name another mirror with P2PSIM_MIRROR"  # advice at the end of messages
 
 
 def fetch(
@@ -128,6 +129,7 @@ def fetch(
     bases = [f"{mirror.rstrip('/')}/{name}", mirror.rstrip("/")] if mirror else [source.url]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # os.replace moves files only within one file system, so staging is beside the target.
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as staging:
             download_files(source, missing, bases, Path(staging), progress)
             for file in missing:
@@ -207,9 +209,6 @@ def download_files(
             raise InputError(f"{archive} holds another {file!r} than the one published; {RETRY}")
 
 
-RETRY = "try again, or name another mirror with P2PSIM_MIRROR"
-
-
 def write_listing(folder: str, archive: str, staging: Path) -> None:
     """Write FOLDER.list for an unpacked folder; InputError if the archive held no such folder."""
     listing = sizes(staging / folder)
@@ -224,7 +223,7 @@ def download(
     """Download one file from the first base address that has it; InputError if that fails."""
     import pooch  # takes a third of a second, because it imports requests
 
-    pooch.get_logger().setLevel("WARNING")
+    pooch.get_logger().setLevel("WARNING")  # hides the messages about each download
     bar = _ProgressBar(file, progress) if progress else False
     # `position` is 0 for the last base address and negative for all before it.
     for position, base in enumerate(bases, start=1 - len(bases)):

@@ -30,13 +30,16 @@ def data_folder() -> Path:
     return Path(cache).expanduser() / "p2psim"
 
 
-def find_file(candidates: Iterable[Path], what: str, cure: str) -> Path:
-    """Return the first candidate that is a file; InputError with `cure` if no candidate is one."""
+def find_file(candidates: Iterable[Path], subject: str, cure: str) -> Path:
+    """Return the first candidate that is a file; InputError if no candidate is one.
+
+    The error message begins with `subject` and ends with the advice `cure`.
+    """
     paths = list(candidates)
     for path in paths:
         if path.is_file():
             return path
-    raise InputError(f"{what}: there is no file {str(paths[0])!r}; {cure}")
+    raise InputError(f"{subject}: there is no file {str(paths[0])!r}; {cure}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def fetch_cure(name: str) -> str:
 
 
 @contextmanager
-def reading(path: Path, cure: str) -> Iterator[BinaryIO]:
+def open_data_file(path: Path, cure: str) -> Iterator[BinaryIO]:
     """Open a file for reading bytes, decompressed if it is gzipped.
 
     An error inside the `with` block that shows a damaged file or one of another format (a truncated

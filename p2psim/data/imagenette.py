@@ -57,6 +57,7 @@ class Imagenette(Data):
     def open(self, folder: str) -> None:
         """List the images without decoding them; InputError if folders or Pillow are missing."""
         root = find_root()
+        # Pillow is imported only by peers that read images; here it must just be installed.
         if importlib.util.find_spec("PIL") is None:
             raise InputError(PILLOW)
         self.shape = (3, self.size, self.size)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from p2psim import rng
 from p2psim.base import Data, Indices
-from p2psim.data.files import data_folder, find_file, reading
+from p2psim.data.files import data_folder, find_file, open_data_file
 from p2psim.registry import plugin
 
 # Numbers of features. They are listed because the last feature is zero, and therefore absent from
@@ -46,7 +46,9 @@ class LIBSVM(Data):
         labels, features = scan(self._path)
         test, test_features = scan(self._test_path) if self._test_path else (labels[:0], 0)
         self.shape = (FEATURES.get(self.file, max(features, test_features)),)
-        with reading(self._path, CURE):  # unknown labels become an InputError that names the file
+        with open_data_file(
+            self._path, CURE
+        ):  # turns a ValueError into an InputError with the path
             targets = binary_targets(np.concatenate([labels, test]))
         self._labels, self._test_labels = np.split(targets, [labels.size])
         self._rows = np.arange(labels.size)
@@ -97,7 +99,7 @@ def lines(stream: BinaryIO) -> Iterator[bytes]:
 
 def scan(path: Path) -> tuple[NDArray[np.float64], int]:
     """Return the labels as they are in the file (rows,), and the largest feature index."""
-    with reading(path, CURE) as stream:
+    with open_data_file(path, CURE) as stream:
         labels, largest = [], 0
         for line in lines(stream):
             label, *features = line.split()
@@ -126,8 +128,8 @@ def read_rows(path: Path, rows: Indices, features: int) -> NDArray[Any]:
     unique, positions = np.unique(rows, return_inverse=True)
     selected = np.zeros(unique[-1] + 1 if unique.size else 0, bool)
     selected[unique] = True
-    with reading(path, CURE) as stream:
-        samples = zip(lines(stream), selected, strict=False)
+    with open_data_file(path, CURE) as stream:
+        samples = zip(lines(stream), selected, strict=False)  # ends after the last selected row
         text = b"\n".join(line for line, is_selected in samples if is_selected)
         return parse(text, features)[positions]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim.base import Data, Indices
-from p2psim.data.files import FileSet, fetch_cure, reading
+from p2psim.data.files import FileSet, fetch_cure, open_data_file
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
@@ -75,9 +75,9 @@ def find(name: str) -> Path:
 
 def image_size(images: Path, labels: Path) -> tuple[int, int]:
     """Return height and width; InputError if the files hold different numbers of samples."""
-    with reading(images, FILES.cure) as stream:
+    with open_data_file(images, FILES.cure) as stream:
         count, height, width = read_header(stream, 3)
-    with reading(labels, FILES.cure) as stream:
+    with open_data_file(labels, FILES.cure) as stream:
         (label_count,) = read_header(stream, 1)
     if count != label_count:
         raise InputError(
@@ -106,7 +106,7 @@ def read_header(stream: BinaryIO, dimensions: int) -> tuple[int, ...]:
 
 def read_labels(path: Path) -> Indices:
     """Return all labels of a file (rows,), int64; InputError if it is damaged."""
-    with reading(path, FILES.cure) as stream:
+    with open_data_file(path, FILES.cure) as stream:
         (count,) = read_header(stream, 1)
         values = np.frombuffer(stream.read(), np.uint8)
         if values.size != count:
@@ -118,7 +118,7 @@ def read_labels(path: Path) -> Indices:
 
 def read_images(path: Path, indices: Indices) -> NDArray[np.uint8]:
     """Return the images at `indices`, in that order; shape (len, height * width)."""
-    with reading(path, FILES.cure) as stream:
+    with open_data_file(path, FILES.cure) as stream:
         count, height, width = read_header(stream, 3)
         rows = np.empty((indices.size, height * width), np.uint8)
         for start in range(0, count, BLOCK):

@@ -67,9 +67,8 @@ class Skew(Partition):
         """Return the integer parts of s * samples / n and (1 - s) * samples / n."""
         if self.compat:
             return int(samples / n * self.s), int(samples / n * (1 - self.s))
-        s = Fraction(
-            str(self.s)
-        )  # the decimal number in the experiment file, not the nearest float
+        # By way of text: the exact decimal number of the experiment file, not the nearest float.
+        s = Fraction(str(self.s))
         return math.floor(s * samples / n), math.floor((1 - s) * samples / n)
 
 

@@ -61,8 +61,8 @@ class Quadratic(Data):
     def initial(self, rank: int) -> Vector:
         if self._x0 is None:
             return np.zeros(self.shape, self._inputs.dtype)
-        first: Vector = self._x0[rank].copy()
-        return first
+        x: Vector = self._x0[rank].copy()  # algorithms change x in place
+        return x
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
     problem = f"quadratic: {str(path)!r} cannot be used"
     try:
         file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
+        if not isinstance(file, np.lib.npyio.NpzFile):  # np.load reads single arrays as well
             raise ValueError("it is not an .npz file")
         with file:
             return {name: file[name] for name in ("A", "b", "x0") if name in file}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2psim.data.files import FileSet, reading
+from p2psim.data.files import FileSet, open_data_file
 from p2psim.data.text import TextData
 from p2psim.registry import plugin
 
@@ -50,7 +50,7 @@ class SentEvalLength(TextData):
 def read_rows(path: Path, part: str) -> Iterator[tuple[int, str]]:
     """Yield class and sentence of each line of a part; InputError if the file is damaged."""
     empty = True
-    with reading(path, FILES.cure) as stream:
+    with open_data_file(path, FILES.cure) as stream:
         for number, line in enumerate(stream, start=1):
             tag, label, sentence = parse_line(line, number)
             if tag == part:

@@ -83,6 +83,7 @@ class TextData(Data):
         unique, positions = np.unique(indices, return_inverse=True)
         selected = np.zeros(self._labels.size, bool)
         selected[unique] = True
+        # strict: the file must still have the rows of which `open` read the labels.
         rows = zip(self.rows("train"), selected, strict=True)
         texts = (text for (_, text), is_selected in rows if is_selected)
         return self._encode(texts)[positions], self._labels[indices]

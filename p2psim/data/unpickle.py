@@ -67,6 +67,7 @@ class _Dtype:
     """Stand-in for numpy.dtype that accepts numbers and strings of fixed length only."""
 
     def __init__(self, code: Any, *flags: Any) -> None:
+        # bool, integers, floats, strings of fixed length; above all no objects ("O").
         if not re.fullmatch(r"b1|[iu][1248]|f[248]|[SU]\d{1,6}", _text(code)):
             raise pickle.UnpicklingError(f"an array of type {code!r}")
         self.value = np.dtype(_text(code))

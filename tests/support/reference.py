@@ -199,7 +199,7 @@ def all_reduce(s: Setup) -> Matrix:
 
 
 def d_psgd(s: Setup) -> Matrix:
-    """atc: X <- W^S (X - delta). cta: X <- W^S X - delta. delta: change of X by T local steps."""
+    """atc: X <- W^S (X - delta). cta: X <- W^S X - delta. X - delta is X after T local steps."""
     local, X, t = LocalSteps(s), s.x0, 0
     for _ in range(s.rounds):
         after = local.take(X)
