@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from p2psim.registry import names
-from p2psim.rng import Stream
+from p2psim.rng import RandomStream
 
 # Parameters of those that need some; the others run with their defaults.
 CASES: dict[str, dict[str, Any]] = {"top-k": {"keep": 0.01}, "random-k": {"keep": 0.01}}
@@ -41,7 +41,7 @@ def minima(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]
 def coder(name: str, x: np.ndarray[Any, Any]) -> Callable[[], None]:
     """Encode x and decode it again, as one call."""
     codec = names("compressor")[name](**CASES.get(name, {}))
-    codec.bind([x.shape], Stream(1, "bench", 0))
+    codec.bind([x.shape], RandomStream(1, "bench", 0))
     out, y = np.empty(codec.max_bytes(x.size), np.uint8), np.empty_like(x)
 
     def run() -> None:
@@ -64,7 +64,7 @@ def torch_topk(x: np.ndarray[Any, Any]) -> Callable[[], None]:
 def top_k_encode(x: np.ndarray[Any, Any], values: str) -> Callable[[], None]:
     """The encoding alone, which is what torch.topk and the gather amount to."""
     codec = names("compressor")["top-k"](keep=0.01, values=values)
-    codec.bind([x.shape], Stream(1, "bench", 0))
+    codec.bind([x.shape], RandomStream(1, "bench", 0))
     out = np.empty(codec.max_bytes(x.size), np.uint8)
     return lambda: codec.encode(x, out)
 

@@ -1,9 +1,9 @@
-"""Where plug-ins are found: by decorator, by entry point, or in a user's own file.
+"""Registry of the plug-ins: classes of this package, entry points, and classes in files of users.
 
-`plugin` makes a class a dataclass of its parameters and enters it under its kind and name. The
-modules of a kind's folder are imported when the kind is first asked for; a name that is not among
-them is looked up among the entry points of the group "p2psim.KIND"; "path/to/file.py:Class"
-loads a file.
+The decorator `plugin` makes a class a dataclass of its parameters and registers it under its kind
+and name. The plug-in modules of a kind are imported when a class of that kind is first requested. A
+name that is not registered is searched among the entry points of the group "p2psim.KIND". A name of
+the form "path/to/file.py:Class" loads that file.
 """
 
 from __future__ import annotations
@@ -40,22 +40,26 @@ T = TypeVar("T")
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
 def plugin(kind: str, name: str, source: str = "") -> Callable[[type[T]], type[T]]:
-    """Enter a class as the plug-in `name` of `kind`; `source` is the paper it comes from."""
+    """Return a decorator that registers a class as the plug-in `name` of `kind`.
 
-    def enter(cls: type[T]) -> type[T]:
-        made = dataclasses.dataclass(kw_only=True, eq=False)(cls)
-        made.kind, made.name, made.source = kind, name, source  # type: ignore[attr-defined]
-        if made.__module__.startswith("p2psim."):  # a user's own file is asked for by its path
-            _plugins[kind][name] = made
-        return made
+    source: the paper that the plug-in implements.
+    """
 
-    return enter
+    def register(cls: type[T]) -> type[T]:
+        plug_in = dataclasses.dataclass(kw_only=True, eq=False)(cls)
+        plug_in.kind, plug_in.name, plug_in.source = kind, name, source  # type: ignore[attr-defined]
+        # A class in a file of the user is not entered: experiments name it by the file's path.
+        if plug_in.__module__.startswith("p2psim."):
+            _plugins[kind][name] = plug_in
+        return plug_in
+
+    return register
 
 
 def names(kind: str) -> dict[str, type]:
-    """Return every plug-in of a kind that comes with the package, by name.
+    """Return every plug-in of a kind in this package, by name.
 
-    Of the kind's folder only the files in which such a plug-in stands are imported: the others are
+    In the folder of the kind, only files with such a plug-in are imported: the other files are
     helpers, and some of them need torch.
     """
     if kind not in _loaded:
@@ -69,7 +73,10 @@ def names(kind: str) -> dict[str, type]:
 
 
 def find(kind: str, name: str, folder: Path) -> type:
-    """The class behind `name`; files are relative to `folder`. InputError if there is none."""
+    """Return the plug-in class with this name; InputError if it does not exist.
+
+    The path in a name of the form "file.py:Class" is relative to `folder`.
+    """
     if ".py:" in name:
         return _from_file(kind, name, folder)
     known = names(kind)
@@ -79,35 +86,38 @@ def find(kind: str, name: str, folder: Path) -> type:
 def _from_entry_point(kind: str, name: str, known: dict[str, type]) -> type:
     from importlib.metadata import entry_points
 
-    found = entry_points(group=f"p2psim.{kind}")
-    if name not in found.names:
+    points = entry_points(group=f"p2psim.{kind}")
+    if name not in points.names:
         raise InputError(
-            f"unknown {kind} {name!r}; {suggest(name, [*known, *found.names])}; "
+            f"unknown {kind} {name!r}; {suggest(name, [*known, *points.names])}; "
             f"or give a file of your own as 'file.py:Class'"
         )
-    cls: type = found[name].load()
+    cls: type = points[name].load()
     return cls
 
 
 def _from_file(kind: str, name: str, folder: Path) -> type:
-    file, _, wanted = name.rpartition(":")
+    file, _, class_name = name.rpartition(":")
     path = folder / file
     if not path.is_file():
         raise InputError(f"{name!r}: there is no file {str(path)!r}; correct the path")
     try:
-        cls = getattr(load_file(path), wanted)
+        member = getattr(load_file(path), class_name)
     except AttributeError:
         raise InputError(
-            f"{name!r}: the file defines no class {wanted!r}; correct the name after ':'"
+            f"{name!r}: the file defines no class {class_name!r}; correct the name after ':'"
         ) from None
-    if getattr(cls, "kind", None) != kind:
+    if getattr(member, "kind", None) != kind:
         raise InputError(f"{name!r}: decorate the class with @plugin({kind!r}, ...)")
-    found: type = cls
-    return found
+    cls: type = member
+    return cls
 
 
 def load_file(path: Path) -> Any:
-    """A Python file as a module of its own, outside the import path."""
+    """Return a Python file as a module; InputError if it cannot be loaded.
+
+    The file need not be on the import path, and it is loaded once only.
+    """
     name = f"p2psim_user:{path.resolve()}"
     if name in sys.modules:
         return sys.modules[name]

@@ -1,8 +1,10 @@
-"""Flat vectors: cut at tensor borders, walked in chunks that stay in the processor's cache.
+"""Kernels on flat vectors, and the base class of the compressors.
 
-`TensorCodec` holds what the compressors share, so that a compressor's own file says only how one
-tensor becomes bytes and how these bytes become the tensor again. Numbers travel in the vector's
-own float type and in the machine's byte order; all sizes below are in entries unless said.
+A flat vector holds the tensors of a model one after the other. Compressors split it into these
+tensors and process each tensor in chunks that fit in the processor's cache. `TensorCodec` holds the
+code that all compressors share, so that the file of one compressor defines only how one tensor is
+encoded and decoded. Numbers are sent in the float type of the vector and in the byte order of the
+machine. All sizes below are numbers of entries unless another unit is given.
 """
 
 from __future__ import annotations
@@ -15,15 +17,21 @@ import numpy as np
 
 from p2psim.base import Payload, Shape, Stream, Vector
 
-# 64 Ki entries: 256 KiB of float32 stay in a common L2, and NumPy's cost per call (half a
-# microsecond) is small against the work on one chunk. A multiple of 8, so that bits fill bytes.
+# 64 Ki entries: 256 KiB of float32 fit in a common L2 cache, and the overhead of a NumPy call (half
+# a microsecond) is small compared with the work on one chunk. A multiple of 8, so that one bit per
+# entry fills whole bytes.
 CHUNK = 1 << 16
-LINE = 64  # bytes
-PART = 1 << 14  # where a pass makes wide temporaries (64-bit indices, a byte per bit)
+LINE = 64  # bytes of a cache line
+# Entries per chunk where a pass needs temporary arrays that are larger than the entries themselves
+# (64-bit indices, one byte per bit).
+PART = 1 << 14
 
 
 def add_scaled(x: Vector, a: float, y: Vector, out: Vector) -> Vector:
-    """out = x + a y in one pass over memory (torch's kernel; NumPy would make two)."""
+    """Compute out = x + a y in one pass over memory; return out.
+
+    The kernel is torch's, because NumPy needs two passes.
+    """
     import torch
 
     torch.add(torch.from_numpy(x), torch.from_numpy(y), alpha=a, out=torch.from_numpy(out))
@@ -31,49 +39,58 @@ def add_scaled(x: Vector, a: float, y: Vector, out: Vector) -> Vector:
 
 
 def squared_norm(v: Vector) -> float:
-    """||v||^2 in float64; not by BLAS, whose sums depend on its number of threads."""
+    """Return ||v||^2, summed in float64.
+
+    BLAS is not used: its order of summation depends on its number of threads.
+    """
     return float(np.einsum("i,i->", v, v, dtype=np.float64))
 
 
-def spans(m: int, chunk: int = CHUNK, first: int = 0) -> Iterator[slice]:
-    """The slices that cut m entries into chunks, the first one `first` entries where given."""
+def chunks(m: int, size: int = CHUNK, first: int = 0) -> Iterator[slice]:
+    """Yield slices that divide m entries into chunks of `size` entries; the last may be shorter.
+
+    If `first` is positive, a chunk of `first` entries precedes them.
+    """
     first = min(first, m)
     if first:
         yield slice(0, first)
-    for at in range(first, m, chunk):
-        yield slice(at, min(at + chunk, m))
+    for start in range(first, m, size):
+        yield slice(start, min(start + size, m))
 
 
-def skew(x: Vector) -> int:
-    """Entries of x before the first that starts a cache line: NumPy is faster from there on."""
+def alignment_offset(x: Vector) -> int:
+    """Return the number of entries of x before its first entry at the start of a cache line.
+
+    NumPy is faster on chunks that begin at such an entry.
+    """
     address: int = x.__array_interface__["data"][0]
     return -address % LINE // x.itemsize
 
 
-def put(out: Payload, dtype: Any, *values: Any) -> int:
-    """Write numbers at the start of `out`, which may be unaligned; the bytes used."""
+def write_numbers(out: Payload, dtype: Any, *values: Any) -> int:
+    """Write numbers at the start of `out`, which may be unaligned; return the bytes used."""
     numbers = np.array(values, dtype)
     out[: numbers.nbytes] = numbers.view(np.uint8)
     return numbers.nbytes
 
 
-def get(payload: Payload, dtype: Any, count: int = 1) -> Vector:
-    """The first `count` numbers of `payload`; ValueError if one is not finite."""
+def read_numbers(payload: Payload, dtype: Any, count: int = 1) -> Vector:
+    """Return the first `count` numbers of `payload`; ValueError if one is not finite."""
     numbers: Vector = payload[: count * np.dtype(dtype).itemsize].copy().view(dtype)
     if not np.isfinite(numbers).all():
         raise ValueError(f"damaged payload: its header holds {numbers.tolist()}")
     return numbers
 
 
-def kept(m: int, keep: float | None, k: int | None) -> int:
-    """How many of a tensor's m entries travel: k, or floor(m * keep) but at least one."""
+def kept_entries(m: int, keep: float | None, k: int | None) -> int:
+    """Return how many of a tensor's m entries are sent: k, or floor(m * keep) but at least one."""
     # 1e-9: floor(100 * (1 - 0.9)) must be 10 although the product is 9.999999999999998.
-    wanted = k if k is not None else max(1, math.floor(m * (keep or 0.0) + 1e-9))
-    return min(m, wanted)
+    count = k if k is not None else max(1, math.floor(m * (keep or 0.0) + 1e-9))
+    return min(m, count)
 
 
-def one_of(keep: float | None, k: int | None) -> None:
-    """Refuse a sparse compressor that was given both of its parameters, or none."""
+def check_keep_or_k(keep: float | None, k: int | None) -> None:
+    """Check that a sparse compressor has exactly one of its two parameters; else ValueError."""
     if (keep is None) == (k is None):
         raise ValueError(
             f"give either keep (the fraction of entries kept) or k (their number), "
@@ -82,26 +99,30 @@ def one_of(keep: float | None, k: int | None) -> None:
 
 
 class Scratch:
-    """Arrays kept between calls, so that a round allocates nothing; never part of a result."""
+    """Temporary arrays that are reused, so that a round allocates no memory.
+
+    They are never part of a result, and checkpoints leave them out.
+    """
 
     def __init__(self) -> None:
         self._arrays: dict[tuple[str, str], Any] = {}
 
     def __call__(self, name: str, size: int, dtype: Any) -> Any:
-        """`size` entries of undefined value, the same memory for the same name and type."""
+        """Return `size` entries of undefined value: the same memory for the same name and type."""
         key = name, np.dtype(dtype).char
         if key not in self._arrays or self._arrays[key].size < size:
+            # One cache line more than needed, so that the array can begin at the start of a line.
             raw = np.empty(size * np.dtype(dtype).itemsize + LINE, np.uint8)
-            start = skew(raw)
+            start = alignment_offset(raw)
             self._arrays[key] = raw[start : raw.size - LINE + start].view(dtype)
         return self._arrays[key][:size]
 
 
 class TensorCodec:
-    """A compressor that treats each tensor (or, with per = "vector", the vector) by itself.
+    """Base class of compressors that encode each tensor (with per = "vector": the whole vector).
 
-    A subclass gives `nbytes`, `pack` and `unpack` for one tensor. The payload is the tensors'
-    payloads one after the other: their lengths follow from the shapes, so none is sent.
+    A subclass defines `nbytes`, `pack` and `unpack` for one tensor. The payload of a vector is the
+    concatenation of its tensors' payloads. Their lengths follow from the shapes and are not sent.
     """
 
     per: str = "tensor"
@@ -117,10 +138,10 @@ class TensorCodec:
         self.scratch = Scratch()
 
     def encode(self, v: Vector, out: Payload) -> int:
-        self.room(v, out)
+        self.check_buffer(v, out)
         used = 0
-        with np.errstate(all="ignore"):  # what overflows is found in the results
-            for x in self.cut(v):
+        with np.errstate(all="ignore"):  # each compressor checks its results for overflow
+            for x in self.tensors(v):
                 used += self.pack(x, out[used:])
         return used
 
@@ -128,70 +149,73 @@ class TensorCodec:
         need = self.max_bytes(out.size, out.itemsize)
         if payload.size != need:
             raise ValueError(f"damaged payload: {payload.size} bytes came, {need} were expected")
-        at = 0
+        start = 0
         with np.errstate(all="ignore"):
-            for x in self.cut(out):
-                end = at + self.nbytes(x.size, x.itemsize)
-                self.unpack(payload[at:end], x)
-                at = end
+            for x in self.tensors(out):
+                end = start + self.nbytes(x.size, x.itemsize)
+                self.unpack(payload[start:end], x)
+                start = end
 
     def max_bytes(self, d: int, itemsize: int = 4) -> int:
-        self.check(d)
+        self.check_size(d)
         return sum(self.nbytes(m, itemsize) for m in self.sizes)
 
-    def check(self, d: int) -> None:
-        """Refuse a vector that this compressor was not bound to."""
+    def check_size(self, d: int) -> None:
+        """Check that the compressor is bound to tensors of d entries in total.
+
+        RuntimeError before `bind`, ValueError for another number of entries.
+        """
         if not hasattr(self, "sizes"):
-            raise RuntimeError(f"{title(self)} is used before bind(shapes, stream)")
+            raise RuntimeError(f"{display_name(self)} is used before bind(shapes, stream)")
         if d != self.d:
             raise ValueError(
-                f"{title(self)} is bound to tensors of {self.d} entries together, "
+                f"{display_name(self)} is bound to tensors of {self.d} entries together, "
                 f"the vector has {d}"
             )
 
-    def room(self, v: Vector, out: Payload) -> None:
-        """Refuse a buffer that the payload of v might not fit into."""
+    def check_buffer(self, v: Vector, out: Payload) -> None:
+        """Check that `out` is large enough for every payload of v; else ValueError."""
         need = self.max_bytes(v.size, v.itemsize)
         if out.size < need:
             raise ValueError(f"the buffer has {out.size} bytes, {need} are needed")
 
-    def cut(self, v: Vector) -> Iterator[Vector]:
-        """Views of v, one per tensor."""
+    def tensors(self, v: Vector) -> Iterator[Vector]:
+        """Yield a view of v for each tensor; TypeError if v is not a contiguous float vector."""
         if v.ndim != 1 or v.dtype.char not in "fd" or not v.flags.c_contiguous:
             raise TypeError("a vector must be contiguous, of one dimension, float32 or float64")
-        at = 0
+        start = 0
         for m in self.sizes:
-            yield v[at : at + m]
-            at += m
+            yield v[start : start + m]
+            start += m
 
     def nbytes(self, m: int, itemsize: int) -> int:
-        """Bytes of the payload of a tensor of m entries of `itemsize` bytes."""
+        """Return the payload's bytes for a tensor of m entries of `itemsize` bytes each."""
         raise NotImplementedError
 
     def pack(self, x: Vector, out: Payload) -> int:
-        """Write C(x) at the start of `out`; the bytes used."""
+        """Write C(x) at the start of `out`; return the bytes used."""
         raise NotImplementedError
 
     def unpack(self, payload: Payload, x: Vector) -> None:
-        """Write the tensor that `payload` (of the right length) stands for into x."""
+        """Decode `payload`, whose length is already checked, into the tensor x."""
         raise NotImplementedError
 
-    def finite(self, x: Vector) -> None:
-        """FloatingPointError if an entry of x is NaN or infinite."""
-        for span in spans(x.size):
-            good = self.scratch("finite", span.stop - span.start, np.bool_)
-            if not np.isfinite(x[span], out=good).all():
+    def check_finite(self, x: Vector) -> None:
+        """Check that all entries of x are finite; else FloatingPointError."""
+        for chunk in chunks(x.size):
+            finite = self.scratch("finite", chunk.stop - chunk.start, np.bool_)
+            if not np.isfinite(x[chunk], out=finite).all():
                 raise not_finite(self)
 
 
-def title(codec: Any) -> str:
-    """The name under which users know a compressor."""
+def display_name(codec: Any) -> str:
+    """Return the plug-in name of a compressor, or its class name if it has none."""
     return str(getattr(codec, "name", type(codec).__name__))
 
 
 def not_finite(codec: Any) -> FloatingPointError:
-    """The error for a vector that holds NaN or infinity."""
+    """Return the error for a vector with an entry that is NaN or infinite."""
     return FloatingPointError(
-        f"{title(codec)}: the vector to compress holds NaN or infinity; "
+        f"{display_name(codec)}: the vector to compress holds NaN or infinity; "
         f"the run has diverged (lower lr, gamma or eta_d)"
     )

@@ -1,1 +1,1 @@
-"""Compressors."""
+"""Compressors: vectors to bytes and back, one file each."""

@@ -20,7 +20,7 @@ class Identity(TensorCodec):
         return m * itemsize
 
     def pack(self, x: Vector, out: Payload) -> int:
-        self.finite(x)
+        self.check_finite(x)
         out[: x.nbytes] = x.view(np.uint8)
         return x.nbytes
 

@@ -1,4 +1,4 @@
-"""Entries of each tensor drawn at random; only the seed of the draw travels with them."""
+"""Random sparsification: k random entries of each tensor, sent with the seed of their indices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from p2psim.base import Count, Fraction, Payload, Vector
 from p2psim.registry import plugin
-from p2psim.vectors import PART, TensorCodec, kept, not_finite, one_of, spans
+from p2psim.vectors import PART, TensorCodec, check_keep_or_k, chunks, kept_entries, not_finite
 
 SEED = 8  # bytes
 
@@ -18,8 +18,8 @@ SEED = 8  # bytes
 class RandomK(TensorCodec):
     """C(x) keeps k of a tensor's m entries, drawn uniformly without replacement; others become 0.
 
-    k is `k`, or max(1, floor(m keep)). E||C(x) - x||^2 = (1 - k / m) ||x||^2. With `unbiased` what
-    is kept is multiplied by m / k: E C(x) = x, but no contraction.
+    k is `k`, or max(1, floor(m keep)). E||C(x) - x||^2 = (1 - k / m) ||x||^2. With `unbiased` the
+    kept entries are multiplied by m / k: E C(x) = x, but C is no contraction.
 
     Payload per tensor: the seed (64 bits) from which the receiver draws the same indices, then
     the k values by ascending index: 4k + 8 bytes (8k + 8 in float64).
@@ -31,46 +31,50 @@ class RandomK(TensorCodec):
     unbiased: bool = False
 
     def __post_init__(self) -> None:
-        one_of(self.keep, self.k)
+        check_keep_or_k(self.keep, self.k)
 
     def nbytes(self, m: int, itemsize: int) -> int:
-        return SEED + kept(m, self.keep, self.k) * itemsize
+        return SEED + kept_entries(m, self.keep, self.k) * itemsize
 
     def pack(self, x: Vector, out: Payload) -> int:
-        seed, k = self.stream.seed(), kept(x.size, self.keep, self.k)
-        self.finite(x)
+        seed, k = self.stream.seed(), kept_entries(x.size, self.keep, self.k)
+        self.check_finite(x)
         out[:SEED] = np.array([seed], np.uint64).view(np.uint8)
         used, mask = SEED, self.draw(seed, x.size, k)
-        for span in spans(x.size, PART):
-            chosen = x[span][mask[span]]
+        for chunk in chunks(x.size, PART):
+            values = x[chunk][mask[chunk]]
             if self.unbiased:
-                np.multiply(chosen, x.dtype.type(x.size / k), out=chosen)
-                if not np.isfinite(chosen).all():
+                np.multiply(values, x.dtype.type(x.size / k), out=values)
+                if not np.isfinite(values).all():
                     raise not_finite(self)
-            out[used : used + chosen.nbytes] = chosen.view(np.uint8)
-            used += chosen.nbytes
+            out[used : used + values.nbytes] = values.view(np.uint8)
+            used += values.nbytes
         return used
 
     def unpack(self, payload: Payload, x: Vector) -> None:
         seed = int(payload[:SEED].copy().view(np.uint64)[0])
-        used, mask = SEED, self.draw(seed, x.size, kept(x.size, self.keep, self.k))
-        for span in spans(x.size, PART):
-            end = used + int(np.count_nonzero(mask[span])) * x.itemsize
-            part = x[span]
+        used, mask = SEED, self.draw(seed, x.size, kept_entries(x.size, self.keep, self.k))
+        for chunk in chunks(x.size, PART):
+            end = used + int(np.count_nonzero(mask[chunk])) * x.itemsize
+            part = x[chunk]
             part.fill(0)
-            part[mask[span]] = payload[used:end].view(x.dtype)
+            part[mask[chunk]] = payload[used:end].view(x.dtype)
             used = end
 
     def draw(self, seed: int, m: int, k: int) -> NDArray[Any]:
-        """True at k of m entries, every such set equally likely; integers only, so portable."""
+        """Return a mask (m,) that is True at k random entries; all sets of k are equally likely.
+
+        Only integers are drawn, so that every machine draws the same set.
+        """
         random = np.random.Generator(np.random.Philox(seed))
         mask: NDArray[Any] = self.scratch("mask", m, np.bool_)
         mask.fill(False)
-        # Drawing again for those that hit a drawn entry treats all entries alike. Above one half
-        # the left out are drawn instead, so that a draw hits an old one less often than not.
-        missing = fewer = min(k, m - k)
+        # A draw that hits an entry drawn before is repeated, which treats all entries alike. If k
+        # exceeds m / 2, the entries to leave out are drawn instead: at most half of the entries are
+        # drawn, so that a draw is repeated with probability at most 1/2.
+        missing = draws = min(k, m - k)
         while missing:
-            for span in spans(missing, PART):
-                mask[random.integers(0, m, span.stop - span.start)] = True
-            missing = fewer - int(np.count_nonzero(mask))
-        return np.logical_not(mask, out=mask) if fewer < k else mask
+            for chunk in chunks(missing, PART):
+                mask[random.integers(0, m, chunk.stop - chunk.start)] = True
+            missing = draws - int(np.count_nonzero(mask))
+        return np.logical_not(mask, out=mask) if draws < k else mask

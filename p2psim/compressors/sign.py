@@ -1,4 +1,4 @@
-"""One bit per entry and the mean magnitude."""
+"""Scaled sign: one bit per entry and the mean magnitude of the tensor."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from p2psim.base import Payload, Vector
 from p2psim.registry import plugin
-from p2psim.vectors import CHUNK, TensorCodec, get, put, spans
+from p2psim.vectors import CHUNK, TensorCodec, chunks, read_numbers, write_numbers
 
-# Row p: the signs (+1, -1) of the eight entries that the byte p stands for, first entry first.
+# Row p holds the signs (+1, -1) of the eight entries that byte p encodes, first entry first.
 SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * 2.0 - 1.0
 
 
@@ -30,37 +30,41 @@ class Sign(TensorCodec):
         sums = self.scratch("sums", width, x.dtype)
         sums.fill(0)
         used = x.itemsize
-        for span in spans(x.size):
-            part, n = x[span], span.stop - span.start
-            # Adding chunk onto chunk is faster than summing each, and its order is fixed.
+        for chunk in chunks(x.size):
+            part, n = x[chunk], chunk.stop - chunk.start
+            # Adding the chunks entry by entry is faster than summing each one, and the order of
+            # summation is fixed.
             np.add(sums[:n], np.abs(part, out=self.scratch("abs", n, x.dtype)), out=sums[:n])
             bits = np.packbits(np.greater_equal(part, 0, out=self.scratch("bits", n, np.bool_)))
             out[used : used + bits.size] = bits
             used += bits.size
         total = sums.sum(dtype=np.float64)
         mean = total / max(x.size, 1) if np.isfinite(total) else self.large_mean(x)
-        put(out, x.dtype, mean)
+        write_numbers(out, x.dtype, mean)
         return used
 
     def large_mean(self, x: Vector) -> Any:
-        """||x||_1 / m where the sum is no float, although every entry is one."""
-        self.finite(x)
+        """Return ||x||_1 / m if the sum overflows although every entry is finite.
+
+        Every entry is divided by m before the sum. FloatingPointError if an entry is not finite.
+        """
+        self.check_finite(x)
         total = 0.0
-        for span in spans(x.size):
-            part = np.abs(x[span], out=self.scratch("abs", span.stop - span.start, x.dtype))
+        for chunk in chunks(x.size):
+            part = np.abs(x[chunk], out=self.scratch("abs", chunk.stop - chunk.start, x.dtype))
             total += float(np.divide(part, x.size, out=part).sum(dtype=np.float64))
         return min(total, float(np.finfo(x.dtype).max))
 
     def unpack(self, payload: Payload, x: Vector) -> None:
-        scale = get(payload, x.dtype)
+        scale = read_numbers(payload, x.dtype)
         table = self.scratch("table", SIGNS.size, x.dtype).reshape(SIGNS.shape)
         np.multiply(SIGNS, scale, out=table, casting="same_kind")
         whole, rest = divmod(x.size, 8)
         rows, codes = x[: 8 * whole].reshape(whole, 8), payload[x.itemsize :]
-        for span in spans(whole, CHUNK // 8):
-            index = self.scratch("index", span.stop - span.start, np.intp)
-            np.copyto(index, codes[span])
-            # mode="raise" would decode into a copy first; a byte is always within the table.
-            np.take(table, index, axis=0, out=rows[span], mode="clip")
+        for chunk in chunks(whole, CHUNK // 8):
+            index = self.scratch("index", chunk.stop - chunk.start, np.intp)
+            np.copyto(index, codes[chunk])
+            # mode="raise" would decode into a copy first, and no byte is outside the table.
+            np.take(table, index, axis=0, out=rows[chunk], mode="clip")
         if rest:
             x[8 * whole :] = table[codes[-1], :rest]

@@ -1,4 +1,4 @@
-"""The largest entries of each tensor, found exactly without sorting or copying the vector."""
+"""Top-k sparsification: the exact k largest entries of each tensor, without sorting the tensor."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 from p2psim.base import Compressor, Count, Fraction, Payload, Shape, Stream, Vector
 from p2psim.registry import find, plugin
-from p2psim.vectors import CHUNK, PART, Scratch, TensorCodec, kept, one_of, spans
+from p2psim.vectors import CHUNK, PART, Scratch, TensorCodec, check_keep_or_k, chunks, kept_entries
 
-STEP = 61  # one entry in 61 is sampled; a prime, so that no common row length falls into step
+STEP = 61  # one entry in 61 is sampled; a prime, so that it divides no common row length
 
 
 @plugin("compressor", "top-k", source="Stich, Cordonnier & Jaggi 2018, definition 2.2")
 class TopK(TensorCodec):
     """C(x) keeps the k entries of largest magnitude (ties: lowest index), the others become 0.
 
-    k per tensor of m entries is `k`, or max(1, floor(m keep)); contraction >= k / m. What is kept
-    goes through the compressor `values` (affine-8: 5k + 8 bytes per tensor).
+    k per tensor of m entries is `k`, or max(1, floor(m keep)); contraction >= k / m. The compressor
+    `values` encodes the kept values (affine-8: 5k + 8 bytes per tensor).
 
     Payload: the kept values of all tensors as `values` encodes them, then all their indices
     within their tensors, ascending, as int32: 8k bytes per tensor (12k in float64).
@@ -34,37 +34,38 @@ class TopK(TensorCodec):
     values: Compressor = cast(Any, "identity")
 
     def __post_init__(self) -> None:
-        one_of(self.keep, self.k)
+        check_keep_or_k(self.keep, self.k)
         if isinstance(self.values, str):  # constructed in Python, not from an experiment file
             self.values = find("compressor", self.values, Path())()
 
     def bind(self, shapes: Sequence[Shape], stream: Stream) -> None:
         super().bind(shapes, stream)
-        self.counts = [kept(m, self.keep, self.k) for m in self.sizes]
+        self.counts = [kept_entries(m, self.keep, self.k) for m in self.sizes]
         self.total = sum(self.counts)
         self.values.bind([(k,) for k in self.counts], stream)
 
     def max_bytes(self, d: int, itemsize: int = 4) -> int:
-        self.check(d)
+        self.check_size(d)
         return self.values.max_bytes(self.total, itemsize) + 4 * self.total
 
     def encode(self, v: Vector, out: Payload) -> int:
-        self.room(v, out)
+        self.check_buffer(v, out)
         values = self.scratch("values", self.total, v.dtype)
         index: NDArray[np.int32] = self.scratch("index", self.total, np.int32)
-        at = 0
-        for x, k in zip(self.cut(v), self.counts, strict=True):
-            chosen = index[at : at + k]
-            largest(x, k, chosen, self.scratch)
-            gather(x, chosen, values[at : at + k], self.scratch)
-            at += k
-        # NaN and infinity count as largest, so `values` meets them and refuses them.
+        start = 0
+        for x, k in zip(self.tensors(v), self.counts, strict=True):
+            indices = index[start : start + k]
+            select_largest(x, k, indices, self.scratch)
+            gather(x, indices, values[start : start + k], self.scratch)
+            start += k
+        # NaN and infinity are ordered above all numbers and are therefore kept: the compressor
+        # `values` receives them and raises FloatingPointError.
         used = self.values.encode(values, out)
         out[used : used + index.nbytes] = index.view(np.uint8)
         return used + index.nbytes
 
     def decode(self, payload: Payload, out: Vector) -> None:
-        self.check(out.size)
+        self.check_size(out.size)
         split = payload.size - 4 * self.total
         if split < 0:
             raise ValueError(f"damaged payload: {payload.size} bytes hold no {self.total} indices")
@@ -73,99 +74,113 @@ class TopK(TensorCodec):
         self.values.decode(payload[:split], values)
         index.view(np.uint8)[:] = payload[split:]
         out.fill(0)
-        at = 0
-        for x, k in zip(self.cut(out), self.counts, strict=True):
-            scatter(values[at : at + k], index[at : at + k], x, self.scratch)
-            at += k
+        start = 0
+        for x, k in zip(self.tensors(out), self.counts, strict=True):
+            scatter(values[start : start + k], index[start : start + k], x, self.scratch)
+            start += k
 
 
 def gather(x: Vector, index: NDArray[np.int32], out: Vector, scratch: Scratch) -> None:
-    """out = x[index], in parts: NumPy widens indices to 64 bits."""
-    for span in spans(index.size, PART):
-        wide = scratch("wide", span.stop - span.start, np.intp)
-        np.copyto(wide, index[span])
-        np.take(x, wide, out=out[span], mode="clip")
+    """Compute out = x[index], in chunks because NumPy converts indices to 64 bits."""
+    for chunk in chunks(index.size, PART):
+        wide = scratch("wide", chunk.stop - chunk.start, np.intp)
+        np.copyto(wide, index[chunk])
+        np.take(x, wide, out=out[chunk], mode="clip")
 
 
 def scatter(values: Vector, index: NDArray[np.int32], x: Vector, scratch: Scratch) -> None:
-    """x[index] = values; ValueError if the indices are not ascending within x."""
-    for span in spans(index.size, PART):
-        wide = scratch("wide", span.stop - span.start, np.intp)
-        np.copyto(wide, index[span])
-        last = index[span.start - 1] if span.start else -1
+    """Assign x[index] = values; ValueError if the indices do not ascend or are outside x."""
+    for chunk in chunks(index.size, PART):
+        wide = scratch("wide", chunk.stop - chunk.start, np.intp)
+        np.copyto(wide, index[chunk])
+        last = index[chunk.start - 1] if chunk.start else -1
         if wide[0] <= last or wide[-1] >= x.size or not (wide[1:] > wide[:-1]).all():
             raise ValueError(f"damaged payload: indices are not ascending from 0 to {x.size - 1}")
-        x[wide] = values[span]
+        x[wide] = values[chunk]
 
 
-def largest(x: Vector, k: int, out: NDArray[np.int32], scratch: Scratch) -> None:
-    """The indices of x's k entries of largest magnitude, ascending; ties to the lowest index."""
+def select_largest(x: Vector, k: int, out: NDArray[np.int32], scratch: Scratch) -> None:
+    """Write the indices of the k largest magnitudes of x into out (k,), ascending.
+
+    Of equal magnitudes the lowest index is taken.
+    """
     if k >= x.size:
-        for span in spans(k, PART):
-            out[span] = np.arange(span.start, span.stop)
+        for chunk in chunks(k, PART):
+            out[chunk] = np.arange(chunk.start, chunk.stop)
         return
-    # Without the sign bit, floats are ordered as the integers of the same bits are, NaN above
-    # infinity above all numbers: comparisons are total, and what is not finite gets chosen.
+    # Without the sign bit, floats are ordered like the integers of the same bits, with infinity
+    # above all numbers and NaN above infinity. The order is total, and entries that are not finite
+    # are selected first.
     bits = x.view(np.int32 if x.itemsize == 4 else np.int64)
-    least = guess(bits, k, scratch)
-    found = 0 if least is None else candidates(bits, least, k, scratch)
-    if found < k:
-        exact(bits, k, out, scratch)
+    threshold = sample_threshold(bits, k, scratch)
+    count = 0 if threshold is None else collect_candidates(bits, threshold, k, scratch)
+    if count < k:
+        partition_largest(bits, k, out, scratch)
         return
-    exact(scratch("magnitude", found, bits.dtype), k, out, scratch)
-    gather(scratch("position", found, np.int32), out, out, scratch)
+    partition_largest(scratch("magnitude", count, bits.dtype), k, out, scratch)
+    gather(scratch("position", count, np.int32), out, out, scratch)
 
 
-def guess(bits: Vector, k: int, scratch: Scratch) -> Any:
-    """A magnitude that probably somewhat more than k entries reach, from a sample; or None."""
+def sample_threshold(bits: Vector, k: int, scratch: Scratch) -> Any:
+    """Return a magnitude that probably somewhat more than k entries reach, or None.
+
+    It is estimated from a sample; None if a sample does not pay off.
+    """
     sample = bits[::STEP]
-    # Four standard deviations of a sample's count above k: rarely too few, hardly too many.
+    # Four standard deviations of the sample's count above k: too few candidates are rare, and
+    # their number stays close to k.
     rank = int(k / STEP + 4 * math.sqrt(k / STEP) + 4)
     if bits.size < PART or 2 * rank > sample.size:
         return None
-    drawn = scratch("sample", sample.size, bits.dtype)
-    np.bitwise_and(sample, np.iinfo(bits.dtype).max, out=drawn)
-    drawn.partition(sample.size - rank)
-    return drawn[sample.size - rank]
+    magnitudes = scratch("sample", sample.size, bits.dtype)
+    np.bitwise_and(sample, np.iinfo(bits.dtype).max, out=magnitudes)
+    magnitudes.partition(sample.size - rank)
+    return magnitudes[sample.size - rank]
 
 
-def candidates(bits: Vector, least: Any, k: int, scratch: Scratch) -> int:
-    """Collect position and magnitude of the entries that reach `least`; how many, 0: too many."""
-    room, found, top = min(bits.size, 2 * k + PART), 0, np.iinfo(bits.dtype).max
-    position = scratch("position", room, np.int32)
-    magnitude = scratch("magnitude", room, bits.dtype)
+def collect_candidates(bits: Vector, threshold: Any, k: int, scratch: Scratch) -> int:
+    """Collect position and magnitude of all entries that reach `threshold`; return their number.
+
+    Candidates are written into the scratch arrays "position" and "magnitude". Return 0 if they
+    exceed the limit of 2k + PART entries.
+    """
+    capacity, count, top = min(bits.size, 2 * k + PART), 0, np.iinfo(bits.dtype).max
+    position = scratch("position", capacity, np.int32)
+    magnitude = scratch("magnitude", capacity, bits.dtype)
     parts = scratch("part", min(bits.size, CHUNK), bits.dtype)
     below, real = scratch("mask", parts.size, np.bool_), np.dtype(f"f{bits.itemsize}")
-    for span in spans(bits.size):
-        part = np.bitwise_and(bits[span], top, out=parts[: span.stop - span.start])
-        # As floats, which NumPy compares faster; NaN is not below, so it stays a candidate.
-        mask = np.less(part.view(real), least.view(real), out=below[: part.size])
-        (here,) = np.logical_not(mask, out=mask).nonzero()
-        end = found + here.size
-        if end > room:
+    for chunk in chunks(bits.size):
+        part = np.bitwise_and(bits[chunk], top, out=parts[: chunk.stop - chunk.start])
+        # NumPy compares floats faster than integers. NaN is not below the threshold, so it remains
+        # a candidate.
+        mask = np.less(part.view(real), threshold.view(real), out=below[: part.size])
+        (indices,) = np.logical_not(mask, out=mask).nonzero()
+        end = count + indices.size
+        if end > capacity:
             return 0
-        np.take(part, here, out=magnitude[found:end], mode="clip")
-        position[found:end] = np.add(here, span.start, out=here)
-        found = end
-    return found
+        np.take(part, indices, out=magnitude[count:end], mode="clip")
+        position[count:end] = np.add(indices, chunk.start, out=indices)
+        count = end
+    return count
 
 
-def exact(bits: Vector, k: int, out: NDArray[np.int32], scratch: Scratch) -> None:
-    """`largest` by partitioning a copy of all of `bits`."""
+def partition_largest(bits: Vector, k: int, out: NDArray[np.int32], scratch: Scratch) -> None:
+    """Select as `select_largest` does, by partitioning a copy of all of `bits`."""
     work, cut, top = scratch("work", bits.size, bits.dtype), bits.size - k, np.iinfo(bits.dtype).max
-    for span in spans(bits.size):
-        np.bitwise_and(bits[span], top, out=work[span])
+    for chunk in chunks(bits.size):
+        np.bitwise_and(bits[chunk], top, out=work[chunk])
     work.partition(cut)
     limit = work[cut]
-    ties = sum(int(np.count_nonzero(work[cut:][span] == limit)) for span in spans(k))
-    at = 0
-    for span in spans(bits.size):
-        part = np.bitwise_and(bits[span], top, out=work[: span.stop - span.start])
+    # Entries equal to the k-th largest magnitude that are to be kept.
+    ties = sum(int(np.count_nonzero(work[cut:][chunk] == limit)) for chunk in chunks(k))
+    start = 0
+    for chunk in chunks(bits.size):
+        part = np.bitwise_and(bits[chunk], top, out=work[: chunk.stop - chunk.start])
         mask = np.greater(part, limit, out=scratch("mask", part.size, np.bool_))
         if ties:
             equal = np.flatnonzero(part == limit)[:ties]
             mask[equal] = True
             ties -= equal.size
-        here = np.flatnonzero(mask)
-        out[at : at + here.size] = np.add(here, span.start, out=here)
-        at += here.size
+        indices = np.flatnonzero(mask)
+        out[start : start + indices.size] = np.add(indices, chunk.start, out=indices)
+        start += indices.size

@@ -1,1 +1,1 @@
-"""Data sets and partitions."""
+"""Data sets, partitions of them among peers, readers of their files, downloads."""

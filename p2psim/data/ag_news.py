@@ -1,4 +1,4 @@
-"""AG News, from the csv files as they are published."""
+"""AG News, read from the published csv files."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2psim.data.files import data_folder, fetch_cure, find_file, reading
+from p2psim.data.files import FileSet, fetch_cure, open_data_file
 from p2psim.data.text import TextData
 from p2psim.registry import plugin
 
-# What `p2psim data fetch` writes comes first, so that fetching cures damage anywhere.
+# The folder of `p2psim data fetch` is first, so that a download replaces damaged files in others.
 PLACES = ("ag-news", "ag_news", "ag_news_csv", "ag_news/ag_news_csv")
+FILES = FileSet("ag-news", PLACES, fetch_cure("ag-news"))
 TRAIN, TEST = "train.csv", "test.csv"
-CURE = fetch_cure("ag-news")
 
 
 @plugin("data", "ag-news", source="Zhang, Zhao & LeCun 2015")
 class AGNews(TextData):
     """120,000 + 7,600 news in 4 classes (world, sports, business, science and technology).
 
-    A sample is the first `length` token ids (int32) of title and description, filled up with 0.
-    Tokens are words and punctuation marks in lower case: id 0 is padding, 1 an unknown word, then
-    come the most frequent words of the training file, up to `vocabulary` ids in all. `tokenizer`,
-    a local folder with a tokenizer of Hugging Face, takes their place. `file`: the training file
-    in the data set's folder; the test set is always test.csv.
+    A sample consists of the first `length` token ids (int32) of title and description, padded with
+    0. Tokens are words and punctuation marks in lower case: id 0 is padding, 1 an unknown word, the
+    further ids are the most frequent words of the training file, up to `vocabulary` ids in total.
+    With `tokenizer`, a local folder of a Hugging Face tokenizer, that tokenizer defines the ids
+    instead. `file`: the training file in the folder of the data set; the test file is always
+    test.csv.
     """
 
     file: str = TRAIN
@@ -35,33 +36,28 @@ class AGNews(TextData):
 
     def open(self, folder: str) -> None:
         """Find both files, read the training file; InputError if one is missing or damaged."""
-        self._paths = {"train": find(self.file), "test": find(TEST)}
+        self._paths = {"train": FILES.find(self.file), "test": FILES.find(TEST)}
         super().open(folder)
 
     def rows(self, part: str) -> Iterator[tuple[int, str]]:
         return read_rows(self._paths[part])
 
 
-def find(name: str) -> Path:
-    """A file of the data set, in any of the known places."""
-    return find_file((data_folder() / place / name for place in PLACES), "ag-news", CURE)
-
-
 def read_rows(path: Path) -> Iterator[tuple[int, str]]:
-    """Class (from 0) and text of each row. InputError where the file is damaged."""
-    with reading(path, CURE) as stream:
+    """Yield class (from 0) and text of each row; InputError if the file is damaged."""
+    with open_data_file(path, FILES.cure) as stream:
         rows = csv.reader(io.TextIOWrapper(stream, "utf-8", newline=""), strict=True)
         try:
             for row in rows:
-                yield sample(row, rows.line_num)
+                yield parse_row(row, rows.line_num)
         except csv.Error as error:
             raise ValueError(f"line {rows.line_num}: {error}") from None
         if not rows.line_num:
             raise ValueError("it is empty")
 
 
-def sample(row: list[str], line: int) -> tuple[int, str]:
-    """Class and text of one row; ValueError where it is not one."""
+def parse_row(row: list[str], line: int) -> tuple[int, str]:
+    """Return class (from 0) and text of one row; ValueError if it is not a valid row."""
     if len(row) != 3:
         raise ValueError(f"line {line} has {len(row)} fields in place of class, title, description")
     if row[0] not in ("1", "2", "3", "4"):

@@ -1,4 +1,4 @@
-"""CIFAR-10, from the published Python batches."""
+"""CIFAR-10, read from the published Python batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from p2psim.base import Count, Data, Indices
 from p2psim.data import unpickle
 from p2psim.data.augmentation import crop
-from p2psim.data.files import data_folder, fetch_cure, find_file
+from p2psim.data.files import FileSet, fetch_cure
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST = "test_batch"
 PLACES = ("cifar10/cifar-10-batches-py", "cifar-10-batches-py")
-CURE = fetch_cure("cifar10")
-FRAME = 4  # black pixels on each side, of which a random crop shows some
-# Red, green and blue of the training pixels in 0..1.
+FILES = FileSet("cifar10", PLACES, fetch_cure("cifar10"))
+FRAME = 4  # black pixels on each side, within which a random crop may be moved
+# Mean and standard deviation of red, green and blue, over the training pixels in 0..1.
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32).reshape(3, 1, 1)
 STD = np.array([0.2470, 0.2435, 0.2616], np.float32).reshape(3, 1, 1)
 
@@ -34,7 +34,7 @@ class CIFAR10(Data):
     """50,000 + 10,000 color images of 3 x 32 x 32 (0..255) in 10 classes, standardized by channel.
 
     `augmentation`: training images are moved by up to 4 pixels and mirrored, at random.
-    `train_samples`, `test_samples`: the first ones alone (all are in random order).
+    `train_samples`, `test_samples`: use only the first samples (the files are in random order).
     """
 
     augmentation: bool = True
@@ -48,71 +48,70 @@ class CIFAR10(Data):
     shift = -MEAN / STD
 
     def open(self, folder: str) -> None:
-        """Find the six files; InputError if one is missing. They are checked when read."""
-        self._paths = {name: find(name) for name in (*TRAIN, TEST)}
+        """Find the six files; InputError if one is missing. Their content is checked when read."""
+        self._paths = {name: FILES.find(name) for name in (*TRAIN, TEST)}
         self._labels: list[Indices] = []
 
     def labels(self) -> Indices:
-        # 400 kB, kept: they also say which batch holds which sample.
-        while self._missing():
+        # The labels (400 kB) stay in memory: their numbers also tell which batch holds a sample.
+        while self._labels_missing():
             self._labels.append(read_labels(self._paths[TRAIN[len(self._labels)]]))
         return np.concatenate(self._labels)[: self.train_samples]
 
-    def _missing(self) -> bool:
-        """Whether another batch has labels that are asked for."""
-        known = sum(map(len, self._labels))
-        return len(self._labels) < len(TRAIN) and known < (self.train_samples or math.inf)
+    def _labels_missing(self) -> bool:
+        """Return whether the next batch holds labels of the first `train_samples` samples."""
+        count = sum(map(len, self._labels))
+        return len(self._labels) < len(TRAIN) and count < (self.train_samples or math.inf)
 
     def train(self, indices: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
         targets = self.labels()[indices]
         inputs = np.empty((indices.size, *self.shape), np.uint8)
         start = 0
-        for name, held in zip(TRAIN, self._labels, strict=False):
-            mine = (indices >= start) & (indices < start + held.size)
-            if mine.any():
-                inputs[mine] = read_images(self._paths[name], indices[mine] - start)
-            start += held.size
+        for name, labels in zip(TRAIN, self._labels, strict=False):
+            in_batch = (indices >= start) & (indices < start + labels.size)
+            if in_batch.any():
+                inputs[in_batch] = read_images(self._paths[name], indices[in_batch] - start)
+            start += labels.size
         return inputs, targets
 
     def test(self) -> tuple[NDArray[Any], NDArray[Any]]:
         images, labels = read_batch(self._paths[TEST])
-        some = slice(self.test_samples)
-        return images[some].reshape(-1, *self.shape), labels[some]
+        first = slice(self.test_samples)
+        return images[first].reshape(-1, *self.shape), labels[first]
 
     def augment(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Crop (batch, 3, 32, 32) at random out of a black frame of 4 pixels; mirror some."""
+        """Pad (batch, 3, 32, 32) images with 4 black pixels, crop at random and mirror half."""
         if not self.augmentation:
             return inputs
         return crop(inputs, rng, FRAME, self.shift)
 
 
-def find(name: str) -> Path:
-    """A batch's file, in any of the known places."""
-    return find_file((data_folder() / place / name for place in PLACES), "cifar10", CURE)
-
-
-# One batch is 31 MB. Each of these lets go of it before the next one is read.
+# A batch takes 31 MB. These functions return copies of a part of it, so that its memory is released
+# before the next batch is read.
 def read_labels(path: Path) -> Indices:
-    """The labels of one batch."""
+    """Return the labels of one batch (rows,)."""
     return read_batch(path)[1]
 
 
 def read_images(path: Path, indices: Indices) -> NDArray[np.uint8]:
-    """Some images of one batch (len, 3, 32, 32), in the order asked for."""
+    """Return the images of one batch at `indices`, in that order; shape (len, 3, 32, 32)."""
     return read_batch(path)[0][indices].reshape(-1, 3, 32, 32)
 
 
 def read_batch(path: Path) -> tuple[NDArray[np.uint8], Indices]:
-    """Images (rows, 3072) and labels (rows,) of one batch. InputError if the file is damaged."""
-    batch = unpickle.load(path, CURE)
+    """Return images (rows, 3072) and labels (rows,) of a batch; InputError if it is damaged."""
+    batch = unpickle.load(path, FILES.cure)
     try:
+        # The published batches were pickled by Python 2, so their keys are bytes.
         data = np.asarray(batch.get(b"data", batch.get("data")))
         labels = np.asarray(batch.get(b"labels", batch.get("labels")))
     except (AttributeError, TypeError, ValueError):
-        raise InputError(f"{str(path)!r} is not a batch of CIFAR-10; {CURE}") from None
+        raise InputError(f"{str(path)!r} is not a batch of CIFAR-10; {FILES.cure}") from None
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        raise InputError(f"{str(path)!r} holds no images of 3 x 32 x 32 bytes; {CURE}")
-    right = labels.dtype.kind == "i" and labels.shape == data.shape[:1] and labels.size > 0
-    if not right or labels.min() < 0 or labels.max() > 9:
-        raise InputError(f"{str(path)!r} does not hold a label of 0 to 9 for every image; {CURE}")
+        raise InputError(f"{str(path)!r} holds no images of 3 x 32 x 32 bytes; {FILES.cure}")
+    valid = labels.dtype.kind == "i" and labels.shape == data.shape[:1] and labels.size > 0
+    if not valid or labels.min() < 0 or labels.max() > 9:
+        raise InputError(
+            f"{str(path)!r} does not hold a label of 0 to 9 for every image; {FILES.cure}"
+        )
     return data, labels.astype(np.int64)

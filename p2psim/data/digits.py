@@ -1,4 +1,4 @@
-"""The 8 x 8 handwritten digits that come with scikit-learn: real, small, no download."""
+"""Handwritten digits of 8 x 8 pixels, from the file that scikit-learn installs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 
 from p2psim import rng
 from p2psim.base import Count, Data, Indices
-from p2psim.data.files import find_file, reading
+from p2psim.data.files import find_file, open_data_file
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
-# The split is part of the data set, not of the experiment: runs with different seeds are
-# measured on the same test samples.
+# The split belongs to the data set, not to the experiment: runs with different seeds are evaluated
+# on the same test samples.
 SPLIT_SEED = 1797
 CURE = "reinstall it with `pip install --force-reinstall scikit-learn`"
 
 
 @plugin("data", "digits", source="Alpaydin & Kaynak 1998 (UCI), test part, by scikit-learn")
 class Digits(Data):
-    """1797 gray images of 8 x 8 pixels (0..16) in 10 classes; 360 of them, fixed, are the test.
+    """1797 gray images of 8 x 8 pixels (0..16) in 10 classes; a fixed 360 of them are the test set.
 
     `scaling`: "standard" gives every pixel mean 0 and variance 1 over the training samples (a
-    pixel that never changes becomes 0); "unit" divides by 16.
+    constant pixel becomes 0); "unit" divides by 16. `test_samples`: size of the test set.
     """
 
     scaling: Literal["standard", "unit"] = "standard"
@@ -37,8 +37,8 @@ class Digits(Data):
     classes = 10
 
     def open(self, folder: str) -> None:
-        """Read the file (1797 x 65 bytes); InputError if it is not there or damaged."""
-        table = read()
+        """Read the file (1797 x 65 bytes); InputError if it is missing or damaged."""
+        table = read_table()
         if self.test_samples >= len(table):
             raise InputError(
                 f"data.test_samples = {self.test_samples}: digits has {len(table)} samples; "
@@ -55,25 +55,28 @@ class Digits(Data):
         pixels = self._train[:, :64].astype(np.float64)
         mean, std = pixels.mean(axis=0), pixels.std(axis=0)
         scale = np.divide(1.0, std, out=np.zeros(64), where=std > 0)
-        made = scale.reshape(self.shape), (-mean * scale).reshape(self.shape)
-        return made[0].astype(np.float32), made[1].astype(np.float32)
+        shift = -mean * scale
+        return (
+            scale.reshape(self.shape).astype(np.float32),
+            shift.reshape(self.shape).astype(np.float32),
+        )
 
     def labels(self) -> Indices:
         return self._train[:, 64].astype(np.int64)
 
     def train(self, indices: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
-        return self._cut(self._train[indices])
+        return self._split_columns(self._train[indices])
 
     def test(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        return self._cut(self._test)
+        return self._split_columns(self._test)
 
-    def _cut(self, rows: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _split_columns(self, rows: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
         return rows[:, :64].reshape(-1, *self.shape), rows[:, 64].astype(np.int64)
 
 
-def read() -> NDArray[np.uint8]:
-    """All samples (1797, 65): 64 pixels row by row, then the class."""
-    # Importing scikit-learn takes a second per peer; its folder can be had for nothing.
+def read_table() -> NDArray[np.uint8]:
+    """Return all samples (1797, 65): 64 pixels row by row, followed by the class."""
+    # Importing scikit-learn would take every peer a second; its folder is found without an import.
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -81,8 +84,8 @@ def read() -> NDArray[np.uint8]:
         )
     home = Path(next(iter(spec.submodule_search_locations)))
     path = find_file([home / "datasets" / "data" / "digits.csv.gz"], "digits", CURE)
-    with reading(path, CURE) as stream:
+    with open_data_file(path, CURE) as stream:
         table = np.loadtxt(stream, delimiter=",", dtype=np.uint8)
         if table.shape != (1797, 65):
-            raise ValueError(f"a table of {table.shape} in place of (1797, 65)")
+            raise ValueError(f"it holds a table of shape {table.shape} in place of (1797, 65)")
     return table

@@ -1,4 +1,4 @@
-"""Downloading data sets, checked by their checksums: `p2psim data fetch NAME`."""
+"""Downloads of data sets, verified by checksums: `p2psim data fetch NAME`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from typing import TypeAlias
 from p2psim.data.files import data_folder
 from p2psim.errors import InputError, suggest
 
-Progress: TypeAlias = Callable[[str, int, int], None]  # file, bytes so far, bytes in all (or 0)
+# Called with the file's name, the bytes so far and the bytes in total (0 if unknown).
+Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set is published, and the checksum of each of its files.
+    """Published location of a data set, and the checksums of its files.
 
-    Checksums are sha256, or md5 with "md5:" before it where no other is published.
+    A checksum is sha256, or md5 with the prefix "md5:" if the authors publish no other.
     """
 
     url: str
-    files: Mapping[str, str]
-    archive: tuple[str, str] | None = None  # name and checksum of the one download that holds them
-    folder: str = ""  # that the archive is taken whole as, where the files in it are not known
+    files: Mapping[str, str]  # checksum by path in the folder of the data set
+    # Name and checksum of the archive that holds all files; None: each is downloaded by itself.
+    archive: tuple[str, str] | None = None
+    # Folder in the archive that is taken as a whole, if its files are not listed one by one.
+    folder: str = ""
 
 
 SETS = {
@@ -89,13 +92,15 @@ SETS = {
         },
     ),
 }
-# What cannot be checked is not fetched: the user takes the responsibility, with these words.
+# Data sets without a published checksum are not downloaded, because the download could not be
+# verified. The user gets this advice instead.
 UNCHECKED = {
     "senteval-length": (
         "download https://raw.githubusercontent.com/facebookresearch/SentEval/main/data/probing/"
         "sentence_length.txt yourself, into the folder senteval in P2PSIM_DATA"
     ),
 }
+RETRY = "try again, or name another mirror with P2PSIM_MIRROR"  # advice at the end of messages
 
 
 def fetch(
@@ -104,29 +109,31 @@ def fetch(
     base_url: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Download what is missing or wrong of a data set; its folder, `folder`/name.
+    """Download the missing or damaged files of a data set; return its folder, `folder`/name.
 
-    `folder` is the data folder unless given. `base_url`, or else `$P2PSIM_MIRROR`, takes the
-    place of the data set's home: it holds the published files in a folder of the data set's name
-    or directly. All or nothing: files come into place only once all are there and right.
-    InputError if they cannot be had.
+    `folder` is the data folder by default. `base_url`, or else `$P2PSIM_MIRROR`, replaces the
+    published address: the files are then expected in a folder of that mirror with the name of the
+    data set, or in the mirror's top folder. Files are moved into the data set's folder only after
+    all of them are downloaded and verified. InputError if a file cannot be downloaded, verified or
+    written.
     """
     if name in UNCHECKED:
         raise InputError(f"{name} has no published checksum to fetch it by; {UNCHECKED[name]}")
     if name not in SETS:
         raise InputError(f"no data set {name!r} to fetch; {suggest(name, SETS)}")
     source, target = SETS[name], (folder or data_folder()) / name
-    missing = lacking(source, target)
+    missing = missing_files(source, target)
     if not missing:
         return target
     mirror = base_url or os.environ.get("P2PSIM_MIRROR")
     bases = [f"{mirror.rstrip('/')}/{name}", mirror.rstrip("/")] if mirror else [source.url]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # os.replace moves files only within one file system, so staging is beside the target.
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as staging:
-            collect(source, missing, bases, Path(staging), progress)
+            download_files(source, missing, bases, Path(staging), progress)
             for file in missing:
-                place(Path(staging), file, target)
+                move_into_place(Path(staging), file, target)
     except OSError as error:
         raise InputError(
             f"{name} cannot be written to {str(target)!r} ({error}); free the disk or set "
@@ -135,54 +142,58 @@ def fetch(
     return target
 
 
-def lacking(source: Source, target: Path) -> list[str]:
-    """What is missing or wrong in a data set's folder.
+def missing_files(source: Source, target: Path) -> list[str]:
+    """Return the paths, relative to `target`, that are missing or damaged in a data set's folder.
 
-    A folder that was taken whole has a list beside it: all that it held then must be there.
+    For a source that is one whole folder, the file FOLDER.list beside it lists sizes and names of
+    its files after the download. All of them must exist with the same size; else both the folder
+    and its list are returned.
     """
     if not source.folder:
-        return [file for file, digest in source.files.items() if not right(target / file, digest)]
+        files = source.files.items()
+        return [file for file, digest in files if not has_checksum(target / file, digest)]
     folder, listing = target / source.folder, target / f"{source.folder}.list"
-    whole = listing.is_file() and set(listing.read_bytes().splitlines()) <= set(sizes(folder))
-    return [] if whole else [source.folder, listing.name]
+    complete = listing.is_file() and set(listing.read_bytes().splitlines()) <= set(sizes(folder))
+    return [] if complete else [source.folder, listing.name]
 
 
-def right(path: Path, digest: str) -> bool:
-    """Whether there is such a file with this checksum."""
+def has_checksum(path: Path, digest: str) -> bool:
+    """Return whether `path` is a file with this checksum."""
     if not path.is_file():
         return False
-    algorithm, _, value = labeled(digest).partition(":")
+    algorithm, _, value = with_algorithm(digest).partition(":")
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest() == value
 
 
-def labeled(digest: str) -> str:
-    """A checksum with its kind before it."""
+def with_algorithm(digest: str) -> str:
+    """Return a checksum with the prefix of its algorithm, sha256 by default."""
     return digest if ":" in digest else f"sha256:{digest}"
 
 
 def sizes(folder: Path) -> list[bytes]:
-    """A line with the size in bytes and the name of each file, in any depth."""
+    """Return one line "SIZE<tab>PATH" for each file in a folder and its subfolders, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [os.fsencode(f"{p.stat().st_size}\t{p.relative_to(folder)}") for p in files]
 
 
-def place(staging: Path, name: str, target: Path) -> None:
-    """Move a file or folder to where it belongs; what stood there goes away with `staging`."""
+def move_into_place(staging: Path, name: str, target: Path) -> None:
+    """Move a file or folder from `staging` to `target`, where it replaces an old one."""
     (target / name).parent.mkdir(parents=True, exist_ok=True)
     if (target / name).is_dir():
+        # os.replace cannot replace a folder. The old one is deleted together with `staging`.
         os.replace(target / name, staging / f"{name}.old")
     os.replace(staging / name, target / name)
 
 
-def collect(
+def download_files(
     source: Source,
     missing: Sequence[str],
     bases: Sequence[str],
     staging: Path,
     progress: Progress | None,
 ) -> None:
-    """Bring the missing files into `staging`, each checked."""
+    """Download the missing files into `staging` and verify each one."""
     if source.archive is None:
         for file in missing:
             download(file, source.files[file], bases, staging, progress)
@@ -191,18 +202,15 @@ def collect(
     download(archive, digest, bases, staging, progress)
     unpack(staging / archive, [] if source.folder else missing, staging)
     if source.folder:
-        take_whole(source.folder, archive, staging)
+        write_listing(source.folder, archive, staging)
         return
     for file in missing:
-        if not right(staging / file, source.files[file]):
+        if not has_checksum(staging / file, source.files[file]):
             raise InputError(f"{archive} holds another {file!r} than the one published; {RETRY}")
 
 
-RETRY = "try again, or name another mirror with P2PSIM_MIRROR"
-
-
-def take_whole(folder: str, archive: str, staging: Path) -> None:
-    """Write the list of what an unpacked folder holds beside it. InputError if it is not there."""
+def write_listing(folder: str, archive: str, staging: Path) -> None:
+    """Write FOLDER.list for an unpacked folder; InputError if the archive held no such folder."""
     listing = sizes(staging / folder)
     if not listing:
         raise InputError(f"{archive} holds no files in {folder!r} as the one published; {RETRY}")
@@ -212,22 +220,23 @@ def take_whole(folder: str, archive: str, staging: Path) -> None:
 def download(
     file: str, digest: str, bases: Sequence[str], staging: Path, progress: Progress | None
 ) -> None:
-    """Download one file from the first base that has it. InputError if that fails."""
-    import pooch  # with requests, a third of a second
+    """Download one file from the first base address that has it; InputError if that fails."""
+    import pooch  # takes a third of a second, because it imports requests
 
-    pooch.get_logger().setLevel("WARNING")
-    bar = _Bar(file, progress) if progress else False
-    for last, base in enumerate(bases, start=1 - len(bases)):
+    pooch.get_logger().setLevel("WARNING")  # hides the messages about each download
+    bar = _ProgressBar(file, progress) if progress else False
+    # `position` is 0 for the last base address and negative for all before it.
+    for position, base in enumerate(bases, start=1 - len(bases)):
         url = f"{base}/{file}"
-        get = pooch.HTTPDownloader(progressbar=bar, timeout=30)
+        downloader = pooch.HTTPDownloader(progressbar=bar, timeout=30)
         try:
-            pooch.retrieve(url, labeled(digest), file, staging, downloader=get)
+            pooch.retrieve(url, with_algorithm(digest), file, staging, downloader=downloader)
             return
-        except OSError as error:  # requests' errors are among them
-            answer = getattr(error, "response", None)
-            if last < 0 and getattr(answer, "status_code", None) == 404:
+        except OSError as error:  # the errors of requests are subclasses
+            response = getattr(error, "response", None)
+            if position < 0 and getattr(response, "status_code", None) == 404:
                 continue
-            raise InputError(f"{url} cannot be downloaded ({reason(error)}); {RETRY}") from None
+            raise InputError(f"{url} cannot be downloaded ({cause(error)}); {RETRY}") from None
         except ValueError:
             raise InputError(
                 f"{url} is not the file that was published: its checksum differs, it was cut "
@@ -235,31 +244,33 @@ def download(
             ) from None
 
 
-def reason(error: BaseException) -> str:
-    """The innermost cause, in one line: the outer ones repeat the address."""
+def cause(error: BaseException) -> str:
+    """Return the innermost cause of an error in one line; the outer errors repeat the address."""
     while error.__context__ is not None:
         error = error.__context__
     return str(error).partition("\n")[0] or type(error).__name__
 
 
 def unpack(archive: Path, files: Sequence[str], folder: Path) -> None:
-    """Take these files, or all, out of a tar archive.
+    """Extract `files`, or all members if it is empty, from a tar archive into `folder`.
 
-    InputError if it is damaged or holds other things.
+    InputError if the archive is damaged, lacks one of the files, or holds a link or path that leads
+    out of the folder.
     """
     import tarfile
 
     try:
         with tarfile.open(archive) as tar:
             for file in files or tar:
-                tar.extract(file, folder, filter="data")  # no links or paths to outside
+                # The filter "data" refuses links and paths that lead out of the folder.
+                tar.extract(file, folder, filter="data")
     except (tarfile.TarError, OSError, EOFError, KeyError, zlib.error) as error:
-        said = str(error).strip("'\"")
-        raise InputError(f"{archive.name} cannot be unpacked ({said}); {RETRY}") from None
+        message = str(error).strip("'\"")
+        raise InputError(f"{archive.name} cannot be unpacked ({message}); {RETRY}") from None
 
 
-class _Bar:
-    """What pooch calls a progress bar."""
+class _ProgressBar:
+    """Adapter from pooch's progress bar interface to a `Progress` callback."""
 
     def __init__(self, file: str, report: Progress) -> None:
         self.file, self.report = file, report
@@ -273,4 +284,4 @@ class _Bar:
         self.done = 0
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing; pooch requires this method."""

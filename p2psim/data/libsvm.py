@@ -1,4 +1,4 @@
-"""Binary classification from LIBSVM text files: a9a, w8a, mushrooms, or a file of one's own."""
+"""Binary classification from LIBSVM text files: a9a, w8a, mushrooms, or a file of the user."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from numpy.typing import NDArray
 
 from p2psim import rng
 from p2psim.base import Data, Indices
-from p2psim.data.files import data_folder, find_file, reading
+from p2psim.data.files import data_folder, find_file, open_data_file
 from p2psim.registry import plugin
 
-FEATURES = {"a9a": 123, "w8a": 300, "mushrooms": 112}  # not every file shows its last feature
-POSITIVE = (({-1.0, 1.0}, 1.0), ({0.0, 1.0}, 1.0), ({1.0, 2.0}, 2.0))
-SPLIT_SEED = 20  # of the held-out part: the same test samples whatever the experiment's seed
+# Numbers of features. They are listed because the last feature is zero, and therefore absent from
+# the text, in all rows of some files.
+FEATURES = {"a9a": 123, "w8a": 300, "mushrooms": 112}
+POSITIVE = (({-1.0, 1.0}, 1.0), ({0.0, 1.0}, 1.0), ({1.0, 2.0}, 2.0))  # pairs of labels, class 1
+SPLIT_SEED = 20  # of the test part: the same test samples for all seeds of experiments
 HOME = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.html"
 CURE = "each line reads `label index:value ...` with indices from 1 that rise; check the file"
 
 
 @plugin("data", "libsvm", source="Chang & Lin 2011")
 class LIBSVM(Data):
-    """Rows of features in two classes; the loss is the logistic one of a single output.
+    """Rows of features in two classes; the loss is the logistic loss of a single output.
 
-    `file`: "a9a", "w8a" or "mushrooms" in `$P2PSIM_DATA/libsvm/`, or a path of one's own; .gz may
-    be left out. The test set is the file with ".t" added, or else 20 % of the rows, fixed and
-    drawn at random. Labels -1 and 1, 0 and 1, or 1 and 2 become 0 and 1.
+    `file`: "a9a", "w8a" or "mushrooms" in `$P2PSIM_DATA/libsvm/`, or the path of another file; the
+    suffix .gz may be left out. The test set is the file with ".t" appended to its name. If no such
+    file exists, it is a fixed random 20 % of the rows. Labels -1 and 1, 0 and 1, or 1 and 2 become
+    0 and 1.
     """
 
     file: str
@@ -38,13 +41,15 @@ class LIBSVM(Data):
     loss = "logistic"
 
     def open(self, folder: str) -> None:
-        """Find the file and read its labels; InputError if it is missing or of another kind."""
+        """Find the file and read its labels; InputError if it is missing or of another format."""
         self._path, self._test_path = find(self.file, Path(folder))
         labels, features = scan(self._path)
-        test, more = scan(self._test_path) if self._test_path else (labels[:0], 0)
-        self.shape = (FEATURES.get(self.file, max(features, more)),)
-        with reading(self._path, CURE):
-            targets = binary(np.concatenate([labels, test]))
+        test, test_features = scan(self._test_path) if self._test_path else (labels[:0], 0)
+        self.shape = (FEATURES.get(self.file, max(features, test_features)),)
+        with open_data_file(
+            self._path, CURE
+        ):  # turns a ValueError into an InputError with the path
+            targets = binary_targets(np.concatenate([labels, test]))
         self._labels, self._test_labels = np.split(targets, [labels.size])
         self._rows = np.arange(labels.size)
         if not self._test_path:
@@ -52,9 +57,9 @@ class LIBSVM(Data):
 
     def _hold_out(self) -> None:
         rows = self._rows.size
-        held = np.zeros(rows, bool)
-        held[rng.generator(SPLIT_SEED, "libsvm").permutation(rows)[: max(1, rows // 5)]] = True
-        self._rows, self._held = np.flatnonzero(~held), np.flatnonzero(held)
+        test = np.zeros(rows, bool)
+        test[rng.generator(SPLIT_SEED, "libsvm").permutation(rows)[: max(1, rows // 5)]] = True
+        self._rows, self._test_rows = np.flatnonzero(~test), np.flatnonzero(test)
 
     def labels(self) -> Indices:
         return self._labels[self._rows]
@@ -65,14 +70,14 @@ class LIBSVM(Data):
 
     def test(self) -> tuple[NDArray[Any], NDArray[Any]]:
         if self._test_path is None:
-            inputs = read_rows(self._path, self._held, self.shape[0])
-            return inputs, self._labels[self._held]
+            inputs = read_rows(self._path, self._test_rows, self.shape[0])
+            return inputs, self._labels[self._test_rows]
         rows = np.arange(self._test_labels.size)
         return read_rows(self._test_path, rows, self.shape[0]), self._test_labels
 
 
 def find(file: str, folder: Path) -> tuple[Path, Path | None]:
-    """The training file, and the test file where there is one."""
+    """Return the training file and the test file, None if no test file exists."""
     if file in FEATURES:
         base = data_folder() / "libsvm" / file
         cure = f"download it from {HOME} into that folder, which P2PSIM_DATA sets"
@@ -85,55 +90,59 @@ def find(file: str, folder: Path) -> tuple[Path, Path | None]:
 
 
 def lines(stream: BinaryIO) -> Iterator[bytes]:
-    """The lines that hold a sample, without comments."""
+    """Yield the lines that hold a sample, without comments."""
     for line in stream:
-        text = line.partition(b"#")[0].strip()
-        if text:
-            yield text
+        sample = line.partition(b"#")[0].strip()
+        if sample:
+            yield sample
 
 
 def scan(path: Path) -> tuple[NDArray[np.float64], int]:
-    """The labels as they stand in the file, and the largest feature index."""
-    with reading(path, CURE) as stream:
-        found, largest = [], 0
+    """Return the labels as they are in the file (rows,), and the largest feature index."""
+    with open_data_file(path, CURE) as stream:
+        labels, largest = [], 0
         for line in lines(stream):
             label, *features = line.split()
-            found.append(float(label))
+            labels.append(float(label))
             if features:
                 largest = max(largest, int(features[-1].partition(b":")[0]))
-        if len(found) < 2 or not largest:
-            raise ValueError(f"{len(found)} samples with {largest} features")
-    return np.array(found), largest
+        if len(labels) < 2 or not largest:
+            raise ValueError(f"it holds {len(labels)} samples with {largest} features")
+    return np.array(labels), largest
 
 
-def binary(labels: NDArray[np.float64]) -> Indices:
-    """Labels as 0 and 1; ValueError where they are not of a known pair."""
-    given = set(np.unique(labels).tolist())
+def binary_targets(labels: NDArray[np.float64]) -> Indices:
+    """Return the labels as classes 0 and 1; ValueError if they are not of one known pair."""
+    values = set(np.unique(labels).tolist())
     for pair, positive in POSITIVE:
-        if given <= pair:
+        if values <= pair:
             return np.where(labels == positive, 1, 0)
-    raise ValueError(f"labels {sorted(given)[:5]} where -1 1, 0 1 or 1 2 are allowed")
+    raise ValueError(f"labels {sorted(values)[:5]} where -1 1, 0 1 or 1 2 are allowed")
 
 
 def read_rows(path: Path, rows: Indices, features: int) -> NDArray[Any]:
-    """These samples (len, features), in the order asked for: uint8 where all are 0 or 1."""
-    wanted, place = np.unique(rows, return_inverse=True)
-    chosen = np.zeros(wanted[-1] + 1 if wanted.size else 0, bool)
-    chosen[wanted] = True
-    with reading(path, CURE) as stream:
-        text = b"\n".join(line for line, take in zip(lines(stream), chosen, strict=False) if take)
-        return parse(text, features)[place]
+    """Return the samples with these row numbers, in that order; shape (len, features).
+
+    The type is uint8 if all values are 0 or 1, else float32.
+    """
+    unique, positions = np.unique(rows, return_inverse=True)
+    selected = np.zeros(unique[-1] + 1 if unique.size else 0, bool)
+    selected[unique] = True
+    with open_data_file(path, CURE) as stream:
+        samples = zip(lines(stream), selected, strict=False)  # ends after the last selected row
+        text = b"\n".join(line for line, is_selected in samples if is_selected)
+        return parse(text, features)[positions]
 
 
 def parse(text: bytes, features: int) -> NDArray[Any]:
-    """Dense rows of svmlight text; ValueError where it is not that."""
-    from sklearn.datasets import load_svmlight_file  # half a second: only who needs it pays
+    """Return dense rows from svmlight text (rows, features); ValueError if it is not valid."""
+    from sklearn.datasets import load_svmlight_file  # the import takes half a second
 
     sparse, _ = load_svmlight_file(
         io.BytesIO(text), n_features=features, dtype=np.float32, zero_based=False
     )
     if not np.isfinite(sparse.data).all():
-        raise ValueError("a value that is not finite")
+        raise ValueError("it holds a value that is not finite")
     if np.isin(sparse.data, (0, 1)).all():
         sparse = sparse.astype(np.uint8)
     dense: NDArray[Any] = sparse.toarray()

@@ -1,4 +1,4 @@
-"""MNIST, from the four idx files as they are published, gzipped or not."""
+"""MNIST, read from the four published idx files, gzipped or not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim.base import Data, Indices
-from p2psim.data.files import data_folder, fetch_cure, find_file, reading
+from p2psim.data.files import FileSet, fetch_cure, open_data_file
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
@@ -18,11 +18,11 @@ NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-# What `p2psim data fetch` writes comes first, so that fetching cures damage anywhere.
-# torchvision keeps its copy in MNIST/raw, below the folder that it was given.
+# The folder of `p2psim data fetch` is first, so that a download replaces damaged files in others.
+# torchvision writes its copy into MNIST/raw, below the folder that its user chose.
 PLACES = ("mnist", "mnist/MNIST/raw", "MNIST/raw")
-CURE = fetch_cure("mnist")
-BLOCK = 1024  # images read at a time: a peer never holds more than its own and these
+FILES = FileSet("mnist", PLACES, fetch_cure("mnist"))
+BLOCK = 1024  # images per read: beside its own images, a peer holds no more than these in memory
 MEAN, STD = 0.1307, 0.3081  # of the training pixels in 0..1
 
 
@@ -40,13 +40,13 @@ class MNIST(Data):
     classes = 10
 
     def open(self, folder: str) -> None:
-        """Find the four files and check their heads; InputError if one is missing or wrong."""
+        """Find the four files and check their headers; InputError if one is missing or damaged."""
         self._paths = {
             part: (find(images), find(labels)) for part, (images, labels) in NAMES.items()
         }
-        shapes = {check(images, labels) for images, labels in self._paths.values()}
+        shapes = {image_size(images, labels) for images, labels in self._paths.values()}
         if len(shapes) > 1:
-            raise InputError(f"mnist: images of different sizes, {sorted(shapes)}; {CURE}")
+            raise InputError(f"mnist: images of different sizes, {sorted(shapes)}; {FILES.cure}")
         self.shape = (1, *shapes.pop())
         standard = self.scaling == "standard"
         self.scale = 1 / (255 * STD) if standard else 1 / 255
@@ -69,64 +69,69 @@ class MNIST(Data):
 
 
 def find(name: str) -> Path:
-    """The file `name`, gzipped or not, in any of the known places."""
-    places = [data_folder() / place for place in PLACES]
-    return find_file((p / f"{name}{end}" for p in places for end in (".gz", "")), "mnist", CURE)
+    """Return the path of the file `name`, gzipped or not; InputError if it does not exist."""
+    return FILES.find(f"{name}.gz", name)
 
 
-def check(images: Path, labels: Path) -> tuple[int, int]:
-    """Height and width; InputError if the two files do not belong together."""
-    with reading(images, CURE) as stream:
-        count, height, width = head(stream, 3)
-    with reading(labels, CURE) as stream:
-        (labeled,) = head(stream, 1)
-    if count != labeled:
-        raise InputError(f"{str(images)!r} has {count} images for {labeled} labels; {CURE}")
+def image_size(images: Path, labels: Path) -> tuple[int, int]:
+    """Return height and width; InputError if the files hold different numbers of samples."""
+    with open_data_file(images, FILES.cure) as stream:
+        count, height, width = read_header(stream, 3)
+    with open_data_file(labels, FILES.cure) as stream:
+        (label_count,) = read_header(stream, 1)
+    if count != label_count:
+        raise InputError(
+            f"{str(images)!r} has {count} images for {label_count} labels; {FILES.cure}"
+        )
     return height, width
 
 
-def head(stream: BinaryIO, dimensions: int) -> tuple[int, ...]:
-    """The sizes that an idx file of unsigned bytes starts with (2051: images, 2049: labels)."""
+def read_header(stream: BinaryIO, dimensions: int) -> tuple[int, ...]:
+    """Read the header of an idx file of unsigned bytes; return its `dimensions` sizes.
+
+    The first word is 2048 plus the number of dimensions: 2051 for images, 2049 for labels.
+    ValueError if the header is not valid.
+    """
     size = 4 + 4 * dimensions
-    start = stream.read(size)
-    if len(start) < size:
+    header = stream.read(size)
+    if len(header) < size:
         raise ValueError("it ends before the data starts")
-    magic, *sizes = struct.unpack(f">{dimensions + 1}I", start)
+    magic, *sizes = struct.unpack(f">{dimensions + 1}I", header)
     if magic != 2048 + dimensions:
         raise ValueError(f"it starts with {magic} in place of {2048 + dimensions}")
     if 0 in sizes:
-        raise ValueError(f"it says that it holds {' x '.join(map(str, sizes))} values")
+        raise ValueError(f"its header gives the size {' x '.join(map(str, sizes))}")
     return tuple(sizes)
 
 
 def read_labels(path: Path) -> Indices:
-    """All labels of a file, int64."""
-    with reading(path, CURE) as stream:
-        (count,) = head(stream, 1)
+    """Return all labels of a file (rows,), int64; InputError if it is damaged."""
+    with open_data_file(path, FILES.cure) as stream:
+        (count,) = read_header(stream, 1)
         values = np.frombuffer(stream.read(), np.uint8)
         if values.size != count:
-            raise ValueError(f"{values.size} labels in place of {count}")
+            raise ValueError(f"it holds {values.size} labels in place of {count}")
         if values.max() > 9:
-            raise ValueError(f"a label {values.max()} where 0 to 9 are allowed")
+            raise ValueError(f"it holds a label {values.max()} where 0 to 9 are allowed")
     return values.astype(np.int64)
 
 
 def read_images(path: Path, indices: Indices) -> NDArray[np.uint8]:
-    """The images with these indices (len, height * width), in the order asked for."""
-    with reading(path, CURE) as stream:
-        count, height, width = head(stream, 3)
+    """Return the images at `indices`, in that order; shape (len, height * width)."""
+    with open_data_file(path, FILES.cure) as stream:
+        count, height, width = read_header(stream, 3)
         rows = np.empty((indices.size, height * width), np.uint8)
         for start in range(0, count, BLOCK):
             block = read_block(stream, min(BLOCK, count - start), height * width)
-            mine = (indices >= start) & (indices < start + BLOCK)
-            rows[mine] = block[indices[mine] - start]
+            in_block = (indices >= start) & (indices < start + BLOCK)
+            rows[in_block] = block[indices[in_block] - start]
         if stream.read(1):
             raise ValueError(f"it goes on after {count} images")
     return rows
 
 
 def read_block(stream: BinaryIO, images: int, size: int) -> NDArray[np.uint8]:
-    """The next images; ValueError where the file ends before."""
+    """Return the next images of `size` pixels each; ValueError if the file is truncated."""
     data = stream.read(images * size)
     if len(data) < images * size:
         raise ValueError("it ends before its last image")

@@ -1,4 +1,4 @@
-"""Least squares whose solution can be computed outside: the referee problem."""
+"""Least-squares problems whose solution can be computed independently, for exact comparisons."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from p2psim.base import Data, Indices, Vector
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
-NEEDS = "arrays A (n, m, d), b (n, m) and, if wanted, x0 (n, d), finite float64 or float32"
+ARRAYS = "arrays A (n, m, d), b (n, m) and, optionally, x0 (n, d), finite float64 or float32"
 
 
 @plugin("data", "quadratic")
 class Quadratic(Data):
     """f_i(x) = ||A_i x - b_i||^2 / (2 m) for the n peers, from an .npz file.
 
-    Seen as a regression with n m samples: peer i holds the rows of A_i with targets b_i, and the
-    loss is the mean of (output - target)^2 / 2. Use it with model "vector" and no batch_size.
-    `file` is relative to the experiment's folder and holds A (n, m, d), b (n, m) and, if wanted,
-    x0 (n, d), the first x of every peer (0 without it).
+    The problem is a regression with n m samples: peer i holds the rows of A_i with targets b_i, and
+    the loss is the mean of (output - target)^2 / 2. Use it with model "vector" and no batch_size.
+    `file` is relative to the experiment's folder and holds A (n, m, d), b (n, m) and, optionally,
+    x0 (n, d), the initial x of every peer (default 0).
     """
 
     file: str
@@ -34,9 +34,9 @@ class Quadratic(Data):
     loss = "half-squared"
 
     def open(self, folder: str) -> None:
-        """Read and check the file; InputError if it is missing or holds anything else."""
-        arrays = read(Path(folder) / self.file)
-        a, b, x0 = check(arrays, self.file)
+        """Read and check the file; InputError if it is missing or its content is not valid."""
+        arrays = read_arrays(Path(folder) / self.file)
+        a, b, x0 = check_arrays(arrays, self.file)
         self.peers, self.rows, d = a.shape
         self.shape = (d,)
         self._inputs, self._targets, self._x0 = a.reshape(-1, d), b.reshape(-1), x0
@@ -61,33 +61,36 @@ class Quadratic(Data):
     def initial(self, rank: int) -> Vector:
         if self._x0 is None:
             return np.zeros(self.shape, self._inputs.dtype)
-        first: Vector = self._x0[rank].copy()
-        return first
+        x: Vector = self._x0[rank].copy()  # algorithms change x in place
+        return x
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The arrays of an .npz file. InputError if it is not one."""
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Return those of the arrays A, b and x0 that an .npz file holds; InputError if unreadable."""
     problem = f"quadratic: {str(path)!r} cannot be used"
     try:
         file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
+        if not isinstance(file, np.lib.npyio.NpzFile):  # np.load reads single arrays as well
             raise ValueError("it is not an .npz file")
         with file:
             return {name: file[name] for name in ("A", "b", "x0") if name in file}
     except FileNotFoundError:
         raise InputError(
-            f"quadratic: there is no file {str(path)!r}; give an .npz with {NEEDS}"
+            f"quadratic: there is no file {str(path)!r}; give an .npz with {ARRAYS}"
         ) from None
     except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
-        said = str(error).partition("\n")[0]
-        raise InputError(f"{problem} ({said}); write it with numpy.savez: {NEEDS}") from None
+        message = str(error).partition("\n")[0]
+        raise InputError(f"{problem} ({message}); write it with numpy.savez: {ARRAYS}") from None
 
 
-def check(arrays: dict[str, Any], file: str) -> tuple[Any, Any, Any]:
-    """A, b and x0 (or None) in one float type. InputError says what is wrong with which."""
+def check_arrays(arrays: dict[str, Any], file: str) -> tuple[Any, Any, Any]:
+    """Return A, b and x0 (or None), converted to one float type.
+
+    InputError, with the array's name, if one is missing or has another shape, type or value.
+    """
     missing = [name for name in ("A", "b") if name not in arrays]
     if missing:
-        raise InputError(f"quadratic: {file!r} has no array {missing[0]!r}; it needs {NEEDS}")
+        raise InputError(f"quadratic: {file!r} has no array {missing[0]!r}; it needs {ARRAYS}")
     if arrays["A"].ndim != 3 or 0 in arrays["A"].shape:
         raise InputError(f"quadratic: {file!r} has A of shape {arrays['A'].shape}; give (n, m, d)")
     n, m, d = arrays["A"].shape
@@ -99,7 +102,7 @@ def check(arrays: dict[str, Any], file: str) -> tuple[Any, Any, Any]:
             )
         if array.shape != shapes[name]:
             raise InputError(
-                f"quadratic: {file!r} has {name} of shape {array.shape}; to A belongs "
+                f"quadratic: {file!r} has {name} of shape {array.shape}; with this A it must be "
                 f"{shapes[name]}"
             )
         if not np.isfinite(array).all():
@@ -107,5 +110,5 @@ def check(arrays: dict[str, Any], file: str) -> tuple[Any, Any, Any]:
                 f"quadratic: {file!r} has numbers in {name} that are not finite; give finite ones"
             )
     dtype = np.result_type(*arrays.values())
-    made = {name: np.ascontiguousarray(array, dtype) for name, array in arrays.items()}
-    return made["A"], made["b"], made.get("x0")
+    converted = {name: np.ascontiguousarray(array, dtype) for name, array in arrays.items()}
+    return converted["A"], converted["b"], converted.get("x0")

@@ -1,4 +1,4 @@
-"""Texts as token ids: the words of a training file, or a tokenizer from a local folder."""
+"""Data sets of texts as token ids, by the words of a training file or by a local tokenizer."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from p2psim.base import Data, Indices
 from p2psim.errors import InputError
 
-PADDING, UNKNOWN = 0, 1  # ids
+PADDING, UNKNOWN = 0, 1  # token ids
 WORD = re.compile(r"\w+|[^\w\s]")
-BATCH = 1000  # texts that a tokenizer is given at a time
+BATCH = 1000  # texts per call of a tokenizer
 Length = Annotated[int, Meta(ge=1, le=65_536)]
 Ids = Annotated[int, Meta(ge=3, le=2**31 - 1)]
 
 
-class Encoder(Protocol):
-    """Turns texts into ids below `size`, 0 being the padding."""
+class TokenEncoder(Protocol):
+    """Encoder of texts as token ids below `size`; id 0 is the padding."""
 
     size: int
 
@@ -37,10 +37,11 @@ class Encoder(Protocol):
 
 @dataclass(kw_only=True, eq=False)
 class TextData(Data):
-    """Texts in classes, as ids of shape (length,), int32: cut, or padded with 0 at the end.
+    """Base class of data sets of texts in classes.
 
-    A data set says with `rows` what its files hold. They are read again whenever somebody asks:
-    only the vocabulary and the labels stay in memory.
+    A sample has shape (length,), int32: its token ids, truncated or padded with 0 at the end. A
+    subclass defines `rows`, which reads its files. The files are read again for each request, so
+    that only the vocabulary and the labels stay in memory.
     """
 
     length: Length = 64
@@ -48,26 +49,29 @@ class TextData(Data):
     tokenizer: str | None = None
 
     def rows(self, part: str) -> Iterator[tuple[int, str]]:
-        """Class and text of each sample of "train" or "test"; InputError for a damaged file."""
+        """Yield class and text of each sample of "train" or "test".
+
+        InputError if a file is damaged.
+        """
         raise NotImplementedError
 
     def words(self, text: str) -> list[str]:
-        """A text's words and punctuation marks, in lower case."""
+        """Return the words and punctuation marks of a text, in lower case."""
         return WORD.findall(text.lower())
 
     def open(self, folder: str) -> None:
-        """Read the training file for its labels and words; relative paths are in `folder`."""
+        """Read labels and words of the training file; relative paths are in `folder`."""
         labels, counts = array("q"), Counter[str]()
-        pieces = (
+        tokenizer = (
             HuggingFaceTokenizer(Path(folder) / self.tokenizer, self.length)
             if self.tokenizer
             else None
         )
         for label, text in self.rows("train"):
             labels.append(label)
-            if pieces is None:
+            if tokenizer is None:
                 counts.update(self.words(text))
-        self._encoder: Encoder = pieces or WordVocabulary(counts, self)
+        self._encoder: TokenEncoder = tokenizer or WordVocabulary(counts, self)
         self._labels = np.array(labels, np.int64)
         self.vocabulary = self._encoder.size
         self.shape = (self.length,)
@@ -76,30 +80,32 @@ class TextData(Data):
         return self._labels
 
     def train(self, indices: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
-        wanted, place = np.unique(indices, return_inverse=True)
-        chosen = np.zeros(self._labels.size, bool)
-        chosen[wanted] = True
-        texts = (text for (_, text), take in zip(self.rows("train"), chosen, strict=True) if take)
-        return self._ids(texts)[place], self._labels[indices]
+        unique, positions = np.unique(indices, return_inverse=True)
+        selected = np.zeros(self._labels.size, bool)
+        selected[unique] = True
+        # strict: the file must still have the rows of which `open` read the labels.
+        rows = zip(self.rows("train"), selected, strict=True)
+        texts = (text for (_, text), is_selected in rows if is_selected)
+        return self._encode(texts)[positions], self._labels[indices]
 
     def test(self) -> tuple[NDArray[Any], NDArray[Any]]:
         labels = array("q")
-        inputs = self._ids(collect_labels(self.rows("test"), labels))
+        inputs = self._encode(collect_labels(self.rows("test"), labels))
         return inputs, np.array(labels, np.int64)
 
-    def _ids(self, texts: Iterable[str]) -> NDArray[np.int32]:
-        return padded(self._encoder.encode(texts), self.length)
+    def _encode(self, texts: Iterable[str]) -> NDArray[np.int32]:
+        return pad_texts(self._encoder.encode(texts), self.length)
 
 
 def collect_labels(rows: Iterable[tuple[int, str]], labels: array[int]) -> Iterator[str]:
-    """The texts of rows; their classes go to `labels`."""
+    """Yield the text of each row and append its class to `labels`."""
     for label, text in rows:
         labels.append(label)
         yield text
 
 
-def padded(encoded: Iterable[Sequence[int]], length: int) -> NDArray[np.int32]:
-    """Ids of many texts (texts, length), cut or filled up with 0."""
+def pad_texts(encoded: Iterable[Sequence[int]], length: int) -> NDArray[np.int32]:
+    """Return the ids of all texts (texts, length), each truncated or padded with 0."""
     flat, fill = array("i"), array("i", [PADDING]) * length
     for ids in encoded:
         flat.extend(ids[:length])
@@ -108,26 +114,29 @@ def padded(encoded: Iterable[Sequence[int]], length: int) -> NDArray[np.int32]:
 
 
 class WordVocabulary:
-    """The most frequent words, those equally frequent by alphabet; id 1 is any other word."""
+    """Encoder by the most frequent words of a training file; all other words get id 1.
+
+    Ids follow the frequency of the words. Words of equal frequency are in alphabetical order.
+    """
 
     def __init__(self, counts: Counter[str], data: TextData) -> None:
-        best = sorted(counts, key=lambda word: (-counts[word], word))[: data.vocabulary - 2]
-        self.ids = {word: number for number, word in enumerate(best, start=UNKNOWN + 1)}
-        self.size = len(best) + 2
+        frequent = sorted(counts, key=lambda word: (-counts[word], word))[: data.vocabulary - 2]
+        self.ids = {word: number for number, word in enumerate(frequent, start=UNKNOWN + 1)}
+        self.size = len(frequent) + 2
         self.words = data.words
 
     def encode(self, texts: Iterable[str]) -> Iterator[Sequence[int]]:
-        """Each text's ids, as many as it has words."""
-        look = self.ids.get
+        """Yield the ids of each text, one for each word."""
+        id_of = self.ids.get
         for text in texts:
-            yield [look(word, UNKNOWN) for word in self.words(text)]
+            yield [id_of(word, UNKNOWN) for word in self.words(text)]
 
 
 class HuggingFaceTokenizer:
-    """A tokenizer of the transformers library, as it lies in a local folder."""
+    """Encoder by a tokenizer of the transformers library, loaded from a local folder."""
 
     def __init__(self, folder: Path, length: int) -> None:
-        self.tokenizer, self.length = load(folder), length
+        self.tokenizer, self.length = load_tokenizer(folder), length
         self.size = len(self.tokenizer)
         pad = self.tokenizer.pad_token_id
         if pad not in (None, PADDING):
@@ -137,14 +146,14 @@ class HuggingFaceTokenizer:
             )
 
     def encode(self, texts: Iterable[str]) -> Iterator[Sequence[int]]:
-        """Each text's ids with the tokenizer's marks of beginning and end, at most `length`."""
+        """Yield at most `length` ids of each text, the tokenizer's start and end marks included."""
         rest = iter(texts)
         while batch := list(islice(rest, BATCH)):
             yield from self.tokenizer(batch, truncation=True, max_length=self.length)["input_ids"]
 
 
-def load(folder: Path) -> Any:
-    """The tokenizer in a folder; InputError if transformers or the folder's files are missing."""
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer in a folder; InputError if transformers or a file is missing."""
     if not folder.is_dir():
         raise InputError(
             f"tokenizer: there is no folder {str(folder)!r}; give one that a tokenizer of "
@@ -153,34 +162,38 @@ def load(folder: Path) -> Any:
     transformers = library("tokenizer", "or leave the key out")
     try:
         return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # the library has no class of its own for what may be wrong
-        said = str(error).partition("\n")[0] or type(error).__name__
+    except Exception as error:  # transformers has no error class of its own
+        message = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"tokenizer: {str(folder)!r} cannot be loaded ({said}); save it again with "
+            f"tokenizer: {str(folder)!r} cannot be loaded ({message}); save it again with "
             f"save_pretrained"
         ) from None
 
 
 def library(key: str, other: str = "") -> Any:
-    """The transformers library; InputError where it cannot be imported."""
-    # Threads of the tokenizer would keep the peers from being forked.
+    """Import and return the transformers library; InputError if it cannot be imported.
+
+    key: the setting that needs the library, as the message begins. other: an alternative to
+    installing it.
+    """
+    # A process with threads of the tokenizer cannot be forked safely, and peers are forked.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        import transformers  # seconds
+        import transformers  # takes seconds
     except ImportError as error:
-        raise missing(key, str(error), other) from None
+        raise import_problem(key, str(error), other) from None
     return transformers
 
 
 def installed(key: str) -> None:
-    """InputError where there is no such library; without importing it."""
+    """Check, without importing it, that transformers is installed; else InputError."""
     if importlib.util.find_spec("transformers") is None:
-        raise missing(key, "it is not installed")
+        raise import_problem(key, "it is not installed")
 
 
-def missing(key: str, why: str, other: str = "") -> InputError:
-    """What to do without the library."""
+def import_problem(key: str, reason: str, other: str = "") -> InputError:
+    """Return the error for a missing transformers library, with advice."""
     return InputError(
-        f"{key}: transformers cannot be imported ({why}); install it with "
+        f"{key}: transformers cannot be imported ({reason}); install it with "
         f"`pip install 'p2psim[text]'`" + (f", {other}" if other else "")
     )

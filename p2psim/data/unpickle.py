@@ -1,8 +1,9 @@
-"""Reading pickled public data sets without running anything that the file asks for.
+"""Safe reader of pickled public data sets: it runs no code that a file names.
 
-A pickle can name any function and have it called. Here every name is answered by a stand-in of
-this module, so a file can hold NumPy arrays of plain numbers or strings and Python's plain
-containers; anything else is refused. NumPy's own unpickling is used only on checked values.
+A pickle can name any function and make the reader call it. This reader replaces every name by a
+stand-in of this module. A file can therefore hold only NumPy arrays of plain numbers or strings and
+Python's plain containers; everything else is refused. NumPy's own unpickling code receives checked
+values only.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from p2psim.errors import InputError
 
 
 def load(path: Path, cure: str, records: Collection[str] = ()) -> Any:
-    """The object in a pickle; strings of Python 2 come as bytes.
+    """Return the object in a pickle; strings of Python 2 become bytes.
 
-    `records` are full names of classes (such as "scipy.sparse.csr.csr_matrix") whose objects
-    become `Record`s: their attributes and nothing of the class. InputError with `cure` if the
-    file is damaged or holds anything else.
+    `records` are full names of classes (such as "scipy.sparse.csr.csr_matrix"). An object of such a
+    class becomes a `Record` of its attributes; the class itself is not loaded. InputError, with the
+    advice `cure`, if the file is damaged or holds an object of another type.
     """
     try:
         with path.open("rb") as stream:
             return _Unpickler(stream, records).load()
-    except Exception as error:  # a damaged pickle can fail in every way there is
-        said = str(error) or type(error).__name__
-        raise InputError(f"{str(path)!r} cannot be used ({said}); {cure}") from None
+    except Exception as error:  # a damaged pickle can raise an error of any type
+        message = str(error) or type(error).__name__
+        raise InputError(f"{str(path)!r} cannot be used ({message}); {cure}") from None
 
 
 class Record:
-    """The attributes of an object whose class was not loaded."""
+    """Attributes of an object whose class was not loaded."""
 
     def __init__(self) -> None:
         self.state: dict[str, Any] = {}
@@ -45,7 +46,10 @@ class Record:
 
 
 class Array(np.ndarray[Any, Any]):
-    """An array that checks what it is filled with; np.asarray makes it an ordinary one."""
+    """Array that checks its content when it is unpickled; np.asarray converts it to a plain array.
+
+    It accepts only numbers and strings of fixed length, and as many bytes as its shape needs.
+    """
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
@@ -60,9 +64,10 @@ class Array(np.ndarray[Any, Any]):
 
 
 class _Dtype:
-    """Stands for numpy.dtype: numbers and strings of fixed length only."""
+    """Stand-in for numpy.dtype that accepts numbers and strings of fixed length only."""
 
     def __init__(self, code: Any, *flags: Any) -> None:
+        # bool, integers, floats, strings of fixed length; above all no objects ("O").
         if not re.fullmatch(r"b1|[iu][1248]|f[248]|[SU]\d{1,6}", _text(code)):
             raise pickle.UnpicklingError(f"an array of type {code!r}")
         self.value = np.dtype(_text(code))
@@ -75,19 +80,19 @@ class _Dtype:
 
 
 def _array(*_: Any) -> Array:
-    """Stands for numpy's _reconstruct: always empty, filled by __setstate__."""
+    """Stand-in for numpy's _reconstruct: return an empty array, which __setstate__ fills."""
     return Array((0,), np.uint8)
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Stands for _codecs.encode, by which Python 3 writes bytes in old protocols."""
+    """Stand-in for _codecs.encode, with which Python 3 writes bytes in old pickle protocols."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}")
     return text.encode("latin1")
 
 
 def _dict(*_: Any) -> dict[Any, Any]:
-    """Stands for defaultdict; its default is dropped."""
+    """Stand-in for defaultdict: return an empty dict; the default factory is dropped."""
     return {}
 
 
@@ -95,7 +100,7 @@ def _text(value: Any) -> str:
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
-# numpy.ndarray is only ever an argument of _reconstruct, which drops it: None cannot be called.
+# numpy.ndarray occurs only as an argument of _reconstruct, which ignores it. None cannot be called.
 STAND_INS: dict[str, Any] = {
     "numpy.core.multiarray._reconstruct": _array,
     "numpy._core.multiarray._reconstruct": _array,

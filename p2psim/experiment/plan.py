@@ -79,7 +79,7 @@ def as_published(scenario: Scenario, net: DryRunNeighborhood) -> dict[str, str]:
     if name == "top-k":
         sizes = [math.prod(shape) for shape in scenario.shapes]
         sizes = sizes if compressor.per == "tensor" else [sum(sizes)]
-        sent = sum(kept(m, compressor.keep, compressor.k) for m in sizes)
+        sent = sum(kept_entries(m, compressor.keep, compressor.k) for m in sizes)
         values = compressor.values
     steps = scenario.rounds * scenario.experiment.learning.consensus_steps
     size = cost_model.traffic(scenario.parameters, sent, steps) / 1e9

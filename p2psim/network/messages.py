@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from p2psim.base import Compressor, Payload, Vector
-from p2psim.vectors import get, not_finite, put
+from p2psim.vectors import not_finite, read_numbers, write_numbers
 
 
 class Pool:
@@ -64,12 +64,12 @@ class Tailed:
         used = self.codec.encode(v[: -self.raw_tail], out)
         if not np.isfinite(v[-self.raw_tail :]).all():
             raise not_finite(self.codec)
-        return used + put(out[used:], v.dtype, *v[-self.raw_tail :])
+        return used + write_numbers(out[used:], v.dtype, *v[-self.raw_tail :])
 
     def decode(self, payload: Payload, out: Vector) -> None:
         tail = self.raw_tail * out.itemsize
         self.codec.decode(payload[:-tail], out[: -self.raw_tail])
-        out[-self.raw_tail :] = get(payload[-tail:], out.dtype, self.raw_tail)
+        out[-self.raw_tail :] = read_numbers(payload[-tail:], out.dtype, self.raw_tail)
 
     def max_bytes(self, d: int, itemsize: int = 4) -> int:
         return self.codec.max_bytes(d - self.raw_tail, itemsize) + self.raw_tail * itemsize

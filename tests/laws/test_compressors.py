@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from p2psim.base import Shape, Vector
 from p2psim.registry import names
-from p2psim.rng import Stream
+from p2psim.rng import RandomStream
 
 MLP: list[Shape] = [(200, 784), (200,), (200, 200), (200,), (10, 200), (10,)]
 CNN: list[Shape] = [(8, 1, 3, 3), (8,), (16, 8, 3, 3), (16,), (), (10, 784), (10,)]
@@ -42,7 +42,7 @@ floats = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 def make(name: str, case: dict[str, Any], shapes: list[Shape], rank: int = 0) -> Any:
     codec = names("compressor")[name](**case)
-    codec.bind(shapes, Stream(7, "law", rank))
+    codec.bind(shapes, RandomStream(7, "law", rank))
     return codec
 
 

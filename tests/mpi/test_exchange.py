@@ -27,7 +27,7 @@ from p2psim.network.topology import Topology
 from p2psim.network.transfer import HEADER, PeerNeighborhood
 from p2psim.network.transport import MPITransport
 from p2psim.registry import find
-from p2psim.rng import Stream
+from p2psim.rng import RandomStream
 from tests.support.programs import Ended, run, under_mpiexec
 
 Matrix = NDArray[np.float64]
@@ -145,7 +145,7 @@ def check_messages_by_receiver(wire: MPITransport) -> None:
 def coder(name: str, rank: int, *shapes: tuple[int, ...], **parameters: Any) -> Any:
     """A compressor that is bound to tensors of these shapes."""
     made = find("compressor", name, Path())(**parameters)
-    made.bind(shapes, Stream(1, "compressor", rank))
+    made.bind(shapes, RandomStream(1, "compressor", rank))
     return made
 
 

@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Access to data sets by plug-in name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from p2psim.base import Data
 
 
 def opened(name: str, folder: Path | str = ".", **params: Any) -> Data:
-    """A data set, opened with relative paths in `folder`."""
+    """Return an opened data set with these parameters; relative paths start from `folder`."""
     data: Data = registry.names("data")[name](**params)
     data.open(str(folder))
     return data

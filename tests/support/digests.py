@@ -250,7 +250,7 @@ def write_inputs(folder: Path) -> None:
 
 def digests(run: Path) -> dict[str, str]:
     """Return a digest of type, shape and bytes of every dataset of a finished run, by path."""
-    found = {}
+    digest_by_path = {}
     with h5py.File(run / "run.h5", "r", locking=False) as file:
         if file.attrs["status"] != "done":
             raise SystemExit(f"{run} has ended with status {file.attrs['status']!r}")
@@ -259,8 +259,9 @@ def digests(run: Path) -> dict[str, str]:
                 if (group, name) != ("train", "wall"):
                     content = dataset[...].tobytes()
                     head = f"{dataset.dtype.str} {dataset.shape}".encode()
-                    found[f"{group}/{name}"] = hashlib.blake2b(head + content).hexdigest()[:16]
-    return found
+                    digest = hashlib.blake2b(head + content).hexdigest()[:16]
+                    digest_by_path[f"{group}/{name}"] = digest
+    return digest_by_path
 
 
 DEBUG = """
@@ -273,14 +274,18 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def run_all(checkout: Path, folder: Path, names: list[str], how: str) -> None:
-    """Run these experiments with the code of a checkout, each into `folder`/name."""
+    """Run these experiments with the code of a checkout, each into `folder`/name.
+
+    how: "debug" (all in one process, peers as threads), "launcher" (`p2psim run` starts the ranks)
+    or "mpiexec".
+    """
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     arguments = [["run", f"{name}.toml", "--out", str(folder / name)] for name in names]
     if how == "debug":
-        text = json.dumps([[*one, "--debug"] for one in arguments])
+        text = json.dumps([[*words, "--debug"] for words in arguments])
         commands = [[sys.executable, "-c", DEBUG, text]]
     else:
-        commands = [[sys.executable, "-m", "p2psim", *one] for one in arguments]
+        commands = [[sys.executable, "-m", "p2psim", *words] for words in arguments]
         if how == "mpiexec":
             mpiexec = str(Path(sys.executable).with_name("mpiexec"))
             sizes = [str(RUNS[name]["peers"]) for name in names]
@@ -289,7 +294,7 @@ def run_all(checkout: Path, folder: Path, names: list[str], how: str) -> None:
                 for size, command in zip(sizes, commands, strict=True)
             ]
     for command in commands:
-        done = subprocess.run(
+        result = subprocess.run(
             command,
             cwd=folder.parent,
             env=environment,
@@ -297,8 +302,9 @@ def run_all(checkout: Path, folder: Path, names: list[str], how: str) -> None:
             text=True,
             timeout=LIMIT,
         )
-        if done.returncode:
-            raise SystemExit(f"{str(command)[:200]}\n{done.stdout[-200:]}\n{done.stderr[-2000:]}")
+        if result.returncode:
+            output = f"{result.stdout[-200:]}\n{result.stderr[-2000:]}"
+            raise SystemExit(f"{str(command)[:200]}\n{output}")
 
 
 def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
@@ -317,22 +323,22 @@ def main() -> None:
     options = parser.parse_args()
     names = [name for name in RUNS if options.only in name]
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        write_inputs(place)
-        kept = options.old_results
-        if kept and kept.is_dir():
-            shutil.copytree(kept, place / "old")
+        folder = Path(temporary)
+        write_inputs(folder)
+        old_results = options.old_results
+        if old_results and old_results.is_dir():
+            shutil.copytree(old_results, folder / "old")
         else:
-            run_all(options.old.resolve(), place / "old", names, options.how)
-            if kept:
-                shutil.copytree(place / "old", kept)
-        run_all(options.new.resolve(), place / "new", names, options.how)
+            run_all(options.old.resolve(), folder / "old", names, options.how)
+            if old_results:
+                shutil.copytree(folder / "old", old_results)
+        run_all(options.new.resolve(), folder / "new", names, options.how)
         failed = 0
         for name in names:
-            old = digests(place / "old" / name)
-            wrong = differences(old, digests(place / "new" / name))
-            failed += bool(wrong)
-            state = f"DIFFERS in {', '.join(wrong)}" if wrong else f"{len(old)} datasets equal"
+            old = digests(folder / "old" / name)
+            paths = differences(old, digests(folder / "new" / name))
+            failed += bool(paths)
+            state = f"DIFFERS in {', '.join(paths)}" if paths else f"{len(old)} datasets equal"
             print(f"{name:28} {state}")
         print(f"{len(names) - failed} runs equal, {failed} differ")
         sys.exit(bool(failed))

@@ -1,7 +1,7 @@
-"""An environment like this one whose mpiexec belongs to another MPI library than mpi4py's.
+"""Environments whose mpiexec belongs to another MPI library than mpi4py.
 
-The mpiexec is a shell script that answers and starts ranks as the other library's does; what it
-starts are real processes.
+The mpiexec is a shell script. It prints the version and starts ranks as the mpiexec of the other
+library does; the ranks are real processes.
 """
 
 from __future__ import annotations
@@ -43,33 +43,35 @@ VERSIONS = {
     "openmpi": "mpiexec (Open MPI) 4.1.6",
 }
 TITLES = {"mpich": "MPICH", "openmpi": "Open MPI"}
-PMI = "PMI_RANK=$rank PMI_SIZE=$n"  # as srun sets them as well
+PMI = "PMI_RANK=$rank PMI_SIZE=$n"  # srun sets the same variables
 VARIABLES = {
     "mpich": f"{PMI} MPI_LOCALNRANKS=$n",
     "openmpi": "OMPI_COMM_WORLD_RANK=$rank OMPI_COMM_WORLD_SIZE=$n",
 }
-
-# What is done when a rank fails: the one leaves the others alone, the other ends them all.
+# Command after the failure of a rank: MPICH lets the other ranks run, Open MPI ends all ranks.
 FAILED = {"mpich": "exit $?", "openmpi": "kill 0"}
 
 
 def other() -> str:
-    """The kind of MPI library that is not the one here."""
+    """Return the kind of MPI library that mpi4py does not use: "mpich" or "openmpi"."""
     return {"mpich": "openmpi", "openmpi": "mpich"}[ranks.find_mpiexec()[1]]
 
 
 def mpiexec(folder: Path, kind: str, variables: str = "") -> Path:
-    """An mpiexec of this kind; its ranks find these variables."""
+    """Write an mpiexec of this kind; return its path.
+
+    variables: environment of each rank, as `NAME=VALUE ...`; by default that of the library.
+    """
     path = folder / "mpiexec"
-    made = variables or VARIABLES[kind]
-    text = MPIEXEC.format(version=VERSIONS[kind], variables=made, failed=FAILED[kind])
+    settings = variables or VARIABLES[kind]
+    text = MPIEXEC.format(version=VERSIONS[kind], variables=settings, failed=FAILED[kind])
     path.write_text(text)
     path.chmod(0o755)
     return path
 
 
 def environment(folder: Path) -> Path:
-    """A Python with all packages and libraries of this one, but no mpiexec beside it."""
+    """Create an environment with all packages of this one but no mpiexec; return its Python."""
     (folder / "bin").mkdir(parents=True)
     python = folder / "bin" / "python"
     python.symlink_to(Path(sys.executable))

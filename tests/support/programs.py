@@ -1,7 +1,8 @@
-"""Using p2psim from tests as a user does: its command line, right and wrong, and broken files.
+"""Programs started by tests, experiment tables with mistakes, and damaged data files.
 
-Programs are started for real, alone or under mpiexec. Each gets a session of its own, so that a
-test can signal it as a terminal does, and so that nothing of it outlives the test.
+Tests use p2psim by its command line, as a user does. Programs are real processes, started alone or
+under mpiexec. Each one has a session of its own: a test can send it the signals of a terminal, and
+all its processes can be ended with the test.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ QUADRATIC: Table = {
     "data": {"name": "quadratic", "file": "problem.npz"},
     "model": {"name": "vector"},
 }
-GONE = object()  # stands for a key that is taken out
-# What an mpiexec around the tests, or an earlier run inside them, may have left behind.
+GONE = object()  # value that marks a key to delete
+# Prefixes of environment variables that an mpiexec around the tests, or an earlier run, may set.
 FOREIGN = (
     *("PMI", "OMPI_COMM_", "PRTE_", "HYD", "SLURM_JOB", "SLURM_STEP", "SLURM_PROCID"),
     *("P2PSIM_LAUNCHED", "P2PSIM_PEERS", "P2PSIM_MPIEXEC", "P2PSIM_PMI"),
@@ -62,25 +63,26 @@ FOREIGN = (
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended."""
+    """Result of a program that has ended."""
 
     code: int
     stdout: str
     stderr: str
-    at: float  # time.time() when its end was seen
+    at: float  # time.time() when the end was noticed
 
     def said(self) -> list[str]:
-        """p2psim's own lines on stderr; mpiexec and the progress bar have theirs."""
+        """Return the lines of p2psim on stderr, without those of mpiexec and the progress bar."""
         return [line for line in self.stderr.splitlines() if line.startswith("p2psim: ")]
 
 
 class Started:
-    """A program that runs while the test goes on; as a context manager it is killed at the end."""
+    """Program that runs beside the test; as a context manager it is killed at the end."""
 
     def __init__(
         self, command: Sequence[str], folder: Path, variables: Mapping[str, str] | None = None
     ) -> None:
-        # Files in place of pipes: whoever inherits a pipe can keep its reader waiting.
+        # Files instead of pipes: the reader of a pipe waits until every process that inherited it
+        # has ended.
         self.out, self.err = TemporaryFile(), TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             command,
@@ -106,27 +108,27 @@ class Started:
         self.err.close()
 
     def end(self, limit: float) -> Ended:
-        """Wait for its end; AssertionError with what it said after `limit` seconds."""
+        """Wait until the program ends; AssertionError with its output after `limit` seconds."""
         try:
             code = self.process.wait(limit)
         except subprocess.TimeoutExpired:
             self.kill()
             text = self.text(self.out) + self.text(self.err)
-            raise AssertionError(f"still running after {limit} s; it said:\n{text}") from None
+            raise AssertionError(f"still running after {limit} s; output:\n{text}") from None
         return Ended(code, self.text(self.out), self.text(self.err), time.time())
 
     @staticmethod
     def text(file: Any) -> str:
-        """All that is in an output file so far."""
+        """Return the whole content of an output file."""
         file.seek(0)
         return str(file.read().decode(errors="replace"))
 
     def interrupt(self) -> None:
-        """Ctrl-C: SIGINT to the whole group."""
+        """Send SIGINT to the whole process group, as Ctrl-C does."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def kill(self) -> None:
-        """End it and all that it started, and nothing else."""
+        """Kill the program and all its descendants, if it still runs."""
         if self.process.poll() is not None:
             return
         for pid in [*descendants(self.process.pid), self.process.pid]:
@@ -138,26 +140,29 @@ class Started:
 
 
 def descendants(pid: int) -> list[int]:
-    """Children, their children and so on: ranks may have left the group of their launcher."""
-    answer = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True)
+    """Return the children of a process, their children and so on.
+
+    A process group is not enough: ranks may have left the group of their launcher.
+    """
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True)
     children: dict[int, list[int]] = {}
-    for line in answer.stdout.splitlines():
+    for line in listing.stdout.splitlines():
         child, parent = map(int, line.split())
         children.setdefault(parent, []).append(child)
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found[1:]
+    processes = [pid]
+    for process in processes:  # the list grows while it is iterated
+        processes += children.get(process, [])
+    return processes[1:]
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a dead one that nobody has collected yet does not."""
-    answer = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
-    return answer.stdout.strip()[:1] not in ("", "Z", "X")
+    """Return whether a process runs; a zombie process does not."""
+    listing = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return listing.stdout.strip()[:1] not in ("", "Z", "X")
 
 
 def gone(pids: Sequence[int], limit: float = 10) -> bool:
-    """Whether none of these processes runs any more, at the latest after `limit` seconds."""
+    """Wait until these processes have ended; return False if one still runs after `limit` s."""
     end = time.monotonic() + limit
     while any(alive(pid) for pid in pids):
         if time.monotonic() > end:
@@ -167,35 +172,37 @@ def gone(pids: Sequence[int], limit: float = 10) -> bool:
 
 
 def pids(run: Path) -> list[int]:
-    """The process of every peer of a run, by rank."""
-    made = []
+    """Return the process ids of the peers of a run, by rank."""
+    process_ids = []
     for path in sorted((run / "peers").glob("peer-*.h5")):
         with h5py.File(path, "r", locking=False) as file:
-            made.append(int(file.attrs["pid"]))
-    return made
+            process_ids.append(int(file.attrs["pid"]))
+    return process_ids
 
 
 def environment() -> dict[str, str]:
-    """This environment without MPI's own variables and without limits on threads."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
-    # No silent fallback: where ranks cannot be forked, the test fails.
-    return {"P2PSIM_START": "forkserver", **{k: v for k, v in kept.items() if k not in THREADS}}
+    """Return the environment variables without those of MPI and those that limit threads."""
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
+    variables = {k: v for k, v in variables.items() if k not in THREADS}
+    # The fork server is required: without this setting, p2psim would start ranks in another way
+    # where they cannot be forked, and the test would not notice.
+    return {"P2PSIM_START": "forkserver", **variables}
 
 
 def write(folder: Path, table: Mapping[str, Any], name: str = "experiment.toml") -> Path:
-    """An experiment file."""
+    """Write a table as an experiment file; return its path."""
     path = folder / name
     path.write_text(tomli_w.dumps(table), encoding="utf-8")
     return path
 
 
 def p2psim(*arguments: object) -> list[str]:
-    """The command line `p2psim ARGUMENTS` of this very interpreter."""
+    """Return the command line `p2psim ARGUMENTS` for this Python interpreter."""
     return [sys.executable, "-m", "p2psim", *map(str, arguments)]
 
 
 def under_mpiexec(n: int, command: Sequence[str]) -> list[str]:
-    """`mpiexec -n N COMMAND`, with what this MPI library needs on a small machine."""
+    """Return `mpiexec -n N COMMAND`, with the options that this MPI library needs on few cores."""
     mpiexec, library = ranks.find_mpiexec()
     flags = {
         "mpich": [],
@@ -213,40 +220,43 @@ def run(
     limit: float = 120,
     variables: Mapping[str, str] | None = None,
 ) -> Ended:
-    """Run a program to its end, with these environment variables."""
+    """Run a program to its end, with these additional environment variables; return its result."""
     with Started(command, folder, variables) as started:
         return started.end(limit)
 
 
 class Bench:
-    """A folder with an experiment in it, and the command line called in this process."""
+    """Folder with an experiment, in which the command line is called without a new process."""
 
     def __init__(self, folder: Path, table: Table) -> None:
         self.folder, self.file = folder, write(folder, table)
 
     def here(self) -> dict[str, bytes]:
-        """Every file and its content; Python's own cache does not count."""
-        found = [p for p in self.folder.rglob("*") if "__pycache__" not in p.parts]
-        return {str(p): p.read_bytes() if p.is_file() else b"" for p in found}
+        """Return the content of every file and folder by path, without Python's own cache."""
+        paths = [p for p in self.folder.rglob("*") if "__pycache__" not in p.parts]
+        return {str(p): p.read_bytes() if p.is_file() else b"" for p in paths}
 
     def call(self, *arguments: object) -> Result:
-        """p2psim ARGUMENTS."""
+        """Call `p2psim ARGUMENTS` in this process; return its result."""
         return CliRunner().invoke(main, [str(a) for a in arguments])
 
     def refused(self, *fragments: str, call: tuple[object, ...] = ()) -> None:
-        """The call ends as a user's mistake should; by default run and plan are both tried."""
+        """Assert that a call is refused as a mistake of the user and changes no file.
+
+        By default, both `run` and `plan` are called. fragments: texts of the error message.
+        """
         file = self.file
-        for one in [call] if call else [("run", file, "--out", "out"), ("plan", file)]:
+        for arguments in [call] if call else [("run", file, "--out", "out"), ("plan", file)]:
             before = self.here()
-            result = self.call(*one)
-            assert isinstance(result.exception, SystemExit), f"{one}: {result.exception!r}"
+            result = self.call(*arguments)
+            assert isinstance(result.exception, SystemExit), f"{arguments}: {result.exception!r}"
             assert_refused(result.exit_code, result.stderr, fragments)
             changes = self.here().keys() ^ before.keys()
-            assert self.here() == before, f"left behind or gone: {sorted(changes)}"
+            assert self.here() == before, f"files that were added or removed: {sorted(changes)}"
 
 
 def assert_refused(code: int, stderr: str, fragments: Sequence[str]) -> None:
-    """Exit code 2; one line on stderr, which is p2psim's and holds the fragments."""
+    """Assert exit code 2 and a single line on stderr, by p2psim and with all fragments."""
     assert code == 2, stderr
     assert len(stderr.splitlines()) == 1, stderr
     assert stderr.startswith("p2psim: "), stderr
@@ -255,7 +265,7 @@ def assert_refused(code: int, stderr: str, fragments: Sequence[str]) -> None:
 
 
 def changed(table: Table, changes: Table) -> Table:
-    """The table with these changes by dotted key; GONE takes a key out."""
+    """Return the table with these changes by dotted key; the value GONE deletes a key."""
     table = deepcopy(dict(table))
     for key, value in changes.items():
         if value is GONE:
@@ -270,56 +280,59 @@ def changed(table: Table, changes: Table) -> Table:
 
 
 def idx(values: int, *sizes: int, magic: int = 2048) -> bytes:
-    """An idx file that says it has these sizes and holds `values` zeros."""
+    """Return an idx file whose header gives these sizes and whose data are `values` zeros."""
     return struct.pack(f">{1 + len(sizes)}I", magic + len(sizes), *sizes) + bytes(values)
 
 
 def mnist(folder: Path, **damaged: bytes) -> None:
-    """A data folder with 40 + 40 black images, some files replaced."""
-    place = folder / "data" / "mnist"
-    place.mkdir(parents=True)
+    """Write a data folder with 40 + 40 black images; `damaged` replaces the content of files."""
+    home = folder / "data" / "mnist"
+    home.mkdir(parents=True)
     for part in ("train", "t10k"):
         images = damaged.get(f"{part}_images", idx(160, 40, 2, 2))
-        (place / f"{part}-images-idx3-ubyte").write_bytes(images)
+        (home / f"{part}-images-idx3-ubyte").write_bytes(images)
         labels = damaged.get(f"{part}_labels", idx(40, 40))
-        (place / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+        (home / f"{part}-labels-idx1-ubyte").write_bytes(labels)
 
 
 def cifar10(folder: Path, batch: bytes, test: bytes | None = None) -> None:
-    """A data folder with these bytes for every batch."""
-    place = folder / "data" / "cifar-10-batches-py"
-    place.mkdir(parents=True)
+    """Write a data folder with these bytes as every batch; `test` replaces the test batch."""
+    home = folder / "data" / "cifar-10-batches-py"
+    home.mkdir(parents=True)
     for name in [f"data_batch_{number}" for number in range(1, 6)]:
-        (place / name).write_bytes(batch)
-    (place / "test_batch").write_bytes(batch if test is None else test)
+        (home / name).write_bytes(batch)
+    (home / "test_batch").write_bytes(batch if test is None else test)
 
 
 class Malicious:
-    """Unpickled carelessly, it makes a folder."""
+    """Object that creates a folder when an unsafe reader unpickles it."""
 
     def __reduce__(self) -> Any:
         return os.mkdir, ("harmed",)
 
 
 def text(name: str, content: str) -> Callable[[Path], object]:
-    """Something that writes this file into a folder."""
+    """Return a function that writes this text file into a folder."""
     return lambda folder: (folder / name).write_text(content)
 
 
-def arrays(**given: Any) -> Callable[[Path], None]:
-    """Something that writes these arrays as problem.npz."""
-    return lambda folder: np.savez(folder / "problem.npz", **given)
+def arrays(**values: Any) -> Callable[[Path], None]:
+    """Return a function that writes these arrays into a folder as problem.npz."""
+    return lambda folder: np.savez(folder / "problem.npz", **values)
 
 
 def nothing(folder: Path) -> None:
-    """Something that writes no file."""
+    """Write no file."""
 
 
 def bench_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """The experiment GOOD in a folder where no mistake can start ranks; data sets are in data/."""
+    """Return a Bench with the experiment GOOD whose data sets are in data/.
+
+    The test fails if a call would start ranks.
+    """
 
     def start(*_: object) -> NoReturn:
-        raise AssertionError("the mistake was not seen: ranks would have been started")
+        raise AssertionError("the mistake was not detected: ranks would have been started")
 
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         monkeypatch.delenv(name)

@@ -1,8 +1,8 @@
-"""What the algorithms must compute: whole networks as matrices, in float64, in plain NumPy.
+"""Reference implementations of the algorithms: all peers as one matrix, float64, plain NumPy.
 
-X holds one peer a row (n x d), W[i, j] weighs what i receives from j, and the peers minimize
-f_i(x) = ||A_i x - b_i||^2 / (2 m). Nothing here comes from p2psim, nothing is fast, and every line
-follows the algorithms' own description: papers first, then docs.
+Row i of X (n, d) is the model of peer i. W[i, j] is the weight with which peer i mixes the message
+of peer j. The peers minimize f_i(x) = ||A_i x - b_i||^2 / (2 m). The code is independent of p2psim,
+does not aim at speed, and follows the papers, or the documentation where a paper leaves a choice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def complete(n: int) -> Matrix:
 
 
 def ring(n: int) -> Matrix:
-    """1/3 for oneself and both neighbors."""
+    """W_ij = 1/3 for j = i and for both neighbors of i."""
     W = np.zeros((n, n))
     for i in range(n):
         W[i, i] = W[i, (i - 1) % n] = W[i, (i + 1) % n] = 1 / 3
@@ -43,12 +43,12 @@ def directed_ring(n: int, hop: int = 1) -> Matrix:
 
 
 def one_peer_exponential(n: int) -> list[Matrix]:
-    """In step t everyone sends to the peer 2^t places on; the period is ceil(log2 n)."""
+    """In step t peer i sends to peer i + 2^t modulo n; the period is ceil(log2 n) steps."""
     return [directed_ring(n, 2**t) for t in range(int(np.ceil(np.log2(n))))]
 
 
 def metropolis(linked: Matrix) -> Matrix:
-    """W_ij = 1 / (1 + max(deg_i, deg_j)), the rest stays with oneself."""
+    """W_ij = 1 / (1 + max(deg_i, deg_j)) for neighbors; W_ii makes the row sum 1."""
     n, degree = len(linked), linked.sum(axis=1)
     W = np.zeros((n, n))
     for i in range(n):
@@ -82,7 +82,7 @@ def identity(v: Matrix) -> Matrix:
 
 
 def top_k(keep: float) -> Compressor:
-    """The max(1, floor(m keep)) entries of largest magnitude."""
+    """Keep the max(1, floor(m keep)) entries of largest magnitude; the others become 0."""
 
     def compress(v: Matrix) -> Matrix:
         k = max(1, int(np.floor(v.size * keep + 1e-9)))
@@ -113,12 +113,12 @@ def affine_8(v: Matrix) -> Matrix:
 
 @dataclass(frozen=True)
 class Setup:
-    """A problem, a network, and the knobs of all methods; `options` are those of one method."""
+    """Problem, network and parameters of a method; `options` are parameters of one method only."""
 
     A: Matrix  # (n, m, d)
     b: Matrix  # (n, m)
     x0: Matrix  # (n, d)
-    weights: Sequence[Matrix]  # W of consensus step t is weights[t modulo their number]
+    weights: Sequence[Matrix]  # W of consensus step t is weights[t % len(weights)]
     rounds: int = 100
     local_steps: int = 1  # T
     consensus_steps: int = 1  # S
@@ -129,8 +129,10 @@ class Setup:
     gamma: float = 1.0
     compress: Compressor = identity
     options: Mapping[str, Any] = field(default_factory=dict)
-    times: Matrix = field(default_factory=lambda: np.ones((1, 1)))  # (n, steps): see oracle_time
-    rounding: np.random.Generator | None = None  # disturbs all that is stored, as float32 would
+    # (n, steps), seconds of local steps: see reference_time.py
+    times: Matrix = field(default_factory=lambda: np.ones((1, 1)))
+    # Source of random relative errors of all stored values, as large as those of float32.
+    rounding: np.random.Generator | None = None
 
     @property
     def n(self) -> int:
@@ -140,43 +142,44 @@ class Setup:
         return self.weights[t % len(self.weights)]
 
     def gradient(self, X: Matrix) -> Matrix:
-        """Row i: A_i^T (A_i x_i - b_i) / m."""
+        """Return the gradients (n, d); row i is A_i^T (A_i x_i - b_i) / m."""
         rows = [a.T @ (a @ x - b) / len(b) for a, b, x in zip(self.A, self.b, X, strict=True)]
         return self.stored(np.array(rows))
 
     def stored(self, X: Matrix) -> Matrix:
-        """X itself, or with relative errors as large as the roundings of float32."""
+        """Return X, with random relative errors of the size of float32 roundings if requested."""
         if self.rounding is None:
             return X
         return X * (1 + np.finfo(np.float32).eps / 2 * self.rounding.standard_normal(X.shape))
 
     def compressed(self, X: Matrix) -> Matrix:
-        """Every row compressed by itself."""
+        """Return X with every row compressed separately."""
         return np.array([self.compress(x) for x in X])
 
 
 class LocalSteps:
-    """lr times the direction of SGD, for all peers at once; remembers the momentum."""
+    """Local steps of SGD for all peers at once; the state is the momentum V (n, d)."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.V: Matrix | None = None
 
     def change(self, G: Matrix, X: Matrix) -> Matrix:
+        """Return lr times the direction of SGD from gradients G at X (n, d)."""
         s = self.setup
         decayed = G + s.weight_decay * X
         self.V = decayed if self.V is None else s.momentum * self.V + decayed
         return s.lr * (decayed + s.momentum * self.V if s.nesterov else self.V)
 
     def take(self, X: Matrix, u: Matrix | float = 1.0) -> Matrix:
-        """T steps from X, each peer on its own; with push-sum weights u, directions at X / u."""
+        """Return X after T local steps of every peer; u: push-sum weights, gradients at X / u."""
         for _ in range(self.setup.local_steps):
             Z = X / u
             X = self.setup.stored(X - self.change(self.setup.gradient(Z), Z))
         return X
 
 
-# Algorithms: every peer's model after `rounds` rounds, n x d
+# Algorithms: each returns the models of all peers after `rounds` rounds, (n, d)
 
 
 def isolated(s: Setup) -> Matrix:
@@ -187,7 +190,7 @@ def isolated(s: Setup) -> Matrix:
 
 
 def all_reduce(s: Setup) -> Matrix:
-    """One model x; g = mean of all peers' gradients at x."""
+    """x <- x - lr * direction(g), one model x for all; g = mean of all peers' gradients at x."""
     local, x = LocalSteps(s), s.x0.mean(axis=0)
     for _ in range(s.rounds * s.local_steps):
         g = s.gradient(np.tile(x, (s.n, 1))).mean(axis=0)
@@ -196,7 +199,7 @@ def all_reduce(s: Setup) -> Matrix:
 
 
 def d_psgd(s: Setup) -> Matrix:
-    """atc: mix the models after the local steps. cta: X <- W^S X - delta, delta taken at X."""
+    """atc: X <- W^S (X - delta). cta: X <- W^S X - delta. X - delta is X after T local steps."""
     local, X, t = LocalSteps(s), s.x0, 0
     for _ in range(s.rounds):
         after = local.take(X)
@@ -210,9 +213,10 @@ def d_psgd(s: Setup) -> Matrix:
 
 
 def choco_sgd(s: Setup) -> Matrix:
-    """fresh: q, copies, then mixing. stale: mixing with the old copies, then q and copies.
+    """fresh: update the copies hat by C(X - hat), then mix. stale: mix, then update the copies.
 
-    Push-sum: u is mixed like X, uncompressed: its copies are u itself, the stale ones 0 at first.
+    Push-sum: u is mixed like X but sent uncompressed, so its copies are u itself; the stale copies
+    are 0 in the first step.
     """
     local, X, t = LocalSteps(s), s.x0, 0
     u, hat = np.ones((s.n, 1)), np.zeros_like(X)
@@ -233,7 +237,7 @@ def choco_sgd(s: Setup) -> Matrix:
 
 
 def deep_squeeze(s: Setup) -> Matrix:
-    """C(x + e) travels, what it loses stays in e; u, with push-sum, travels as it is."""
+    """C(x + e) is sent, e <- x + e - C(x + e); with push-sum, u is sent uncompressed."""
     local, X, t = LocalSteps(s), s.x0, 0
     u, E = np.ones((s.n, 1)), np.zeros_like(X)
     for _ in range(s.rounds):
@@ -250,7 +254,7 @@ def deep_squeeze(s: Setup) -> Matrix:
 
 
 def sgp(s: Setup) -> Matrix:
-    """Numerator X and weight u are mixed alike; gradient and weight decay at Z = X / u."""
+    """X <- W X, u <- W u; gradient and weight decay are taken at Z = X / u."""
     local, X, t = LocalSteps(s), s.x0, 0
     u = np.ones((s.n, 1))
     for _ in range(s.rounds):
@@ -262,9 +266,10 @@ def sgp(s: Setup) -> Matrix:
 
 
 def p2pl(s: Setup) -> Matrix:
-    """T steps with the bias D added to each; S times X + eps (A X - X), and what `bias` says.
+    """T local steps, each plus eta_d D; then S times X + eps (A X - X), plus the consensus bias.
 
-    B = beta holds the weights of A without its diagonal, each row divided by its sum.
+    D is the affinity term: the mean of the neighbors' models minus the own model, over T. Its
+    weights are those of A without the diagonal, each row divided by its sum.
     """
     local, X, t = LocalSteps(s), p2pl_start(s), 0
     o: dict[str, Any] = {
@@ -300,11 +305,15 @@ def p2pl(s: Setup) -> Matrix:
 
 
 def p2pl_start(s: Setup) -> Matrix:
-    """Everybody adopts the longest vector around, as often as is asked for or until all have it."""
-    X, around = s.x0, s.weights[0] != 0
+    """Return the models after `sync_rounds` rounds of max-norm synchronization.
+
+    In each round every peer adopts the vector of largest norm among its neighbors' and its own.
+    By default, n rounds are run, after which all connected peers hold the same vector.
+    """
+    X, linked = s.x0, s.weights[0] != 0
     rounds = s.options.get("sync_rounds")
     for _ in range(s.n if rounds is None else rounds):
-        X = np.array([max(X[row], key=np.linalg.norm) for row in around])
+        X = np.array([max(X[row], key=np.linalg.norm) for row in linked])
     return X
 
 

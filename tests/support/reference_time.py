@@ -1,7 +1,7 @@
-"""What methods that look at the clock must compute: networks as matrices, clocks as arrays.
+"""Reference implementations of the algorithms that depend on virtual time.
 
-As in reference.py, for messages that take no time. `s.times[i, t]` are the seconds of peer i's
-local step t; after the last column they begin again.
+The notation is that of reference.py; clocks are arrays, and messages take no time. `s.times[i, t]`
+is the duration of local step t of peer i in seconds; after the last column it starts again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def step_time(s: Setup, i: int, t: int) -> float:
 
 
 def partial_gradient(s: Setup, i: int, x: Matrix, done: int, blocks: int) -> Matrix:
-    """Mean gradients of the first `done` blocks of rows, summed, over `blocks`."""
+    """Return (1 / blocks) sum of the mean gradients of the first `done` blocks of rows."""
     rows = len(s.b[i]) // blocks
     g = np.zeros_like(x)
     for block in range(done):
@@ -30,33 +30,37 @@ def partial_gradient(s: Setup, i: int, x: Matrix, done: int, blocks: int) -> Mat
 
 
 def fastest_k(s: Setup) -> Matrix:
-    """full-sgd, k-sgd and lgc-sgd on any graph, by the equations in lgc_sgd.py."""
+    """Equations of lgc_sgd.py, for full-sgd, k-sgd and lgc-sgd on any graph."""
     return fastest_k_clocks(s)[0]
 
 
 def fastest_k_clocks(s: Setup) -> tuple[Matrix, Matrix, Matrix]:
-    """(models at the end, every peer's clock after each round, blocks finished in each round)."""
+    """Return the final models (n, d), clocks after each round and blocks of each round (n, rounds).
+
+    The blocks are those that a peer finished in the last local step of the round.
+    """
     n, W, o = s.n, s.weights[0], s.options
     kind, blocks, partial = o.get("method", "lgc-sgd"), o.get("blocks", 4), o.get("partial")
     blocks = blocks if kind == "lgc-sgd" else 1
     complete = bool((W != 0).all())
-    near = [[j for j in range(n) if W[i, j] != 0] for i in range(n)]
+    senders = [[j for j in range(n) if W[i, j] != 0] for i in range(n)]  # own rank included
     X, local, clock = s.x0.copy(), LocalSteps(s), np.zeros(n)
-    old_slow, old_missed, slow_there = np.zeros_like(X), np.zeros_like(X), np.zeros(n)
+    old_slow, old_missed, slow_arrival = np.zeros_like(X), np.zeros_like(X), np.zeros(n)
     clocks, finished = [], []
     for t in range(s.rounds * s.local_steps):
         k = o.get("k", n) if t >= o.get("warmup_rounds", 0) * s.local_steps else n
-        ready = clock + [step_time(s, i, t) for i in range(n)]
-        fast = [sorted(near[i], key=lambda j: (ready[j], j))[:k] for i in range(n)]
-        runs = np.array([any(i in fast[m] for m in range(n)) for i in range(n)])
-        tau = np.array([max(ready[j] for j in fast[i]) for i in range(n)])
-        if not complete:  # the models x_j set out at the beginning
-            tau = np.maximum(tau, [max(clock[j] for j in near[i]) for i in range(n)])
+        step_end = clock + [step_time(s, i, t) for i in range(n)]
+        fast = [sorted(senders[i], key=lambda j: (step_end[j], j))[:k] for i in range(n)]
+        # Peers among the k fastest of at least one peer complete their step.
+        completes = np.array([any(i in fast[m] for m in range(n)) for i in range(n)])
+        tau = np.array([max(step_end[j] for j in fast[i]) for i in range(n)])
+        if not complete:  # the models x_j are sent at the beginning of the step
+            tau = np.maximum(tau, [max(clock[j] for j in senders[i]) for i in range(n)])
         if kind == "lgc-sgd":
-            tau = np.maximum(tau, slow_there)
+            tau = np.maximum(tau, slow_arrival)
         r = np.full(n, blocks)
         for i in range(n):
-            if not runs[i]:
+            if not completes[i]:
                 share = (tau[i] - clock[i]) / step_time(s, i, t)
                 r[i] = partial if isinstance(partial, int) else blocks
                 if partial == "timing":
@@ -72,10 +76,10 @@ def fastest_k_clocks(s: Setup) -> tuple[Matrix, Matrix, Matrix]:
         mixed = X if complete else W @ X
         X = mixed - local.change(mean + e, X)
         old_slow, old_missed = slow, missed
-        ended = np.where(runs, ready, tau)
-        slow_there = np.array([max([ended[j] for j in near[i] if j not in fast[i]], default=0)
-                               for i in range(n)])  # fmt: skip
-        clock = np.maximum(tau, ended)
+        end = np.where(completes, step_end, tau)
+        slow_arrival = np.array([max([end[j] for j in senders[i] if j not in fast[i]], default=0)
+                                 for i in range(n)])  # fmt: skip
+        clock = np.maximum(tau, end)
         if (t + 1) % s.local_steps == 0:
             clocks.append(clock)
             finished.append(r)
@@ -83,23 +87,26 @@ def fastest_k_clocks(s: Setup) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def async_gossip(s: Setup) -> Matrix:
-    """All steps of all peers in the order of virtual time; what arrives at t is not there at t."""
+    """Run the steps of all peers in the order of virtual time.
+
+    A message that arrives at time t is mixed only by steps that end after t.
+    """
     n, W, T = s.n, s.weights[0], s.local_steps
     window = s.options.get("window", 1.0)
     local = [LocalSteps(s) for _ in range(n)]
     X, steps = s.x0.copy(), np.zeros(n, int)
     sent: list[tuple[list[float], list[Matrix]]] = [([0.0], [s.x0[i].copy()]) for i in range(n)]
 
-    def after(i: int, begin: float) -> float:
+    def end_of_steps(i: int, begin: float) -> float:
         for _ in range(T):
             begin += step_time(s, i, int(steps[i]))
             steps[i] += 1
         return begin
 
-    ends = [after(i, 0.0) for i in range(n)]
+    ends = [end_of_steps(i, 0.0) for i in range(n)]
     while min(ends) <= s.rounds * window:
         now = min(ends)
-        moved = {}
+        models = {}
         for i in [i for i in range(n) if ends[i] == now]:
             x = X[i : i + 1]
             for _ in range(T):
@@ -108,14 +115,14 @@ def async_gossip(s: Setup) -> Matrix:
             mixed = W[i, i] * x[0]
             for j in range(n):
                 if j != i and W[i, j] != 0:
-                    there = bisect.bisect_left(sent[j][0], now)
-                    mixed = mixed + W[i, j] * (sent[j][1][there - 1] if there else x[0])
-            moved[i] = mixed
-        for i, mixed in moved.items():
+                    arrived = bisect.bisect_left(sent[j][0], now)
+                    mixed = mixed + W[i, j] * (sent[j][1][arrived - 1] if arrived else x[0])
+            models[i] = mixed
+        for i, mixed in models.items():
             X[i] = mixed
             sent[i][0].append(now)
             sent[i][1].append(mixed)
-            ends[i] = after(i, now)
+            ends[i] = end_of_steps(i, now)
     return X
 
 

@@ -1,4 +1,4 @@
-"""Running experiments from tests: problems, tables, threads or mpiexec, and what came out."""
+"""Runs of experiments in tests: problems, tables, runs by threads or mpiexec, and their results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from p2psim.simulation import session
 
 Matrix: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]
-# A run of a second or two, as its file.
+# Experiment file of a run that takes one or two seconds.
 EXPERIMENT = """
 name = "small"
 peers = 4
@@ -36,24 +36,27 @@ eval = { every = 2 }
 
 @dataclass(frozen=True)
 class Problem:
-    """f_i(x) = ||A_i x - b_i||^2 / (2 m), and every peer's first x."""
+    """Least-squares problem f_i(x) = ||A_i x - b_i||^2 / (2 m) of n peers."""
 
     A: Matrix  # (n, m, d)
     b: Matrix  # (n, m)
-    x0: Matrix  # (n, d)
+    x0: Matrix  # (n, d), initial x of every peer
 
     @property
     def peers(self) -> int:
         return len(self.A)
 
     def write(self, path: Path) -> Path:
-        """The file that data = "quadratic" reads."""
+        """Write the problem as a file for data = "quadratic"; return `path`."""
         np.savez(path, A=self.A, b=self.b, x0=self.x0)
         return path
 
 
 def quadratics(n: int, d: int = 12, seed: int = 0, *, same_start: bool = False) -> Problem:
-    """Heterogeneous random least squares: every peer has another A, b, minimizer and start."""
+    """Return random least squares in which every peer has its own A, b, minimizer and start.
+
+    same_start: all peers start from the x of peer 0.
+    """
     random = np.random.default_rng(seed)
     m = 3 * d
     a = random.standard_normal((n, m, d))
@@ -64,7 +67,7 @@ def quadratics(n: int, d: int = 12, seed: int = 0, *, same_start: bool = False) 
 
 
 def gossip(n: int, d: int = 12, seed: int = 0) -> Problem:
-    """A = 0: every gradient is exactly 0, so nothing but the mixing moves x."""
+    """Return a problem with A = 0: every gradient is exactly 0, and only mixing changes x."""
     start = 1 + np.random.default_rng(seed).standard_normal((n, d))
     return Problem(np.zeros((n, 1, d)), np.zeros((n, 1)), start)
 
@@ -82,7 +85,7 @@ def quadratic_table(
     dtype: str = "float64",
     **sections: Any,
 ) -> Table:
-    """The experiment that runs `algorithm` on `problem`; the file is written into `folder`."""
+    """Return an experiment of `algorithm` on `problem`, whose file is written into `folder`."""
     problem.write(folder / "problem.npz")
     return {
         "name": "test",
@@ -104,28 +107,28 @@ def quadratic_table(
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left in run.h5; the first axis is the peer."""
+    """Datasets of a finished run, read from run.h5; the first axis is the peer."""
 
-    x: NDArray[Any]  # /final/x, in the run's own type
+    x: NDArray[Any]  # /final/x, in the float type of the run
     train: dict[str, NDArray[Any]]
     eval: dict[str, NDArray[Any]]
     weights: Matrix  # (period, n, n)
     parameters: int
-    algorithm: dict[str, NDArray[Any]]  # what it records itself
-    schedule: list[bytes]  # of each peer
+    algorithm: dict[str, NDArray[Any]]  # metrics of the algorithm
+    schedule: list[bytes]  # events of each peer
 
     def datasets(self) -> dict[str, bytes]:
-        """Every number that must be the same whenever the experiment is run again."""
-        made = {"final/x": self.x.tobytes()}
-        made |= {f"schedule/{rank}": events for rank, events in enumerate(self.schedule)}
-        own = {"train": self.train, "eval": self.eval, "algorithm": self.algorithm}
-        for group, columns in own.items():
-            made |= {f"{group}/{k}": v.tobytes() for k, v in columns.items() if k != "wall"}
-        return made
+        """Return the bytes of all datasets that must be equal in every repetition of the run."""
+        content = {"final/x": self.x.tobytes()}
+        content |= {f"schedule/{rank}": events for rank, events in enumerate(self.schedule)}
+        groups = {"train": self.train, "eval": self.eval, "algorithm": self.algorithm}
+        for group, columns in groups.items():
+            content |= {f"{group}/{k}": v.tobytes() for k, v in columns.items() if k != "wall"}
+        return content
 
 
 def read(folder: Path) -> Run:
-    """The run in this folder, which must have ended well."""
+    """Read the run in this folder; AssertionError if it is not done."""
     with h5py.File(folder / "run.h5", "r", locking=False) as file:
         assert file.attrs["status"] == "done"
         groups = {
@@ -144,57 +147,65 @@ def read(folder: Path) -> Run:
 
 
 def new_folder(folder: Path) -> Path:
-    """A run folder inside `folder` that does not exist yet."""
+    """Return the path of a run folder inside `folder` that does not exist yet."""
     return folder / f"run-{len(list(folder.glob('run-*')))}"
 
 
 def run_here(table: Table, folder: Path, resume: Path | None = None) -> Run:
-    """Run all peers as threads of this process (what --debug does); files are in `folder`.
+    """Run all peers as threads of this process, as --debug does; return the run.
 
-    With `resume` the run in that folder goes on.
+    folder: relative paths of the table start from it, and the run folder is created in it. resume:
+    run folder of a run to resume instead.
     """
-    place = resume or new_folder(folder)
-    be_threads(table, folder, place, resume=resume is not None)
-    return read(place)
+    run_folder = resume or new_folder(folder)
+    be_threads(table, folder, run_folder, resume=resume is not None)
+    return read(run_folder)
 
 
 def be_threads(
-    table: Table, folder: Path, place: Path, resume: bool = False, asks: int = 0
+    table: Table, folder: Path, run_folder: Path, resume: bool = False, asks: int = 0
 ) -> None:
-    """Run or resume in `place`; StoppedError when the peers have asked `asks` times to stop."""
+    """Run or resume an experiment in `run_folder`, with all peers as threads of this process.
+
+    asks: every peer requests a stop at its `asks`-th query, which ends the run with StoppedError;
+    0 for no request.
+    """
     ranks.one_thread()
 
-    def body(wire: Transport) -> None:
-        left = iter(range(asks - 1, -1, -1))
-        # A deep copy each: a table is shared by all peers, and resolving it may fill in defaults.
-        ready = scenario.load(sweep.assign(table, ()), folder)
-        session.run_peer(ready, wire, place, resume=resume, asked=lambda: next(left, 1) == 0)
+    def body(transport: Transport) -> None:
+        remaining = iter(range(asks - 1, -1, -1))
+        # Each peer needs a deep copy: the table is shared, and resolving it may fill in defaults.
+        loaded = scenario.load(sweep.assign(table, ()), folder)
+        session.run_peer(
+            loaded, transport, run_folder, resume=resume, asked=lambda: next(remaining, 1) == 0
+        )
 
     run_threads(table["peers"], body)
 
 
 def run_quadratic(problem: Problem, folder: Path, algorithm: str | Table, **options: Any) -> Run:
-    """`quadratic_table` and `run_here`."""
+    """Run the experiment of `quadratic_table` with all peers as threads; return the run."""
     return run_here(quadratic_table(problem, folder, algorithm, **options), folder)
 
 
 def run_mpi(
     table: Table, folder: Path, settings: Sequence[str] = (), limit: float = 120
 ) -> tuple[Run, str]:
-    """Run through the command line under mpiexec; (the run, what it printed).
+    """Run by the command line under mpiexec; return the run and its standard output.
 
-    AssertionError where the exit code is not 0, subprocess.TimeoutExpired after `limit` seconds.
+    AssertionError if the exit code is not 0, subprocess.TimeoutExpired after `limit` seconds.
     """
-    file, place = folder / "experiment.toml", new_folder(folder)
+    file, run_folder = folder / "experiment.toml", new_folder(folder)
     file.write_text(tomli_w.dumps(table), encoding="utf-8")
     options = [part for setting in settings for part in ("--set", setting)]
-    command = [sys.executable, "-m", "p2psim", "run", str(file), *options, "--out", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return read(place), done.stdout
+    arguments = ["run", str(file), *options, "--out", str(run_folder)]
+    command = [sys.executable, "-m", "p2psim", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=limit, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return read(run_folder), result.stdout
 
 
-def difference(got: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """||got - wanted||_F / ||wanted||_F, and NaN where one of them is not finite."""
-    wanted = np.asarray(wanted, np.float64)
-    return float(np.linalg.norm(got.astype(np.float64) - wanted) / np.linalg.norm(wanted))
+def difference(result: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return ||result - expected||_F / ||expected||_F; NaN if one of them is not finite."""
+    expected = np.asarray(expected, np.float64)
+    return float(np.linalg.norm(result.astype(np.float64) - expected) / np.linalg.norm(expected))

@@ -1,4 +1,4 @@
-"""Small texts, and a tiny DistilBERT with its tokenizer, for tests."""
+"""Small text data sets, and a tiny DistilBERT with its tokenizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-TINY = Path(__file__).parents[1] / "fixtures" / "tiny-distilbert"  # config.json alone
+TINY = Path(__file__).parents[1] / "fixtures" / "tiny-distilbert"  # holds only config.json
 WORDS = (
     *("war peace nation leader vote", "match goal team coach season"),
     *("stock profit market price bank", "chip software laser planet data"),
@@ -16,7 +16,7 @@ WORDS = (
 
 
 def news(home: Path, train: int = 160, test: int = 40) -> None:
-    """Files of ag-news in which every class has words of its own, among others."""
+    """Write files of ag-news into `home`; each class has words that no other class uses."""
     (home / "ag-news").mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     for name, count in (("train", train), ("test", test)):
@@ -25,15 +25,15 @@ def news(home: Path, train: int = 160, test: int = 40) -> None:
 
 
 def row(random: np.random.Generator, label: int) -> str:
-    """One line of such a file."""
+    """Return one line of such a file: class, title of one word, description."""
     own = random.choice(WORDS[label].split(), 3)
     other = random.choice(["the", "a", "of", "and", "says", "new"], random.integers(2, 7))
-    said = random.permutation([*own, *other])
-    return f'"{label + 1}","{said[0]}","{" ".join(said[1:])}"'
+    words = random.permutation([*own, *other])
+    return f'"{label + 1}","{words[0]}","{" ".join(words[1:])}"'
 
 
 def tiny(folder: Path, classes: int = 4, **changes: Any) -> Path:
-    """A random DistilBERT and a tokenizer for `news`, as transformers saves them."""
+    """Save a DistilBERT with random weights and a tokenizer for `news`; return their folder."""
     from transformers import BertTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *" ".join(WORDS).split(), "##s", "the"]
@@ -46,7 +46,7 @@ def tiny(folder: Path, classes: int = 4, **changes: Any) -> Path:
 
 
 def configured(folder: Path) -> Path:
-    """config.json alone."""
+    """Create a folder that holds only config.json; return the folder."""
     folder.mkdir(parents=True)
     shutil.copy(TINY / "config.json", folder)
     return folder

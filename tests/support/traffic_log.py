@@ -1,4 +1,4 @@
-"""Algorithms under watch: what passes between them and the network, written down."""
+"""Algorithms whose messages and states are logged."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from p2psim import registry
 from tests.support.runs import Problem, Run, Table, run_quadratic
 
-# A plug-in of a user's own, found by "watched.py:Choco": the algorithms, with all that passes
-# between them and the network written down. What they compute is not touched.
+# Plug-in file of a user, named as "watched.py:Choco". Its classes log the messages of an algorithm,
+# sent and received, and its state; the computation is unchanged.
 WATCHED = '''
 import numpy as np
 from p2psim.algorithms.choco_sgd import ChocoSGD
@@ -20,15 +20,15 @@ from p2psim.registry import plugin
 LOG = {}
 
 class Watch:
-    """A neighborhood that keeps every message; it mixes by hand, from the single messages."""
+    """Neighborhood that logs every message and computes the mixing sum from single messages."""
 
     def __init__(self, net, log):
         self.net, self.log, self.rank, self.peers = net, log, net.rank, net.peers
 
     def message(self, v, compressor=None, raw_tail=0):
-        made = self.net.message(v, compressor, raw_tail)
-        self.log["sent"].append(made.value.copy())
-        return made
+        message = self.net.message(v, compressor, raw_tail)
+        self.log["sent"].append(message.value.copy())
+        return message
 
     def start_exchange(self, m):
         return Flight(self, m, self.net.start_exchange(m), self.net.row(m.value.dtype))
@@ -41,11 +41,11 @@ class Flight:
         self.watch, self.own, self.handle, self.row = watch, own, handle, row
 
     def mix(self):
-        got = {j: m.value for j, m in self.handle.wait().items()}
-        for j, value in got.items():
+        values = {j: m.value for j, m in self.handle.wait().items()}
+        for j, value in values.items():
             self.watch.log["received"].setdefault(j, []).append(value.copy())
-        got[self.watch.rank] = self.own.value
-        return sum(self.row[j] * got[j] for j in sorted(got))
+        values[self.watch.rank] = self.own.value
+        return sum(self.row[j] * values[j] for j in sorted(values))
 
 class Watched:
     def start(self, x, oracle, net):
@@ -55,25 +55,28 @@ class Watched:
     def consensus(self, x, oracle, net):
         self.log["before"].append(x.copy())
         x = super().consensus(x, oracle, Watch(net, self.log) if self.by_hand else net)
-        self.log["state"].append(getattr(self, self.kept).copy())
+        self.log["state"].append(getattr(self, self.logged).copy())
         return x
 
 @plugin("algorithm", "watched-choco")
 class Choco(Watched, ChocoSGD):
-    kept, by_hand = "x_hat", True
+    logged, by_hand = "x_hat", True
 
 @plugin("algorithm", "watched-squeeze")
 class Squeeze(Watched, DeepSqueeze):
-    kept, by_hand = "e", True
+    logged, by_hand = "e", True
 
 @plugin("algorithm", "watched-push")
 class Push(Watched, StochasticGradientPush):
-    kept, by_hand = "xu", False
+    logged, by_hand = "xu", False
 '''
 
 
 def watched(problem: Problem, folder: Path, algorithm: Table, **options: Any) -> tuple[Run, Any]:
-    """A run of a class of WATCHED, and its log: by peer, then by what happened."""
+    """Run a class of WATCHED; return the run and its log.
+
+    log[rank] holds lists under "sent", "before" and "state", and lists by sender under "received".
+    """
     (folder / "watched.py").write_text(WATCHED)
-    ran = run_quadratic(problem, folder, algorithm, **options)
-    return ran, registry.load_file(folder / "watched.py").LOG
+    run = run_quadratic(problem, folder, algorithm, **options)
+    return run, registry.load_file(folder / "watched.py").LOG

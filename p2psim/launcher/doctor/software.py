@@ -45,8 +45,11 @@ def data_sets() -> Iterator[Finding]:
         name: partial(registry.names("data")[name]().open, "") for name in opened
     }
     # Only looked for: opening them would take seconds.
-    looks |= {"imagenette": imagenette.find, "senteval-length": senteval_length.find}
-    looks["ag-news"] = partial(ag_news.find, ag_news.TRAIN)
+    looks |= {
+        "imagenette": imagenette.find_root,
+        "senteval-length": partial(senteval_length.FILES.find, senteval_length.NAME),
+        "ag-news": partial(ag_news.FILES.find, ag_news.TRAIN),
+    }
     here = [name for name, look in looks.items() if found(look)]
     libsvm_files = [name for name in libsvm.FEATURES if found(partial(libsvm.find, name, Path()))]
     text = f"{', '.join([*here, *libsvm_files])} found; P2PSIM_DATA: {files.data_folder()}"

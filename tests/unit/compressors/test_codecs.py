@@ -12,12 +12,12 @@ from p2psim.compressors.qsgd import QSGD
 from p2psim.compressors.random_k import RandomK
 from p2psim.compressors.sign import Sign
 from p2psim.compressors.top_k import TopK
-from p2psim.rng import Stream
-from p2psim.vectors import CHUNK, Scratch, kept, spans
+from p2psim.rng import RandomStream
+from p2psim.vectors import CHUNK, Scratch, chunks, kept_entries
 
 
 def payload(codec: Any, x: Any) -> Any:
-    codec.bind([x.shape], Stream(1, "unit", 0))
+    codec.bind([x.shape], RandomStream(1, "unit", 0))
     out = np.empty(codec.max_bytes(x.size, x.itemsize), np.uint8)
     return out[: codec.encode(x, out)]
 
@@ -36,12 +36,12 @@ def test_exactly_one_of_keep_and_k(codec: Any) -> None:
         codec(keep=0.1, k=3)
 
 
-def test_kept_survives_fragile_products() -> None:
-    assert kept(100, 1 - 0.9, None) == 10
-    assert kept(500, 1 - 0.9, None) == 50
-    assert kept(5, 0.01, None) == 1
-    assert kept(5, None, 9) == 5
-    assert kept(0, 0.5, None) == 0
+def test_kept_entries_survives_fragile_products() -> None:
+    assert kept_entries(100, 1 - 0.9, None) == 10
+    assert kept_entries(500, 1 - 0.9, None) == 50
+    assert kept_entries(5, 0.01, None) == 1
+    assert kept_entries(5, None, 9) == 5
+    assert kept_entries(0, 0.5, None) == 0
 
 
 def test_top_k_layout_ties_and_order() -> None:
@@ -75,7 +75,7 @@ def test_per_vector_ignores_tensor_borders() -> None:
     y = np.empty_like(x)
     for per, expected in (("tensor", [0, 0, 3, 0, 0, 30]), ("vector", [0, 0, 0, 0, 20, 30])):
         codec = TopK(keep=1 / 3, per=per)  # type: ignore[arg-type]
-        codec.bind([(3,), (3,)], Stream(1, "unit", 0))
+        codec.bind([(3,), (3,)], RandomStream(1, "unit", 0))
         out = np.empty(codec.max_bytes(6), np.uint8)
         codec.decode(out[: codec.encode(x, out)], y)
         assert y.tolist() == expected
@@ -129,18 +129,18 @@ def test_qsgd_norm_that_is_no_float() -> None:
 
 
 def test_random_k_consumes_a_seed_per_tensor() -> None:
-    codec, stream = RandomK(keep=0.5), Stream(1, "unit", 0)
+    codec, stream = RandomK(keep=0.5), RandomStream(1, "unit", 0)
     codec.bind([(4,), (0,), (6,)], stream)
     out = np.empty(codec.max_bytes(10), np.uint8)
     assert codec.encode(np.ones(10, np.float32), out) == 2 * 4 + 8 + 8 + 3 * 4 + 8
     assert stream.position == 3
-    assert int(out[:8].view(np.uint64)[0]) == Stream(1, "unit", 0).seed()
+    assert int(out[:8].view(np.uint64)[0]) == RandomStream(1, "unit", 0).seed()
 
 
 def test_spans_cover_everything_once() -> None:
     for m in (0, 1, 9, 10, 11, 25):
         for first in (0, 3, 10):
-            covered = [i for span in spans(m, 10, first) for i in range(m)[span]]
+            covered = [i for chunk in chunks(m, 10, first) for i in range(m)[chunk]]
             assert covered == list(range(m))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from p2psim import registry
-from p2psim.data.fetch import SETS, Source, fetch, right
+from p2psim.data.fetch import SETS, Source, fetch, has_checksum
 from p2psim.data.files import data_folder
 from p2psim.errors import InputError
 
@@ -307,8 +307,8 @@ def test_what_has_no_checksum_is_not_fetched(tmp_path: Path) -> None:
 def test_published_ag_news_is_recognized(monkeypatch: pytest.MonkeyPatch) -> None:
     if not REAL or not (Path(REAL) / "ag_news").is_dir():
         pytest.skip("P2PSIM_DATA has no folder ag_news")
-    assert right(Path(REAL) / "ag_news" / "test.csv", SETS["ag-news"].files["test.csv"])
-    assert right(Path(REAL) / "ag_news" / "test.csv", "md5:d52ea96a97a2d943681189a97654912d")
+    assert has_checksum(Path(REAL) / "ag_news" / "test.csv", SETS["ag-news"].files["test.csv"])
+    assert has_checksum(Path(REAL) / "ag_news" / "test.csv", "md5:d52ea96a97a2d943681189a97654912d")
 
 
 def test_published_mnist_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
