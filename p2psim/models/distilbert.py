@@ -78,7 +78,8 @@ class DistilBERT(Layered):
     def config(self, length: int) -> Config:
         """Read config.json and check it, and the folder, for texts of this length in tokens.
 
-        Raises InputError if the vocabulary or the positions are too few, or weights are missing.
+        Raises InputError if the model's vocabulary or number of positions is too small, or if the
+        folder has no weights.
         """
         c = read_config(self.folder)
         if c.vocab_size < self.vocabulary:
