@@ -133,7 +133,7 @@ class InputQuantizer(nn.Module):
         return quantized
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
-        """Quantize x, (B, ...), by its own bounds in training and by the running ones in evaluation.
+        """Quantize x, (B, ...), by its own bounds, or in evaluation by the running bounds.
 
         Before the first training batch, evaluation uses the bounds of x, too.
         """
