@@ -1,7 +1,7 @@
-"""Layers to build models from: the public name of p2psim.models.layers and .sequences.
+"""Public names of the layers that models are built from.
 
-`Sum`, the torch module that adds two tensors in the precision of the run, is imported with torch
-when it is asked for.
+They are defined in p2psim.models.layers and p2psim.models.sequences. `Sum`, the torch module that
+adds two tensors in the precision of the run, is imported on first use, because it needs torch.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Sum`, which needs torch, when it is asked for."""
+    """Import and return `Sum`; AttributeError for any other name."""
     if name == "Sum":
         from p2psim.models.norms import Sum
 

@@ -6,7 +6,7 @@ import networkx as nx
 
 
 def graph(n: int) -> nx.Graph:
-    """Edges i - (i-1) // 2 for every i > 0."""
-    made = nx.empty_graph(n)
-    made.add_edges_from((i, (i - 1) // 2) for i in range(1, n))
-    return made
+    """Return the graph with the edges i - (i-1) // 2 for every i > 0."""
+    tree = nx.empty_graph(n)
+    tree.add_edges_from((i, (i - 1) // 2) for i in range(1, n))
+    return tree

@@ -1,4 +1,4 @@
-"""Complete graph: everyone talks to everyone, one mixing step averages exactly. Gap 1."""
+"""Complete graph: all peers are neighbors, so one mixing step averages exactly. Gap 1."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import networkx as nx
 
 
 def graph(n: int) -> nx.Graph:
-    """All edges i - j."""
+    """Return the graph with all edges i - j, i != j."""
     return nx.complete_graph(n)

@@ -1,4 +1,4 @@
-"""Hypercube: ranks in binary, neighbors differ in one bit; log2(n) neighbors, n a power of two."""
+"""Hypercube: neighbors are ranks that differ in one bit; log2(n) neighbors, n a power of two."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import networkx as nx
 
 
 def graph(n: int) -> nx.Graph:
-    """Edges i - (i with bit k turned over)."""
+    """Return the graph with the edges i - (i with bit k flipped); ValueError for other n."""
     bits = n.bit_length() - 1
     if n != 1 << bits:
         raise ValueError(
             f"a hypercube needs a power of two, not peers = {n}: "
             f"set peers = {1 << bits} or {2 << bits}, or take name = 'exponential'"
         )
-    made = nx.empty_graph(n)
-    made.add_edges_from((i, i ^ (1 << k)) for i in range(n) for k in range(bits))
-    return made
+    cube = nx.empty_graph(n)
+    cube.add_edges_from((i, i ^ (1 << k)) for i in range(n) for k in range(bits))
+    return cube

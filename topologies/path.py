@@ -1,4 +1,4 @@
-"""Path: a ring with one edge cut; of all connected graphs it mixes nearly the slowest."""
+"""Path: a ring without one edge; it mixes nearly the slowest of all connected graphs."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import networkx as nx
 
 
 def graph(n: int) -> nx.Graph:
-    """Edges i - i+1."""
+    """Return the graph with the edges i - i+1."""
     return nx.path_graph(n)

@@ -1,7 +1,7 @@
 """Random regular graph: every peer has exactly `degree` neighbors, otherwise drawn at random.
 
-Steger & Wormald, "Generating Random Regular Graphs Quickly" (1999), by networkx; drawn again from
-the same stream until connected.
+Steger & Wormald, "Generating Random Regular Graphs Quickly" (1999), by networkx. The graph is drawn
+again from the same random stream until it is connected.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ TRIES = 100
 
 
 def graph(n: int, degree: int = 3, seed: int = 0) -> nx.Graph:
-    """A connected graph in which every peer has `degree` neighbors."""
+    """Draw a connected graph; ValueError if none of the first TRIES graphs is connected."""
     if not 0 <= degree < n or n * degree % 2:
         raise ValueError(
             f"degree = {degree} is not possible with peers = {n}: it must be from 1 to {n - 1} "
@@ -22,9 +22,9 @@ def graph(n: int, degree: int = 3, seed: int = 0) -> nx.Graph:
         )
     stream = random.Random(seed)
     for _ in range(TRIES):
-        made = nx.random_regular_graph(degree, n, seed=stream)
-        if nx.is_connected(made):
-            return made
+        candidate = nx.random_regular_graph(degree, n, seed=stream)
+        if nx.is_connected(candidate):
+            return candidate
     raise ValueError(
         f"no connected graph of degree = {degree} was found for peers = {n} in {TRIES} draws: "
         f"set degree to 2 or more"

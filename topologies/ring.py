@@ -1,4 +1,4 @@
-"""Undirected ring: every peer talks to the two beside it. Gap 1 - (1 + 2 cos(2 pi / n)) / 3."""
+"""Undirected ring: neighbors are the next and the last rank. Gap 1 - (1 + 2 cos(2 pi / n)) / 3."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import networkx as nx
 
 
 def graph(n: int) -> nx.Graph:
-    """Edges i - i+1 mod n; two peers share one edge."""
-    made = nx.empty_graph(n)
-    made.add_edges_from((i, (i + 1) % n) for i in range(n) if n > 1)
-    return made
+    """Return the graph with the edges i - i+1 mod n; with n = 2, one edge."""
+    ring = nx.empty_graph(n)
+    ring.add_edges_from((i, (i + 1) % n) for i in range(n) if n > 1)
+    return ring

@@ -1,4 +1,4 @@
-"""Star: peer 0 talks to every other peer, and they only to it."""
+"""Star: peer 0 is the only neighbor of all other peers."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import networkx as nx
 
 
 def graph(n: int) -> nx.Graph:
-    """Edges 0 - i for every i > 0."""
+    """Return the graph with the edges 0 - i for every i > 0."""
     return nx.star_graph(n - 1)

@@ -1,7 +1,7 @@
-"""Watts-Strogatz small world: a ring with `k` neighbors each, every edge rewired with chance `p`.
+"""Watts-Strogatz small world: ring lattice of `k` neighbors, edges rewired with probability `p`.
 
-Watts & Strogatz, "Collective dynamics of 'small-world' networks" (Nature 1998), by networkx; drawn
-again from the same stream until connected. p = 0 is the ring lattice.
+Watts & Strogatz, "Collective dynamics of 'small-world' networks" (Nature 1998), by networkx. The
+graph is drawn again from the same random stream until it is connected. p = 0 is the ring lattice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ TRIES = 100
 
 
 def graph(n: int, k: int = 4, p: float = 0.1, seed: int = 0) -> nx.Graph:
-    """A connected small world with n * k / 2 edges."""
+    """Draw a connected graph with n * k / 2 edges; ValueError if TRIES draws give none."""
     if k < 2 or k % 2 or k >= n:
         raise ValueError(
             f"k = {k} is not possible with peers = {n}: it must be even, from 2 to {n - 1}; "
@@ -24,9 +24,9 @@ def graph(n: int, k: int = 4, p: float = 0.1, seed: int = 0) -> nx.Graph:
         raise ValueError(f"p = {p} is no probability: set 0 <= p <= 1")
     stream = random.Random(seed)
     for _ in range(TRIES):
-        made = nx.watts_strogatz_graph(n, k, p, seed=stream)
-        if nx.is_connected(made):
-            return made
+        candidate = nx.watts_strogatz_graph(n, k, p, seed=stream)
+        if nx.is_connected(candidate):
+            return candidate
     raise ValueError(
         f"no connected graph was found for k = {k}, p = {p} and peers = {n} in {TRIES} draws: "
         f"set a larger k or a smaller p"

@@ -130,7 +130,7 @@ def memory(scenario: Scenario, most: DryRunNeighborhood, state: int) -> float:
     sample = 4 * math.prod(scenario.experiment.data.shape)
     samples = max(map(len, scenario.parts)) * sample
     b, cost = max(map(scenario.batch_size, range(scenario.peers))), scenario.cost
-    activations = 4 * b * cost_model.kept(cost) if cost else 0
+    activations = 4 * b * cost_model.stored_activations(cost) if cost else 0
     return PROCESS + 2 * d + state + buffers + samples + activations
 
 

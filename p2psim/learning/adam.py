@@ -1,4 +1,4 @@
-"""Adam, and with decoupled weight decay AdamW, as torch.optim defines them."""
+"""Adam and, with decoupled weight decay, AdamW, as torch.optim defines them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Adam(Descent):
     """g' = g + wd x;  m <- beta1 m + (1 - beta1) g';  v <- beta2 v + (1 - beta2) g'^2
     direction = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon),  t = 1, 2, ...
 
-    `decoupled`: AdamW of Loshchilov & Hutter 2019, Algorithm 2: g' = g, direction + wd x. Each
-    peer has its own m and v, which are not mixed. No traffic.
+    `decoupled`: AdamW of Loshchilov & Hutter 2019, Algorithm 2: g' = g, and wd x is added to the
+    direction. Each peer has its own m and v, which are not mixed. No traffic.
     """
 
     lr: NonNegative = 1e-3
@@ -38,18 +38,21 @@ class Adam(Descent):
         if not self.decoupled:
             g = self.decayed(g, x)
         self.t += 1
-        made = self.room("direction", x)
-        self.adapt(g, made)
-        return add_scaled(made, self.weight_decay, x, out=made) if self.decoupled else made
+        result = self.buffer("direction", x)
+        self.adapt(g, result)
+        return add_scaled(result, self.weight_decay, x, out=result) if self.decoupled else result
 
     def adapt(self, g: Vector, out: Vector) -> None:
-        """m and v of step t, and into `out` the direction; torch's kernels allocate nothing."""
+        """Update m and v for step t and write the direction into `out`.
+
+        torch's kernels work in place; NumPy would allocate vectors of length d.
+        """
         import torch
 
-        grad, m, v, made = map(torch.from_numpy, (g, self.m, self.v, out))
+        grad, m, v, result = map(torch.from_numpy, (g, self.m, self.v, out))
         m.lerp_(grad, 1 - self.beta1)
         v.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-        torch.sqrt(v, out=made)
-        made.div_(math.sqrt(1 - self.beta2**self.t)).add_(self.epsilon)
-        torch.div(m, made, out=made)
-        made.div_(1 - self.beta1**self.t)
+        torch.sqrt(v, out=result)
+        result.div_(math.sqrt(1 - self.beta2**self.t)).add_(self.epsilon)
+        torch.div(m, result, out=result)
+        result.div_(1 - self.beta1**self.t)

@@ -1,17 +1,18 @@
-"""Training in 8 bits, simulated: tensors are rounded to 256 values, arithmetic stays in float.
+"""Simulated training in 8 bits: tensors are rounded to 256 values, arithmetic stays in float.
 
-Aketi, Kodge & Roy 2022, section 4, after Banner, Hubara, Hoffer & Soudry 2018. Of a layer
-y = F(x, w), with upstream gradient g = dL/dy and quantizers Q (to nearest) and QG (stochastic):
+Aketi, Kodge & Roy 2022, section 4, after Banner, Hubara, Hoffer & Soudry 2018. For a layer
+y = F(x, w) + b with upstream gradient g = dL/dy, and with the quantizers Q (rounding to nearest)
+and QG (stochastic rounding):
 
     y = F(Q(x), Q(w)) + Q(b),   dL/dx = F_x(Q(w), QG(g)),   dL/dw = F_w(Q(x), g),   dL/db = sum g
 
-the gradient is split in two (bifurcation): the one that goes on to the layer below is quantized,
-the one for the weights is not. Gradients pass through Q as if it were not there (straight-through).
-Norms quantize what enters, their parameters, their inner scale, and the gradient that enters them;
-both operands of a norms.Sum, such as a residual one, are quantized. Weights, momentum and all that
-is sent stay as they are. What is no convolution, linear layer, norm or such sum is not touched; nor
-are the weights of torch's recurrent layers, bilinear layer and multi-head attention, which have no
-such layers inside that they call.
+The gradient is split in two (bifurcation): the gradient for the layer below uses QG(g), the
+gradient for the weights uses g. Gradients pass through Q unchanged (straight-through). A norm
+quantizes its input, its parameters, its inner scale and its upstream gradient. Both operands of a
+norms.Sum, such as the sum of a residual block, are quantized. The stored weights, the momentum and
+all messages keep full precision. All other modules are left as they are. So are the weights of
+torch's recurrent layers, bilinear layer and multi-head attention, because these modules do not
+call layers that could be replaced.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from torch.nn import functional
 from p2psim.errors import InputError
 from p2psim.models.norms import Scaled, Sum
 
-LEVELS, FLOOR = 255, 1e-8  # steps between the smallest and the largest value; the smallest step
-OLD = 0.1  # share that a running range keeps of itself
+LEVELS, FLOOR = 255, 1e-8  # steps between smallest and largest value; smallest size of a step
+DECAY = 0.1  # weight of the old bounds in a running range
 
-BY_BATCH = nn.modules.batchnorm._NormBase  # and by instance
-NORMS = (Scaled, BY_BATCH, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-PRODUCTS = (nn.Linear, nn.modules.conv._ConvNd)  # transposed convolutions are among them
+BATCH_NORMS = nn.modules.batchnorm._NormBase  # base of torch's batch and instance norms
+NORMS = (Scaled, BATCH_NORMS, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+PRODUCTS = (nn.Linear, nn.modules.conv._ConvNd)  # including transposed convolutions
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
@@ -39,9 +40,11 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 def affine(
     x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, noisy: bool = False
 ) -> torch.Tensor:
-    """clamp(round((x - low) / sigma), 0, 255) sigma + low, sigma = max((high - low) / 255, 1e-8).
+    """Quantize x to 256 values from `low` to `high`, and return it as floats of its own type.
 
-    low, high: of one value, of x's type. noisy: U(-1/2, 1/2) is added before rounding.
+    clamp(round((x - low) / sigma), 0, 255) sigma + low, sigma = max((high - low) / 255, 1e-8).
+    `low` and `high` have one entry each and x's type. With `noisy`, noise from U(-1/2, 1/2) is
+    added before rounding, which makes the rounding stochastic and unbiased.
     """
     sigma = ((high - low) / LEVELS).clamp(min=FLOOR)
     q = torch.sub(x, low).div_(sigma)
@@ -51,26 +54,26 @@ def affine(
 
 
 class Int8:
-    """The quantizers Q and QG."""
+    """The quantizers Q (to nearest) and QG (stochastic)."""
 
     @staticmethod
     def nearest(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        """Q between these bounds."""
+        """Return Q(x) between these bounds."""
         return affine(x, low, high)
 
     @staticmethod
     def tensor(x: torch.Tensor) -> torch.Tensor:
-        """Q between the smallest and the largest entry."""
+        """Return Q(x) between the smallest and the largest entry of x."""
         return affine(x, *x.aminmax())
 
     @staticmethod
     def gradient(g: torch.Tensor) -> torch.Tensor:
-        """QG between the smallest and the largest entry."""
+        """Return QG(g) between the smallest and the largest entry of g."""
         return affine(g, *g.aminmax(), noisy=True)
 
 
 class Exact(Int8):
-    """Identities in their place: nothing but ordinary differentiation remains."""
+    """Identities instead of quantizers: training is then ordinary differentiation (for tests)."""
 
     @staticmethod
     def nearest(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
@@ -86,7 +89,7 @@ class Exact(Int8):
 
 
 class StraightThrough(torch.autograd.Function):
-    """A quantizer forward, the identity backward."""
+    """A quantizer in the forward pass, the identity in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, quantize: Callable[[torch.Tensor], Any]) -> Any:
@@ -98,7 +101,7 @@ class StraightThrough(torch.autograd.Function):
 
 
 class QuantizeGradient(torch.autograd.Function):
-    """The identity forward, QG backward."""
+    """The identity in the forward pass, QG in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, quantizer: type[Int8]) -> Any:
@@ -111,9 +114,9 @@ class QuantizeGradient(torch.autograd.Function):
 
 
 class InputQuantizer(nn.Module):
-    """Q of what enters a layer: between the means over the batch of the samples' min and max.
+    """Q of a layer's input, between the batch means of each sample's minimum and maximum.
 
-    A running average of these bounds is used in evaluation; it is this peer's own.
+    Evaluation uses running averages of these bounds, which each peer keeps for itself.
     """
 
     low: torch.Tensor
@@ -123,27 +126,30 @@ class InputQuantizer(nn.Module):
         super().__init__()
         self.quantizer = quantizer
         for name in ("low", "high"):
-            self.register_buffer(name, torch.tensor(float("nan")))  # until the first batch
+            self.register_buffer(name, torch.tensor(float("nan")))  # NaN: no batch yet
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = StraightThrough.apply(x, self.quantize)  # type: ignore[no-untyped-call]
-        return made
+        quantized: torch.Tensor = StraightThrough.apply(x, self.quantize)  # type: ignore[no-untyped-call]
+        return quantized
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, ...) between its own bounds in training, between the running ones otherwise."""
+        """Quantize x, (B, ...), by its own bounds, or in evaluation by the running bounds.
+
+        Before the first training batch, evaluation uses the bounds of x, too.
+        """
         if not self.training and not self.low.isnan():
             return self.quantizer.nearest(x, self.low, self.high)
-        rows = x.flatten(1) if x.ndim > 1 else x.unsqueeze(0)
-        low, high = (bound.mean() for bound in rows.aminmax(dim=1))
+        samples = x.flatten(1) if x.ndim > 1 else x.unsqueeze(0)
+        low, high = (bound.mean() for bound in samples.aminmax(dim=1))
         if self.training:
             for running, new in ((self.low, low), (self.high, high)):
-                mixed = OLD * running + (1 - OLD) * new
+                mixed = DECAY * running + (1 - DECAY) * new
                 running.copy_(torch.where(running.isnan(), new, mixed))
         return self.quantizer.nearest(x, low, high)
 
 
 class Wrapper(nn.Module):
-    """A layer in 8 bits; its attributes are those of the layer."""
+    """Base of layers in 8 bits; attributes that it lacks are those of the wrapped layer."""
 
     def __init__(self, layer: Any, quantizer: type[Int8]) -> None:
         super().__init__()
@@ -151,30 +157,31 @@ class Wrapper(nn.Module):
         self.input_quantizer = InputQuantizer(quantizer)
 
     def __getattr__(self, name: str) -> Any:
+        # torch's own modules read attributes of their parts, such as the weights.
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("layer"), name)
 
     def tensor(self, x: torch.Tensor) -> torch.Tensor:
-        """Q of a whole tensor, straight through."""
-        made: torch.Tensor = StraightThrough.apply(x, self.quantizer.tensor)  # type: ignore[no-untyped-call]
-        return made
+        """Return Q(x) for a whole tensor, with a straight-through gradient."""
+        quantized: torch.Tensor = StraightThrough.apply(x, self.quantizer.tensor)  # type: ignore[no-untyped-call]
+        return quantized
 
-    def parameters_in_8_bits(self) -> dict[str, torch.Tensor]:
-        """Q of the layer's parameters, by name."""
+    def quantized_parameters(self) -> dict[str, torch.Tensor]:
+        """Return Q of the layer's parameters by name."""
         return {name: self.tensor(p) for name, p in self.layer.named_parameters()}
 
 
 class BifurcatedProduct(torch.autograd.Function):
-    """A convolution or a linear layer with bifurcated gradient; x is quantized already."""
+    """Product of a convolution or a linear layer with bifurcated gradient; x comes quantized."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, layer: QuantizedLayer) -> Any:
-        ctx.layer, ctx.biased = layer, bias is not None
+        ctx.layer, ctx.has_bias = layer, bias is not None
         w = layer.quantizer.tensor(weight)
         ctx.save_for_backward(x, w)
-        return layer.product(x, w, layer.quantizer.tensor(bias) if ctx.biased else None)
+        return layer.product(x, w, layer.quantizer.tensor(bias) if ctx.has_bias else None)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -182,53 +189,55 @@ class BifurcatedProduct(torch.autograd.Function):
         needs_x, needs_w = ctx.needs_input_grad[:2]
         gx = layer.gradient(layer.quantizer.gradient(g), x, w, 0) if needs_x else None
         gw = layer.gradient(g, x, w, 1) if needs_w else None
-        if not ctx.biased:
+        if not ctx.has_bias:
             return gx, gw, None, None
         if isinstance(layer.layer, CONVOLUTIONS):
             return gx, gw, g.sum([0, *range(2, g.ndim)]), None
-        return gx, gw, rows(g).sum(0), None
+        return gx, gw, as_rows(g).sum(0), None
 
 
 class QuantizedLayer(Wrapper):
-    """One of torch's own convolutions or linear layers."""
+    """A convolution or linear layer in 8 bits that computes as torch's own (the fast path)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.layer
-        made: torch.Tensor
-        made = BifurcatedProduct.apply(self.input_quantizer(x), layer.weight, layer.bias, self)  # type: ignore[no-untyped-call]
-        return made
+        y: torch.Tensor
+        y = BifurcatedProduct.apply(self.input_quantizer(x), layer.weight, layer.bias, self)  # type: ignore[no-untyped-call]
+        return y
 
     def product(self, x: Any, w: Any, b: Any) -> Any:
-        """F(x, w) + b."""
+        """Return F(x, w) + b."""
         if isinstance(self.layer, nn.Linear):
             return functional.linear(x, w, b)
         return torch.convolution(x, w, b, *self.geometry())
 
-    def gradient(self, g: Any, x: Any, w: Any, of: int) -> Any:
-        """F_x(w, g), of = 0, or F_w(x, g), of = 1."""
+    def gradient(self, g: Any, x: Any, w: Any, operand: int) -> Any:
+        """Return the gradient of one operand: 0 for x, F_x(w, g), or 1 for w, F_w(x, g)."""
         if isinstance(self.layer, nn.Linear):
-            return g @ w if of == 0 else rows(g).T @ rows(x)
-        mask = [of == 0, of == 1, False]
-        return torch.ops.aten.convolution_backward(g, x, w, None, *self.geometry(), mask)[of]
+            return g @ w if operand == 0 else as_rows(g).T @ as_rows(x)
+        mask = [operand == 0, operand == 1, False]
+        grads = torch.ops.aten.convolution_backward(g, x, w, None, *self.geometry(), mask)
+        return grads[operand]
 
     def geometry(self) -> tuple[Any, ...]:
-        """Stride, padding, dilation, whether and how it is transposed, groups."""
-        c = self.layer
-        return c.stride, c.padding, c.dilation, False, (0,) * len(c.stride), c.groups
+        """Return stride, padding, dilation, transposed, output padding and groups."""
+        conv = self.layer
+        no_output_padding = (0,) * len(conv.stride)
+        return conv.stride, conv.padding, conv.dilation, False, no_output_padding, conv.groups
 
 
-def rows(x: torch.Tensor) -> torch.Tensor:
-    """All but the last dimension as one."""
+def as_rows(x: torch.Tensor) -> torch.Tensor:
+    """Reshape x to two dimensions; the last one stays."""
     return x.reshape(-1, x.shape[-1])
 
 
 class BifurcatedJoin(torch.autograd.Function):
-    """The same output twice: one for the gradient of weights, one for the layer below, by QG."""
+    """Join of two equal outputs: the first gets the gradient g, the second gets QG(g)."""
 
     @staticmethod
-    def forward(ctx: Any, one: torch.Tensor, other: torch.Tensor, quantizer: type[Int8]) -> Any:
+    def forward(ctx: Any, y: torch.Tensor, copy: torch.Tensor, quantizer: type[Int8]) -> Any:
         ctx.quantizer = quantizer
-        return one.clone()
+        return y.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -236,18 +245,20 @@ class BifurcatedJoin(torch.autograd.Function):
 
 
 class QuantizedCustomLayer(Wrapper):
-    """A convolution or linear layer that computes in a way of its own: called twice, as it is.
+    """A convolution or linear layer in 8 bits whose forward pass may be any function.
 
-    So are those with hooks, of which spectral and weight norm are made, and with padding by name.
+    It is called twice: once for the gradient of the weights, once for that of the input. This
+    also serves layers with hooks, which implement spectral and weight norm, and layers with
+    padding = "same" or "valid".
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x, known = self.input_quantizer(x), self.parameters_in_8_bits()
-        fixed = {name: p.detach() for name, p in known.items()}
-        one = torch.func.functional_call(self.layer, known, (x.detach(),))
-        other = torch.func.functional_call(self.layer, fixed, (x,))
-        made: torch.Tensor = BifurcatedJoin.apply(one, other, self.quantizer)  # type: ignore[no-untyped-call]
-        return made
+        x, parameters = self.input_quantizer(x), self.quantized_parameters()
+        constants = {name: p.detach() for name, p in parameters.items()}
+        for_weights = torch.func.functional_call(self.layer, parameters, (x.detach(),))
+        for_input = torch.func.functional_call(self.layer, constants, (x,))
+        y: torch.Tensor = BifurcatedJoin.apply(for_weights, for_input, self.quantizer)  # type: ignore[no-untyped-call]
+        return y
 
 
 class QuantizedNorm(Wrapper):
@@ -260,53 +271,61 @@ class QuantizedNorm(Wrapper):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.input_quantizer(x)
-        y = torch.func.functional_call(self.layer, self.parameters_in_8_bits(), (x,))
-        made: torch.Tensor = QuantizeGradient.apply(y, self.quantizer)  # type: ignore[no-untyped-call]
-        return made
+        y = torch.func.functional_call(self.layer, self.quantized_parameters(), (x,))
+        output: torch.Tensor = QuantizeGradient.apply(y, self.quantizer)  # type: ignore[no-untyped-call]
+        return output
 
 
 def quantize_model(module: nn.Module, quantizer: type[Int8] = Int8) -> nn.Module:
-    """The module with all its layers in 8 bits; parameters and their order stay the same.
+    """Return the module with all its layers in 8 bits; parameters and their order stay the same.
 
-    InputError where it has no layer that can be.
+    The module is changed in place. Raises InputError if it has no layer that can be quantized.
     """
-    made: dict[int, nn.Module] = {}
-    lowered = replaced(module, quantizer, made)
-    if not any(isinstance(part, InputQuantizer) for part in lowered.modules()):
+    quantized = quantized_module(module, quantizer, {})
+    if not any(isinstance(part, InputQuantizer) for part in quantized.modules()):
         raise InputError(
             'learning.precision = "int8": the model has no convolution, linear layer or norm of '
             'torch that could be computed in it; give "fp32"'
         )
-    return lowered
+    return quantized
 
 
-def replaced(module: nn.Module, quantizer: type[Int8], made: dict[int, nn.Module]) -> nn.Module:
-    """What takes a module's place, the same wherever it stands; `made` knows those so far by id."""
-    if id(module) in made:
-        return made[id(module)]
+def quantized_module(
+    module: nn.Module, quantizer: type[Int8], replacements: dict[int, nn.Module]
+) -> nn.Module:
+    """Return the 8-bit replacement of a module, or the module itself with replaced children.
+
+    `replacements` maps the id of each module seen so far to its replacement, so that a module
+    that occurs several times (shared weights) is replaced once.
+    """
+    if id(module) in replacements:
+        return replacements[id(module)]
     result = module
     if isinstance(module, PRODUCTS):
-        result = (QuantizedLayer if plain(module) else QuantizedCustomLayer)(module, quantizer)
+        wrapper = QuantizedLayer if computes_as_torch(module) else QuantizedCustomLayer
+        result = wrapper(module, quantizer)
     elif isinstance(module, NORMS):
         result = QuantizedNorm(module, quantizer)
     elif isinstance(module, nn.MultiheadAttention):
-        torch.backends.mha.set_fastpath_enabled(False)  # it would go past the layers in evaluation
+        # In evaluation the fast path of a transformer encoder would bypass its quantized layers.
+        torch.backends.mha.set_fastpath_enabled(False)
     elif isinstance(module, Sum):
         module.left, module.right = InputQuantizer(quantizer), InputQuantizer(quantizer)
     else:
-        made[id(module)] = module
+        replacements[id(module)] = module
         for name, child in module._modules.items():
             if child is not None:
-                setattr(module, name, replaced(child, quantizer, made))
-    made[id(module)] = made[id(result)] = result
+                setattr(module, name, quantized_module(child, quantizer, replacements))
+    # The replacement counts as seen, too, so that it is never wrapped again.
+    replacements[id(module)] = replacements[id(result)] = result
     return result
 
 
-def plain(layer: Any) -> bool:
-    """Whether a layer computes as torch's own does, and nobody looks on."""
-    kinds = (nn.Linear, *CONVOLUTIONS)
-    forward = next((kind.forward for kind in kinds if isinstance(layer, kind)), None)
-    hooked = any(getattr(layer, hooks) for hooks in HOOKS)
-    zeros = getattr(layer, "padding_mode", "zeros") == "zeros"
-    named = isinstance(getattr(layer, "padding", 0), str)
-    return type(layer).forward is forward and zeros and not hooked and not named
+def computes_as_torch(layer: Any) -> bool:
+    """Return True if forward is torch's own, no hooks are registered and padding is a number."""
+    classes = (nn.Linear, *CONVOLUTIONS)
+    forward = next((cls.forward for cls in classes if isinstance(layer, cls)), None)
+    has_hooks = any(getattr(layer, hooks) for hooks in HOOKS)
+    pads_zeros = getattr(layer, "padding_mode", "zeros") == "zeros"
+    named_padding = isinstance(getattr(layer, "padding", 0), str)
+    return type(layer).forward is forward and pads_zeros and not has_hooks and not named_padding

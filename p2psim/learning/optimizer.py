@@ -1,4 +1,4 @@
-"""What the local optimizers share: the learning rate over the run, and weight decay."""
+"""Base of the local optimizers: learning rate over the run and weight decay."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from p2psim.vectors import Scratch, add_scaled
 class Descent:
     """x <- x - rate direction(g + wd x).
 
-    Weight decay acts on every tensor. `warmup` epochs raise lr linearly from lr/10, or with
-    ramp = "flat" stay at lr/10.
+    Weight decay acts on every tensor. During the first `warmup` epochs lr rises linearly from
+    lr/10 or, with ramp = "flat", stays at lr/10.
     """
 
     lr: NonNegative = 0.1
@@ -27,15 +27,18 @@ class Descent:
         self.scratch = Scratch()
 
     def decayed(self, g: Vector, x: Vector) -> Vector:
-        """g' = g + wd x; g itself without weight decay."""
+        """Return g' = g + wd x; without weight decay g itself, not a copy."""
         if not self.weight_decay:
             return g
-        return add_scaled(g, self.weight_decay, x, out=self.room("decayed", x))
+        return add_scaled(g, self.weight_decay, x, out=self.buffer("decayed", x))
 
-    def room(self, name: str, like: Vector) -> Vector:
-        """Memory for a vector, the same for the same name."""
-        made: Vector = self.scratch(name, like.size, like.dtype)
-        return made
+    def buffer(self, name: str, template: Vector) -> Vector:
+        """Return memory for a vector of the template's size and type, one block per name.
+
+        Every step reuses the block, so that local steps allocate nothing.
+        """
+        buffer: Vector = self.scratch(name, template.size, template.dtype)
+        return buffer
 
     def rate(self, epoch: float, epochs: float) -> float:
         factor = 1.0
@@ -45,7 +48,7 @@ class Descent:
 
 
 def check_fraction(**values: float) -> None:
-    """Refuse what is a share of the old and would be all of it."""
+    """Check that every decay factor is below 1; ValueError otherwise."""
     for name, value in values.items():
         if value >= 1:
             raise ValueError(f"{name} = {value}: give a number >= 0 and < 1")

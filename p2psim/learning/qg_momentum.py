@@ -1,4 +1,4 @@
-"""Quasi-global momentum: the momentum of where the mixed models went, not of one's own gradient."""
+"""Quasi-global momentum: momentum of the mixed models' movement, not of the local gradients."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ class QuasiGlobalMomentum(Descent):
 
     g' = g + wd x_i^t,  v = beta m_i + g'
     direction = v (QG-DSGDm) or g' + beta v (QG-DSGDm-N),  x_i^{t+1/2} = x_i^t - lr direction
-    then gossip of any kind to x_i^{t+1}, and
+    then gossip of any kind leads to x_i^{t+1}, and
     m_i <- mu m_i + (1 - mu) (x_i^t - x_i^{t+1}) / lr
 
-    x_i is the model: with push-sum z_i. A round of T local steps has one m_i in all of them, and
-    divides by the sum of their learning rates. beta = 0 is SGD without momentum. No traffic.
+    x_i is the model; with push-sum it is z_i. All T local steps of a round use the same m_i, and
+    the update of m_i divides by the sum of their learning rates. beta = 0 is SGD without momentum.
+    No traffic.
     """
 
     beta: NonNegative = 0.9
@@ -36,10 +37,10 @@ class QuasiGlobalMomentum(Descent):
 
     def direction(self, g: Vector, x: Vector) -> Vector:
         g = self.decayed(g, x)
-        v = add_scaled(g, self.beta, self.m, out=self.room("v", x))
+        v = add_scaled(g, self.beta, self.m, out=self.buffer("v", x))
         return add_scaled(g, self.beta, v, out=v) if self.nesterov else v
 
     def mixed(self, before: Vector, after: Vector, rate: float) -> None:
-        step = np.subtract(before, after, out=self.room("v", before))
+        step = np.subtract(before, after, out=self.buffer("v", before))
         np.multiply(self.m, self.mu, out=self.m)
         add_scaled(self.m, (1 - self.mu) / rate, step, out=self.m)

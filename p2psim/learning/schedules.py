@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a factor on lr, given the epoch as a real number from 0."""
+"""Learning-rate schedules: a factor on lr as a function of the epoch, a real number from 0."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Constant:
 
 @plugin("schedule", "steps")
 class Steps:
-    """Times `by` at each epoch of `at`."""
+    """factor = by^k with k the number of epochs in `at` that have been reached."""
 
     at: list[Positive] = field(default_factory=lambda: [100.0, 150.0])
     by: Positive = 0.1

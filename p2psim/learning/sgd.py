@@ -14,9 +14,9 @@ from p2psim.vectors import add_scaled
 class SGD(Descent):
     """g' = g + wd x;  v <- mu v + g';  direction = g' + mu v (Nesterov) or v (heavy ball).
 
-    x <- x - lr direction: lr stands outside v, so a drop of lr rescales old momentum too. Weight
-    decay acts on every tensor. `warmup` epochs raise lr linearly from lr/10, or with
-    ramp = "flat" stay at lr/10.
+    x <- x - lr direction: lr is not part of v, so a drop of lr rescales old momentum too. Weight
+    decay acts on every tensor. During the first `warmup` epochs lr rises linearly from lr/10 or,
+    with ramp = "flat", stays at lr/10.
     """
 
     momentum: NonNegative = 0.0
@@ -38,4 +38,4 @@ class SGD(Descent):
         add_scaled(g, self.momentum, self.v, out=self.v)
         if not self.nesterov:
             return self.v
-        return add_scaled(g, self.momentum, self.v, out=self.room("direction", x))
+        return add_scaled(g, self.momentum, self.v, out=self.buffer("direction", x))

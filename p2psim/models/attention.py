@@ -1,4 +1,8 @@
-"""Encoders of token ids as torch modules. Ids have the shape (B, T); id 0 is padding."""
+"""Transformer encoders of token ids, as torch modules.
+
+B is the number of texts in a batch and T their length. Token ids have the shape (B, T); id 0 is
+padding. A mask (B, T) is True at the positions that attention and the mean take into account.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +16,47 @@ from torch.nn import functional
 from p2psim.data.text import PADDING
 from p2psim.models.norms import Sum
 
-ROWS = 64  # texts that a model of the transformers library tests at a time
+ROWS = 64  # texts that a model of the transformers library evaluates at a time
 
 
 def token_mask(ids: torch.Tensor) -> torch.Tensor:
-    """(B, T): which places hold a token; all those of a text of padding alone, never none."""
-    there = ids != PADDING
-    return there | ~there.any(1, keepdim=True)
+    """Return the mask (B, T) of token ids: True at tokens, False at padding.
+
+    A text that consists of padding alone is masked nowhere: the softmax and the mean over an
+    empty set of positions would be NaN.
+    """
+    mask = ids != PADDING
+    return mask | ~mask.any(1, keepdim=True)
 
 
 def sinusoidal_positions(length: int, width: int) -> torch.Tensor:
-    """(length, width): sines and cosines of each place, Vaswani et al. 2017, section 3.5."""
+    """Return the sines and cosines of each position, (length, width).
+
+    Vaswani et al. 2017, section 3.5.
+    """
     rates = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angles = torch.arange(length).unsqueeze(1) * rates
+    # An odd width has one sine more than cosines.
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width].float()
 
 
-class Attention(nn.Module):
-    """Multi-head attention of a text to itself, Vaswani et al. 2017, section 3.2."""
+class AttentionModule(nn.Module):
+    """Multi-head self-attention, Vaswani et al. 2017, section 3.2."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
 
-    def forward(self, x: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        """x (B, T, width); nobody attends to places outside of `there` (B, T)."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Attend within each text x, (B, T, width), to the positions where `mask` is True."""
         q, k, v = (self.split(layer(x)) for layer in (self.q, self.k, self.v))
-        mixed = functional.scaled_dot_product_attention(q, k, v, there[:, None, None])
-        made: torch.Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return made
+        mixed = functional.scaled_dot_product_attention(q, k, v, mask[:, None, None])
+        output: torch.Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return output
 
     def split(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, width) to (B, heads, T, width / heads)."""
+        """Reshape (B, T, width) to (B, heads, T, width / heads)."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
@@ -53,22 +65,23 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, ff: int) -> None:
         super().__init__()
-        self.first, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.first, self.attention = nn.LayerNorm(width), AttentionModule(width, heads)
         self.second = nn.LayerNorm(width)
         self.dense = nn.Sequential(nn.Linear(width, ff), nn.GELU(), nn.Linear(ff, width))
+        # Modules instead of `+`, so that int8 can quantize the operands of both sums.
         self.one, self.other = Sum(), Sum()
 
-    def forward(self, x: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        x = self.one(x, self.attention(self.first(x), there))
-        made: torch.Tensor = self.other(x, self.dense(self.second(x)))
-        return made
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = self.one(x, self.attention(self.first(x), mask))
+        output: torch.Tensor = self.other(x, self.dense(self.second(x)))
+        return output
 
 
-class Encoder(nn.Module):
-    """Embeddings and places, blocks, a norm, the mean over the tokens, a dense layer.
+class EncoderModule(nn.Module):
+    """Embeddings and positions, blocks, a norm, the mean over the tokens, a dense layer.
 
     Embeddings start from N(0, 1 / width) and are multiplied by sqrt(width), as in Vaswani et al.
-    2017, section 3.4; all else starts as torch has it.
+    2017, section 3.4; all other parameters start as torch initializes them.
     """
 
     places: torch.Tensor
@@ -83,13 +96,13 @@ class Encoder(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, outputs)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        there = token_mask(ids)
+        mask = token_mask(ids)
         x = self.tokens(ids) * self.scale + self.places
         for block in self.blocks:
-            x = block(x, there)
-        kept = self.norm(x) * there.unsqueeze(2)
-        made: torch.Tensor = self.head(kept.sum(1) / there.sum(1, keepdim=True))
-        return made
+            x = block(x, mask)
+        masked = self.norm(x) * mask.unsqueeze(2)
+        outputs: torch.Tensor = self.head(masked.sum(1) / mask.sum(1, keepdim=True))
+        return outputs
 
 
 class Logits(nn.Module):
@@ -105,6 +118,6 @@ class Logits(nn.Module):
         return torch.cat([self.logits(part) for part in parts])
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
-        """Of texts that are in memory all at once."""
-        made: torch.Tensor = self.classifier(ids, attention_mask=token_mask(ids).long()).logits
-        return made
+        """Return the logits of texts that all fit into memory at once, (B, outputs)."""
+        logits: torch.Tensor = self.classifier(ids, attention_mask=token_mask(ids).long()).logits
+        return logits

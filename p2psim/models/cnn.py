@@ -23,8 +23,8 @@ from p2psim.registry import plugin
 class CNN(Layered):
     """3 x 3 convolution, ReLU, 2 x 2 max-pooling for each of `channels`; then two dense layers.
 
-    Takes images (channels, height, width) whose sides are at least 2 to the power of the number
-    of convolutions; the initialization is torch's.
+    Takes images (channels, height, width). Height and width are at least 2 to the power of the
+    number of convolutions, because each max-pooling halves them. The initialization is torch's.
     """
 
     channels: list[Count] = field(default_factory=lambda: [16, 32])

@@ -23,8 +23,9 @@ from p2psim.registry import plugin
 class ConvNet(Layered):
     """3 x 3 convolution and norm for each of `channels`, from the second on with stride 2.
 
-    Then one dense layer. Norms as in `resnet`: those without a nonlinearity of their own have ReLU
-    behind them. Convolutions have no bias where there are norms; torch's initialization.
+    One dense layer follows. Norms are those of `resnet`: a norm without a nonlinearity of its own
+    is followed by ReLU. Convolutions have a bias only with norm = "none". The initialization is
+    torch's.
     """
 
     channels: list[Count] = field(default_factory=lambda: [8, 16])

@@ -1,9 +1,9 @@
-"""What training costs on hardware that has 8 bits: operations, energy, memory, by counting layers.
+"""Cost of training on hardware with 8-bit arithmetic: operations, energy and memory by layer.
 
-The account of Aketi, Kodge & Roy 2022, section 5: of a minibatch of b samples, with the energy of
-additions and multiplications by Horowitz 2014 (45 nm, pJ). Norms in shortcuts, biases and
-max-pooling are left out there, and here. A norm that has no row of its own there is counted as the
-one by range that is like it: batch and group norm as Range-BN, EvoNorm as Range-EvoNorm.
+The cost model is that of Aketi, Kodge & Roy 2022, section 5, for a minibatch of b samples, with
+the energy of additions and multiplications by Horowitz 2014 (45 nm, pJ). Like the paper, it leaves
+out norms in shortcuts, biases and max-pooling. A norm without a row of its own in the paper is
+counted as the similar norm by range: batch and group norm as Range-BN, EvoNorm as Range-EvoNorm.
 """
 
 from __future__ import annotations
@@ -13,72 +13,80 @@ from dataclasses import dataclass
 
 from p2psim.models.layers import Cost
 
-PICOJOULE = {"fp32": (0.9, 3.7), "int8": (0.03, 0.2)}  # of an addition, of a multiplication
-BYTES = {"fp32": 4, "int8": 1}  # of an activation that is kept for the backward pass
-COPIES = 5  # x, gradient, momentum, x_hat, s: all of 4 bytes
+PICOJOULE = {"fp32": (0.9, 3.7), "int8": (0.03, 0.2)}  # per addition, per multiplication
+BYTES = {"fp32": 4, "int8": 1}  # per activation that is stored for the backward pass
+COPIES = 5  # vectors of length d in memory, 4 bytes an entry: x, gradient, momentum, x_hat, s
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Additions and multiplications."""
+    """Numbers of additions and multiplications."""
 
     adds: int
     muls: int
 
     def energy(self, precision: str) -> float:
-        """Millijoule."""
+        """Return the energy in this precision, in millijoule."""
         add, mul = PICOJOULE[precision]
         return (self.adds * add + self.muls * mul) * 1e-9
 
 
 def operations(cost: Cost, b: int, precision: str, training: bool = True) -> Operations:
-    """Of one iteration with b samples; of the forward pass alone without `training`."""
+    """Count the operations of one iteration on b samples.
+
+    With training = False, count those of the forward pass alone. `cost` is that of one sample.
+    """
+    # A backward pass multiplies twice: once for the gradient of the inputs, once for the weights'.
     macs = (3 if training else 1) * b * cost.macs
     adds, muls = macs + 2 * b * cost.added, macs
+    norm, evonorm = cost.norm_elements, cost.evonorm_elements
     if training:
-        adds += b * (9 * cost.normed + 6 * cost.gated)
-        muls += b * (6 * cost.normed + 10 * cost.gated) + 7 * cost.channels + 5 * cost.gates
+        adds += b * (9 * norm + 6 * evonorm)
+        muls += b * (6 * norm + 10 * evonorm) + 7 * cost.channels + 5 * cost.evonorm_channels
     else:
-        adds += b * (3 * cost.normed + 2 * cost.gated)
-        muls += b * (2 * cost.normed + 4 * cost.gated) + 3 * cost.channels + 2 * cost.gates
+        adds += b * (3 * norm + 2 * evonorm)
+        muls += b * (2 * norm + 4 * evonorm) + 3 * cost.channels + 2 * cost.evonorm_channels
     adds += b * cost.pooled
     muls += (2 if training else 1) * b * cost.means
     if precision == "int8":
-        taken = b * cost.taken if training else 0
-        adds += 2 * (taken + cost.weights)
-        muls += 4 * (taken + cost.weights)
+        # Quantizing costs 2 additions and 4 multiplications an entry.
+        inputs = b * cost.inputs if training else 0
+        adds += 2 * (inputs + cost.weights)
+        muls += 4 * (inputs + cost.weights)
     return Operations(adds, muls)
 
 
 def memory(cost: Cost, d: int, b: int, precision: str) -> int:
-    """Bytes of training with d parameters and b samples.
+    """Return the bytes that training takes with d parameters and b samples.
 
-    4 * 5 P, with P parameters without those that the paper does not count, and of every sample
-    a = 4 E + 2 E' + 2 S entries: E normed ones, E' of them with ReLU behind, S of skip sums. A
-    network without such norms keeps what enters its layers, and its gradient, in place of 4 E.
+    4 * 5 P, with P the parameters that the paper counts, and for every sample
+    a = 4 E + 2 E' + 2 S entries: E entries of norms, E' of them in norms followed by ReLU, S of
+    skip sums. A network without norms stores the inputs of its layers, and their gradients, in
+    place of 4 E + 2 E'.
     """
-    return 4 * COPIES * counted(cost, d) + BYTES[precision] * b * kept(cost)
+    parameters = counted_parameters(cost, d)
+    return 4 * COPIES * parameters + BYTES[precision] * b * stored_activations(cost)
 
 
-def kept(cost: Cost) -> int:
-    """a: entries of a sample's activations that are there in the backward pass."""
-    norms = 4 * (cost.normed + cost.gated) + 2 * cost.normed
-    return (norms or 2 * cost.taken) + 2 * cost.added
+def stored_activations(cost: Cost) -> int:
+    """Return a: the entries of one sample's activations that the backward pass needs."""
+    norms = 4 * (cost.norm_elements + cost.evonorm_elements) + 2 * cost.norm_elements
+    return (norms or 2 * cost.inputs) + 2 * cost.added
 
 
 def inference_memory(cost: Cost, d: int) -> int:
-    """Bytes of the parameters."""
-    return 4 * counted(cost, d)
+    """Return the bytes of the parameters, in fp32."""
+    return 4 * counted_parameters(cost, d)
 
 
-def counted(cost: Cost, d: int) -> int:
-    """P: d without a norm's third parameter and without shortcuts' norms."""
-    return d - cost.aside
+def counted_parameters(cost: Cost, d: int) -> int:
+    """Return P: d without the third parameter of norms and without the norms in shortcuts."""
+    return d - cost.uncounted
 
 
 @dataclass(frozen=True)
 class Account:
-    """What an iteration of a peer takes; pairs are in fp32 and in int8."""
+    """Cost of one iteration of one peer; pairs of numbers are for (fp32, int8)."""
 
     batch: int  # samples
     macs: int  # of one sample, forward
@@ -86,10 +94,10 @@ class Account:
     multiplications: Sequence[float]
     energy: Sequence[float]  # mJ
     memory: Sequence[float]  # bytes
-    parameters: float  # bytes, all that is left without training
+    parameters: float  # bytes, the memory of inference
 
     def words(self, precision: str) -> dict[str, str]:
-        """Lines by name, of a run in this precision."""
+        """Return the text for a run in this precision, as {label: line}."""
         used, (fp32, int8) = list(PICOJOULE).index(precision), self.energy
         mib = [size / 2**20 for size in (*self.memory, self.parameters)]
         return {
@@ -103,7 +111,7 @@ class Account:
         }
 
 
-# Unit and meaning of each; pairs are in the order of PICOJOULE.
+# Unit and meaning of each field of Account, as the result file has them; pairs as in PICOJOULE.
 FIELDS = {
     "batch": ("", "samples of a minibatch"),
     "macs": ("", "multiplications with an addition in the forward pass of one sample"),
@@ -116,27 +124,28 @@ FIELDS = {
 
 
 def account(cost: Cost, d: int, b: int) -> Account:
-    """All of it for d parameters and minibatches of b samples."""
+    """Compute all costs for d parameters and minibatches of b samples."""
     both = [operations(cost, b, precision) for precision in PICOJOULE]
     return Account(
         batch=b,
         macs=cost.macs,
-        additions=[done.adds for done in both],
-        multiplications=[done.muls for done in both],
-        energy=[done.energy(precision) for done, precision in zip(both, PICOJOULE, strict=True)],
+        additions=[count.adds for count in both],
+        multiplications=[count.muls for count in both],
+        energy=[count.energy(precision) for count, precision in zip(both, PICOJOULE, strict=True)],
         memory=[memory(cost, d, b, precision) for precision in PICOJOULE],
         parameters=inference_memory(cost, d),
     )
 
 
 def format_mj(value: float) -> str:
-    """To five digits, at most four of them behind the point unless it is small."""
+    """Format an energy with five digits, at most four of them decimals unless it is below 0.1."""
     return f"{round(value, 4):.5g}" if value >= 0.1 else f"{value:.4g}"
 
 
 def traffic(d: int, sent: int | None, iterations: int) -> int:
-    """Bytes of a peer's run as the paper counts: one message an iteration, whatever the graph.
+    """Return a peer's bytes as the paper counts them: one message an iteration on any graph.
 
-    Dense (sent None): 4 (d + 1), the one being the push-sum weight; of `sent` entries: 6 sent + 3.
+    A dense message (sent = None) has 4 (d + 1) bytes, the one being the push-sum weight; a message
+    with `sent` entries has 6 sent + 3.
     """
     return iterations * (4 * (d + 1) if sent is None else 6 * sent + 3)

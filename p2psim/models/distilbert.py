@@ -1,4 +1,4 @@
-"""DistilBERT as it lies in a local folder, with its classification head."""
+"""DistilBERT with a classification head, read from a local folder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from p2psim.models.sequences import (
     Embedding,
     FirstToken,
     LayerNorm,
+    check_heads,
     check_text_input,
-    divides,
 )
 from p2psim.registry import plugin
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-HEAD = ("pre_classifier.", "classifier.")  # what a folder need not hold
+HEAD = ("pre_classifier.", "classifier.")  # tensors that a folder may lack
 CURE = "give the folder of a DistilBERT, written by save_pretrained of Hugging Face's transformers"
 
 
 class Config(msgspec.Struct):
-    """What config.json says of the tensors; the defaults are those of the published model."""
+    """Sizes of the tensors in config.json; the defaults are those of the published model."""
 
     model_type: str = ""
     vocab_size: Count = 30_522
@@ -45,11 +45,12 @@ class Config(msgspec.Struct):
 class DistilBERT(Layered):
     """The model in the local folder `path`, with dense - ReLU - dense on the first token.
 
-    `path` starts from the experiment's folder, and holds config.json and weights. A head that is
-    not there, or for another number of classes, starts at random; with `from_scratch` everything
-    does, and config.json alone is read. Take data.tokenizer = the same folder, as a trained model
-    knows no other ids. Nobody attends to padding (id 0). In 8 bits linear layers and norms are
-    quantized; sums, products of the attention and embeddings are not.
+    `path` is relative to the experiment's folder; the folder holds config.json and weights. The
+    head starts at random if the folder has none for this number of classes. With `from_scratch`
+    all parameters start at random, and only config.json is read. Set data.tokenizer to the same
+    folder, because the trained embeddings belong to its token ids. Attention skips padding (id 0).
+    In 8 bits linear layers and norms are quantized; sums, products inside the attention and
+    embeddings are not.
     """
 
     tokens = True
@@ -61,6 +62,7 @@ class DistilBERT(Layered):
         self.folder = Path(self.path)
 
     def locate(self, folder: Path) -> None:
+        """Resolve `path` against the experiment's folder; check that transformers is installed."""
         self.folder = folder / self.path
         installed(f"model 'distilbert', path = {self.path!r}")
 
@@ -74,8 +76,12 @@ class DistilBERT(Layered):
         return [first, LayerNorm(), *block * c.n_layers, *head]
 
     def config(self, length: int) -> Config:
-        """config.json; InputError where it or the folder is not one for texts of this length."""
-        c = read(self.folder)
+        """Read config.json and check it, and the folder, for texts of this length in tokens.
+
+        Raises InputError if the model's vocabulary or number of positions is too small, or if the
+        folder has no weights.
+        """
+        c = read_config(self.folder)
         if c.vocab_size < self.vocabulary:
             raise InputError(
                 f"model.path: {str(self.folder)!r} has a vocabulary of {c.vocab_size}, the data "
@@ -85,7 +91,7 @@ class DistilBERT(Layered):
         if c.max_position_embeddings < length:
             raise InputError(
                 f"data.length = {length}: the model in {str(self.folder)!r} takes at most "
-                f"{c.max_position_embeddings} tokens; give so many or fewer"
+                f"{c.max_position_embeddings} tokens; give at most this number"
             )
         if not self.from_scratch and not any(map(any, map(self.folder.glob, WEIGHTS))):
             raise InputError(
@@ -97,53 +103,57 @@ class DistilBERT(Layered):
     def build(self, inputs: Shape, outputs: int) -> nn.Module:
         from p2psim.models.attention import Logits
 
-        self.layers(inputs, outputs)
+        self.layers(inputs, outputs)  # checks the shape and the folder
         transformers = library(f"model 'distilbert', path = {self.path!r}")
         try:
-            made = self.made(transformers, outputs)
+            module = self.load_module(transformers, outputs)
         except InputError:
             raise
-        except Exception as error:  # the library has no class of its own for what may be wrong
-            said = str(error).partition("\n")[0] or type(error).__name__
+        except Exception as error:  # the library has no class of its own for damaged files
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise InputError(
-                f"model.path: {str(self.folder)!r} cannot be loaded ({said}); {CURE}"
+                f"model.path: {str(self.folder)!r} cannot be loaded ({reason}); {CURE}"
             ) from None
-        # Positions by sines would be fixed, but what peers mix is one vector with a gradient.
-        return Logits(made.float().requires_grad_(True).train())
+        # The library fixes sinusoidal positions, but peers mix one vector in which every entry has
+        # a gradient.
+        return Logits(module.float().requires_grad_(True).train())
 
-    def made(self, transformers: Any, outputs: int) -> Any:
-        """The module as the library has it."""
+    def load_module(self, transformers: Any, outputs: int) -> Any:
+        """Load the library's module with its weights, or with random ones if `from_scratch`."""
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
-        place = str(self.folder)
-        config = transformers.DistilBertConfig.from_pretrained(place, local_files_only=True)
+        path = str(self.folder)
+        config = transformers.DistilBertConfig.from_pretrained(path, local_files_only=True)
         config.num_labels, config.pad_token_id = outputs, PADDING
-        config._attn_implementation = "eager"  # the same sums whatever the library would choose
-        kind = transformers.DistilBertForSequenceClassification
+        config._attn_implementation = "eager"  # otherwise the library chooses, and sums may differ
+        cls = transformers.DistilBertForSequenceClassification
         if self.from_scratch:
-            return kind(config)
+            return cls(config)
         options = dict.fromkeys(
             ("local_files_only", "ignore_mismatched_sizes", "output_loading_info"), True
         )
-        module, told = kind.from_pretrained(
-            place, config=config, attn_implementation="eager", **options
+        module, loading_info = cls.from_pretrained(
+            path, config=config, attn_implementation="eager", **options
         )
-        self.check(told)
+        self.check_weights(loading_info)
         return module
 
-    def check(self, told: Any) -> None:
-        """Refuse weights that lack, or hold in another shape, what is not of the head."""
-        keys = [*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])]
-        odd = sorted(key for key in keys if not key.startswith(HEAD))
-        if odd:
+    def check_weights(self, loading_info: Any) -> None:
+        """Check that every tensor outside the head was loaded with its shape; else InputError."""
+        keys = [
+            *loading_info["missing_keys"],
+            *(key[0] for key in loading_info["mismatched_keys"]),
+        ]
+        wrong = sorted(key for key in keys if not key.startswith(HEAD))
+        if wrong:
             raise InputError(
                 f"model.path: the weights in {str(self.folder)!r} do not fit its config.json "
-                f"({odd[0]} is missing or of another shape); {CURE}"
+                f"({wrong[0]} is missing or of another shape); {CURE}"
             )
 
 
-def read(folder: Path) -> Config:
-    """A folder's config.json; InputError where it is not one of DistilBERT."""
+def read_config(folder: Path) -> Config:
+    """Read a folder's config.json; InputError unless it is that of a DistilBERT."""
     if not folder.is_dir():
         raise InputError(f"model.path: there is no folder {str(folder)!r}; {CURE}")
     path = folder / "config.json"
@@ -151,12 +161,12 @@ def read(folder: Path) -> Config:
         config = msgspec.json.decode(path.read_bytes(), type=Config)
     except FileNotFoundError:
         raise InputError(f"model.path: {str(folder)!r} has no config.json; {CURE}") from None
-    except (OSError, ValueError) as error:  # what msgspec raises is one
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
         raise InputError(f"model.path: {str(path)!r} cannot be used ({error}); {CURE}") from None
     if config.model_type != "distilbert":
         raise InputError(
             f"model.path: {str(path)!r} has model_type {config.model_type!r} where only "
             f"'distilbert' is allowed; {CURE}"
         )
-    divides(config.n_heads, config.dim, f"model.path: {str(path)!r}: n_heads")
+    check_heads(config.n_heads, config.dim, f"model.path: {str(path)!r}: n_heads")
     return config

@@ -1,7 +1,8 @@
 """Networks as lists of layers, without torch: shapes, costs and the torch module from one list.
 
-A model that gives its `layers` need say nothing else. What a layer costs is counted per sample of
-the forward pass, by the rows of Aketi, Kodge & Roy 2022, section 5 (see accounting).
+A model only has to define `layers`. The cost of a layer is that of one sample in the forward pass,
+by the rows of Aketi, Kodge & Roy 2022, section 5 (see cost_model). torch is imported only where
+modules are built, so that `p2psim plan` starts fast.
 """
 
 from __future__ import annotations
@@ -18,51 +19,56 @@ if TYPE_CHECKING:
     from torch import nn
 
 NormKind: TypeAlias = Literal["none", "batch", "group", "evonorm", "range-bn", "range-evonorm"]
-IN_GROUPS = ("group", "evonorm", "range-evonorm")
-GATED = ("evonorm", "range-evonorm")  # these are nonlinear themselves: no ReLU behind them
+GROUPED = ("group", "evonorm", "range-evonorm")
+EVONORMS = ("evonorm", "range-evonorm")  # nonlinear themselves, hence not followed by ReLU
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the forward pass of one sample takes; layers add up."""
+    """Cost of the forward pass of one sample; the costs of layers add up."""
 
     macs: int = 0  # multiplications with an addition
-    weights: int = 0  # entries of what convolutions and linear layers multiply with
-    taken: int = 0  # entries of the activations that enter them
-    normed: int = 0  # entries of what norms with ReLU normalize
-    channels: int = 0  # and their channels
-    gated: int = 0  # of EvoNorms
-    gates: int = 0
-    added: int = 0  # entries of a skip connection's sum
-    pooled: int = 0  # entries that are averaged
-    means: int = 0  # and what remains of them
-    aside: int = 0  # parameters of norms that the paper's account leaves out
+    weights: int = 0  # entries of the weights of convolutions and linear layers
+    inputs: int = 0  # entries of the inputs of convolutions and linear layers
+    norm_elements: int = 0  # entries that norms followed by ReLU normalize
+    channels: int = 0  # channels of norms followed by ReLU
+    evonorm_elements: int = 0  # entries that EvoNorms normalize
+    evonorm_channels: int = 0
+    added: int = 0  # entries of the sums of skip connections
+    pooled: int = 0  # entries that enter a mean
+    means: int = 0  # entries of means
+    uncounted: int = 0  # parameters of norms that the paper leaves out
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Layer:
-    """One layer; `inputs` is the shape of one sample that enters it."""
+    """Base of all layers; `inputs` is the shape of one sample at the input of the layer."""
 
     def out(self, inputs: Shape) -> Shape:
-        """The shape of what leaves it."""
+        """Return the shape of one sample at the output of the layer."""
         return inputs
 
     def shapes(self, inputs: Shape) -> list[Shape]:
-        """Its parameters, in torch's order."""
+        """Return the shapes of the layer's parameters, in torch's order."""
         return []
 
     def cost(self, inputs: Shape) -> Cost:
+        """Return the cost of the forward pass of one sample."""
         return Cost()
 
     def build(self, inputs: Shape) -> nn.Module:
+        """Build the torch module, with initialized parameters."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Convolution(Layer):
-    """Square kernels; initialized as torch does, or with `normal` from N(0, 2 / (k^2 channels))."""
+    """Convolution with square kernels of side k and a padding of k // 2.
+
+    Initialized as torch does, or with `normal` from N(0, 2 / (k^2 channels)).
+    """
 
     channels: int
     kernel: int = 3
@@ -91,15 +97,15 @@ class Convolution(Layer):
         from torch import nn
 
         k, stride, padding = self.kernel, self.stride, self.padding
-        made = nn.Conv2d(inputs[0], self.channels, k, stride, padding, bias=self.bias)
+        module = nn.Conv2d(inputs[0], self.channels, k, stride, padding, bias=self.bias)
         if self.normal:
-            nn.init.normal_(made.weight, std=math.sqrt(2 / (k * k * self.channels)))
-        return made
+            nn.init.normal_(module.weight, std=math.sqrt(2 / (k * k * self.channels)))
+        return module
 
 
 @dataclass(frozen=True)
 class Linear(Layer):
-    """On the last dimension; torch's initialization."""
+    """Linear layer on the last dimension, with torch's initialization."""
 
     width: int
     bias: bool = True
@@ -123,9 +129,9 @@ class Linear(Layer):
 
 @dataclass(frozen=True)
 class Norm(Layer):
-    """A norm over channels and, where it is not nonlinear itself, ReLU behind it (see norms).
+    """Norm over channels, followed by ReLU unless the norm is nonlinear itself (see norms).
 
-    `zero`: its scale starts at 0. `shortcut`: no ReLU, and left out of the paper's account.
+    `zero`: the scale starts at 0. `shortcut`: no ReLU, and not counted in the cost.
     """
 
     kind: NormKind
@@ -136,26 +142,27 @@ class Norm(Layer):
     def shapes(self, inputs: Shape) -> list[Shape]:
         if self.kind == "none":
             return []
-        if self.kind in IN_GROUPS and inputs[0] % self.groups:
+        if self.kind in GROUPED and inputs[0] % self.groups:
             raise InputError(
                 f"model.groups = {self.groups}: does not divide the {inputs[0]} channels of a "
                 "norm; give one that does"
             )
-        if self.kind in IN_GROUPS and math.prod(inputs) < 2 * self.groups:
+        if self.kind in GROUPED and math.prod(inputs) < 2 * self.groups:
             raise InputError(
                 f"model.groups = {self.groups}: a group of a norm has one value only; give fewer "
                 "groups, or larger images"
             )
-        return [(inputs[0],)] * (3 if self.kind in GATED else 2)
+        return [(inputs[0],)] * (3 if self.kind in EVONORMS else 2)
 
     def cost(self, inputs: Shape) -> Cost:
         parameters = len(self.shapes(inputs)) * inputs[0]
         if self.shortcut or not parameters:
-            return Cost(aside=parameters)
+            return Cost(uncounted=parameters)
         entries, channels = math.prod(inputs), inputs[0]
-        if self.kind in GATED:
-            return Cost(gated=entries, gates=channels, aside=channels)
-        return Cost(normed=entries, channels=channels)
+        if self.kind in EVONORMS:
+            # The paper counts two parameters a channel; EvoNorm's third one is v.
+            return Cost(evonorm_elements=entries, evonorm_channels=channels, uncounted=channels)
+        return Cost(norm_elements=entries, channels=channels)
 
     def build(self, inputs: Shape) -> nn.Module:
         from torch import nn
@@ -166,25 +173,25 @@ class Norm(Layer):
         norm = make(self.kind, inputs[0], self.groups)
         if self.zero and self.kind != "none":
             nn.init.zeros_(norm.weight)
-        return norm if self.kind in GATED or self.shortcut else nn.Sequential(norm, nn.ReLU())
+        return norm if self.kind in EVONORMS or self.shortcut else nn.Sequential(norm, nn.ReLU())
 
 
 @dataclass(frozen=True)
 class Activation(Layer):
-    """A torch module without parameters that keeps the shape, by name."""
+    """Torch module of this name, without parameters, that keeps the shape."""
 
     name: Literal["ReLU", "Tanh", "GELU", "Dropout"]
 
     def build(self, inputs: Shape) -> nn.Module:
         from torch import nn
 
-        made: nn.Module = getattr(nn, self.name)()
-        return made
+        module: nn.Module = getattr(nn, self.name)()
+        return module
 
 
 @dataclass(frozen=True)
 class Flatten(Layer):
-    """A sample as one vector."""
+    """Reshaping of a sample into one vector."""
 
     def out(self, inputs: Shape) -> Shape:
         return (math.prod(inputs),)
@@ -197,13 +204,13 @@ class Flatten(Layer):
 
 @dataclass(frozen=True)
 class MaxPool(Layer):
-    """Square windows, a stride of 2."""
+    """Max-pooling over square windows with a stride of 2; odd windows are padded."""
 
     kernel: int = 2
 
     def out(self, inputs: Shape) -> Shape:
-        reach = 2 * (self.kernel // 2) if self.kernel % 2 else 0  # odd windows are padded
-        return (inputs[0], *((side + reach - self.kernel) // 2 + 1 for side in inputs[1:]))
+        padding = 2 * (self.kernel // 2) if self.kernel % 2 else 0  # of both ends together
+        return (inputs[0], *((side + padding - self.kernel) // 2 + 1 for side in inputs[1:]))
 
     def build(self, inputs: Shape) -> nn.Module:
         from torch import nn
@@ -213,7 +220,7 @@ class MaxPool(Layer):
 
 @dataclass(frozen=True)
 class GlobalAveragePool(Layer):
-    """The mean over all pixels."""
+    """Mean over all pixels of each channel."""
 
     def out(self, inputs: Shape) -> Shape:
         return inputs[:1]
@@ -229,95 +236,98 @@ class GlobalAveragePool(Layer):
 
 @dataclass(frozen=True)
 class Residual(Layer):
-    """main(x) + shortcut(x); an empty shortcut is x itself."""
+    """Sum of two branches, main(x) + shortcut(x); an empty shortcut is x itself."""
 
     main: Sequence[Layer]
     shortcut: Sequence[Layer] = ()
 
     def out(self, inputs: Shape) -> Shape:
-        return through(self.main, inputs)
+        return output_shape(self.main, inputs)
 
     def shapes(self, inputs: Shape) -> list[Shape]:
         return [*all_shapes(self.main, inputs), *all_shapes(self.shortcut, inputs)]
 
     def cost(self, inputs: Shape) -> Cost:
         own = Cost(added=math.prod(self.out(inputs)))
-        return own + total(self.main, inputs) + total(self.shortcut, inputs)
+        return own + total_cost(self.main, inputs) + total_cost(self.shortcut, inputs)
 
     def build(self, inputs: Shape) -> nn.Module:
-        from p2psim.models.norms import Residual as Branches
+        from p2psim.models.norms import ResidualModule
 
-        return Branches(built(self.main, inputs), built(self.shortcut, inputs))
+        return ResidualModule(build_all(self.main, inputs), build_all(self.shortcut, inputs))
 
 
 def walk(layers: Sequence[Layer], inputs: Shape) -> Iterator[tuple[Layer, Shape]]:
-    """Every layer with the shape that enters it."""
+    """Yield every layer with the shape of one sample at its input."""
     for layer in layers:
         yield layer, inputs
         inputs = layer.out(inputs)
 
 
-def through(layers: Sequence[Layer], inputs: Shape) -> Shape:
-    """The shape of what leaves the last layer."""
+def output_shape(layers: Sequence[Layer], inputs: Shape) -> Shape:
+    """Return the shape of one sample at the output of the last layer."""
     for layer in layers:
         inputs = layer.out(inputs)
     return inputs
 
 
 def all_shapes(layers: Sequence[Layer], inputs: Shape) -> list[Shape]:
-    """Parameters of all layers."""
+    """Return the parameter shapes of all layers, in torch's order."""
     return [shape for layer, entering in walk(layers, inputs) for shape in layer.shapes(entering)]
 
 
-def total(layers: Sequence[Layer], inputs: Shape) -> Cost:
-    """Cost of all layers."""
+def total_cost(layers: Sequence[Layer], inputs: Shape) -> Cost:
+    """Return the sum of the costs of all layers."""
     return sum((layer.cost(entering) for layer, entering in walk(layers, inputs)), Cost())
 
 
 def widest(layers: Sequence[Layer], inputs: Shape) -> int:
-    """Entries of the largest activation of a sample."""
-    most = math.prod(inputs)
+    """Return the number of entries of the largest activation of one sample."""
+    largest = math.prod(inputs)
     for layer, entering in walk(layers, inputs):
         inner = widest(layer.main, entering) if isinstance(layer, Residual) else 0
-        most = max(most, inner, math.prod(layer.out(entering)))
-    return most
+        largest = max(largest, inner, math.prod(layer.out(entering)))
+    return largest
 
 
-def built(layers: Sequence[Layer], inputs: Shape) -> Any:
-    """All layers as one torch module."""
+def build_all(layers: Sequence[Layer], inputs: Shape) -> Any:
+    """Build all layers as one torch module."""
     from torch import nn
 
     return nn.Sequential(*(layer.build(entering) for layer, entering in walk(layers, inputs)))
 
 
 class Layered(Model):
-    """A model that is a list of layers."""
+    """Model that is a list of layers; a subclass defines `layers`."""
 
     def layers(self, inputs: Shape, outputs: int) -> Sequence[Layer]:
-        """From a sample to the outputs; InputError where such samples cannot be taken."""
+        """Return the layers for samples of shape `inputs`; InputError if the shape does not fit."""
         raise NotImplementedError
 
     def shapes(self, inputs: Shape, outputs: int) -> list[Shape]:
         return all_shapes(self.layers(inputs, outputs), inputs)
 
     def cost(self, inputs: Shape, outputs: int) -> Cost:
-        """What the forward pass of a sample takes."""
-        return total(self.layers(inputs, outputs), inputs)
+        """Return the cost of the forward pass of one sample."""
+        return total_cost(self.layers(inputs, outputs), inputs)
 
     def macs(self, inputs: Shape, outputs: int) -> int:
         return self.cost(inputs, outputs).macs
 
     def widest(self, inputs: Shape, outputs: int) -> int:
-        """Entries of the largest activation of a sample."""
+        """Return the number of entries of the largest activation of one sample."""
         return widest(self.layers(inputs, outputs), inputs)
 
     def build(self, inputs: Shape, outputs: int) -> nn.Module:
-        module: nn.Module = built(self.layers(inputs, outputs), inputs)
+        module: nn.Module = build_all(self.layers(inputs, outputs), inputs)
         return module
 
 
 def check_image_input(model: str, inputs: Shape, least: int = 1, cure: str = "") -> None:
-    """InputError unless samples are images (channels, height, width) of at least so many pixels."""
+    """Check that samples are images (channels, height, width) of at least `least` x `least` pixels.
+
+    Raises InputError otherwise; its message ends with `cure`.
+    """
     if len(inputs) != 3 or min(inputs[1:]) < least:
         raise InputError(
             f"{model}: samples of shape {inputs}; it takes images (channels, height, width) of at "

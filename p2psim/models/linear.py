@@ -1,4 +1,4 @@
-"""The linear model: logistic or softmax regression, depending on the data's loss."""
+"""Linear model: logistic, softmax or least-squares regression, depending on the data's loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from p2psim.registry import plugin
 
 
 @plugin("model", "linear")
-class Linear(layers.Layered):
+class LinearModel(layers.Layered):
     """outputs = W x + b on the flattened sample, with torch's initialization."""
 
     bias: bool = True

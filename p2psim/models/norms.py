@@ -1,9 +1,10 @@
 """Norms of convolutional networks, and the sum of two branches, as torch modules.
 
-x has the shape (B, C, H, W), gamma (`weight`), beta (`bias`) and v one entry per channel; variances
-are of the population. What these modules compute inside passes `inner`, and the two operands of a
-`Sum` pass `left` and `right`: identities, which precision puts quantizers in the place of. A model
-of a user's own may take `Sum` for its skip connections.
+x has the shape (B, C, H, W); gamma (`weight`), beta (`bias`) and v have one entry per channel.
+Variances are those of the population (divided by n). The scale inside a norm passes through
+`inner`, and the two operands of a `Sum` pass through `left` and `right`. All three are identities,
+which learning.int8 replaces by quantizers. A user's own model may use `Sum` for its skip
+connections.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from torch import nn
 from torch.nn import functional
 
 EPS = 1e-5
-# Of the range of Gaussian numbers, over sqrt(2 ln n): about their standard deviation.
+# KAPPA range / sqrt(2 ln n) is about the standard deviation of n Gaussian numbers.
 KAPPA = 0.5 * 0.35 * (1 + math.sqrt(math.pi * math.log(4)))
-CHUNKS = 16
-MOMENTUM = 0.1  # of running statistics
+CHUNKS = 16  # of a group's values, in RangeEvoNorm
+MOMENTUM = 0.1  # weight of the current batch in running statistics, as in torch
 
 Inner = Callable[[torch.Tensor], torch.Tensor]
 
 
 def make(kind: str, channels: int, groups: int) -> Any:
-    """The norm of this name; see layers.NormKind."""
-    made: dict[str, Callable[[], nn.Module]] = {
+    """Build the norm of this name (one of layers.NormKind)."""
+    constructors: dict[str, Callable[[], nn.Module]] = {
         "none": nn.Identity,
         "batch": lambda: nn.BatchNorm2d(channels),
         "group": lambda: nn.GroupNorm(groups, channels),
@@ -35,21 +36,21 @@ def make(kind: str, channels: int, groups: int) -> Any:
         "range-bn": lambda: RangeBatchNorm(channels),
         "range-evonorm": lambda: RangeEvoNorm(channels, groups),
     }
-    return made[kind]()
+    return constructors[kind]()
 
 
 def identity(x: torch.Tensor) -> torch.Tensor:
-    """What `inner` is in full precision."""
+    """Return x: the value of `inner` in full precision."""
     return x
 
 
 def by_channel(v: torch.Tensor) -> torch.Tensor:
-    """(C,) so that it broadcasts over (B, C, H, W)."""
+    """Reshape v, (C,), to (1, C, 1, 1), which broadcasts over (B, C, H, W)."""
     return v.view(1, -1, 1, 1)
 
 
 class Scaled(nn.Module):
-    """gamma and beta."""
+    """Base of norms with a scale gamma and a shift beta per channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class Scaled(nn.Module):
         self.inner: Inner = identity
 
     def scaled(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """gamma x / scale + beta; scale broadcasts over x."""
+        """Return gamma x / scale + beta; `scale` broadcasts over x."""
         return torch.addcmul(by_channel(self.bias), x, by_channel(self.weight) / scale)
 
 
@@ -77,15 +78,16 @@ class EvoNorm(Scaled):
         return self.scaled(x * self.gate(by_channel(self.v) * x), self.inner(self.scale(x)))
 
     def gate(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the factor that makes the norm nonlinear, in the shape of z."""
         return torch.sigmoid(z)
 
     def scale(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, 1, 1): the same for all channels of a group."""
+        """Return the divisor of x, (B, C, 1, 1), equal for all channels of a group."""
         variance = x.view(len(x), self.groups, -1).var(-1, correction=0)
         return self.spread(torch.sqrt(variance + EPS), x)
 
     def spread(self, by_group: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """(B, g) to (B, C, 1, 1)."""
+        """Repeat (B, g) for the channels of each group: (B, C, 1, 1)."""
         return by_group.repeat_interleave(x.shape[1] // self.groups, 1)[:, :, None, None]
 
 
@@ -93,8 +95,8 @@ class RangeEvoNorm(EvoNorm):
     """y = gamma x h(v x) / (c range(x) + eps) + beta,  h(z) = clamp((z + 3) / 6, 0, 1).
 
     Aketi, Kodge & Roy 2022, section 4, with the constant that their formula lacks: the n values of
-    a sample's group are cut into 16 equal chunks (one, where 16 do not divide n, or would leave
-    chunks of one value), range = mean of the chunks' maxima - mean of their minima,
+    a sample's group are cut into 16 equal chunks (into one chunk if 16 does not divide n, or if
+    n = 16), range = mean of the chunks' maxima - mean of their minima,
     c = kappa / sqrt(2 ln(values of a chunk)), so that c range is about the standard deviation.
     """
 
@@ -113,7 +115,7 @@ class RangeBatchNorm(Scaled):
     """y = gamma (x - mu) / (c range(x) + eps) + beta,  c = 1 / sqrt(2 ln n).
 
     Range-BN of Banner et al. 2018, section 3: mu and range over the n = B H W values of a channel.
-    Their running averages, which evaluation uses, are this peer's own.
+    Evaluation uses running averages of both, which each peer keeps for itself.
     """
 
     running_mean: torch.Tensor
@@ -135,15 +137,15 @@ class RangeBatchNorm(Scaled):
         return self.scaled(x - by_channel(mean), by_channel(self.inner(scale)))
 
     def statistics(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and scale of every channel, (C,) each."""
+        """Return mean and scale of every channel, (C,) each."""
         n = x.numel() // x.shape[1]
         low, high = x.amin((0, 2, 3)), x.amax((0, 2, 3))
-        constant = 1 / math.sqrt(2 * math.log(max(n, 2)))
+        constant = 1 / math.sqrt(2 * math.log(max(n, 2)))  # ln 1 = 0 would divide by zero
         return x.mean((0, 2, 3)), (high - low) * constant + EPS
 
 
 class Sum(nn.Module):
-    """left(a) + right(b): the sum of two branches."""
+    """Sum of two branches, left(a) + right(b)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,12 +153,12 @@ class Sum(nn.Module):
         self.right: nn.Module = nn.Identity()
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.left(a) + self.right(b)
-        return made
+        total: torch.Tensor = self.left(a) + self.right(b)
+        return total
 
 
-class Residual(nn.Module):
-    """main(x) + shortcut(x)."""
+class ResidualModule(nn.Module):
+    """Sum of two branches of one input, main(x) + shortcut(x)."""
 
     def __init__(self, main: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -164,5 +166,5 @@ class Residual(nn.Module):
         self.sum = Sum()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.sum(self.main(x), self.shortcut(x))
-        return made
+        output: torch.Tensor = self.sum(self.main(x), self.shortcut(x))
+        return output

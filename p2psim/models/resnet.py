@@ -1,4 +1,4 @@
-"""Residual networks: of any depth for small images, and ResNet-18."""
+"""Residual networks: ResNets of depth 6n + 2 for small images, and ResNet-18."""
 
 from __future__ import annotations
 
@@ -24,18 +24,23 @@ from p2psim.registry import plugin
 
 
 @dataclass(kw_only=True, eq=False)
-class Blocks(Layered):
-    """What residual networks share."""
+class ResidualNetwork(Layered):
+    """Base of residual networks: convolutions and stages of basic blocks."""
 
     norm: NormKind = "evonorm"
     groups: Count = 2
     zero_scale: bool = False
 
     def conv(self, channels: int, kernel: int = 3, stride: int = 1) -> Convolution:
+        """Return a convolution without bias that starts from N(0, 2 / (k^2 channels))."""
         return Convolution(channels, kernel, stride, bias=False, normal=True)
 
     def stages(self, width: int, stages: int, blocks: int, entering: int) -> list[Layer]:
-        """So many basic blocks in each; from the second stage on half the sides, twice `width`."""
+        """Return `stages` stages of `blocks` basic blocks, for an input of `entering` channels.
+
+        The first stage has `width` channels; each further stage halves height and width and
+        doubles the channels.
+        """
         layers: list[Layer] = []
         for number in range(stages * blocks):
             channels = width << number // blocks
@@ -44,25 +49,25 @@ class Blocks(Layered):
                 *(self.conv(channels, stride=stride), Norm(self.norm, self.groups)),
                 *(self.conv(channels), Norm(self.norm, self.groups, zero=self.zero_scale)),
             ]
-            changes = stride > 1 or channels != entering
+            changes_shape = stride > 1 or channels != entering
             norm = Norm(self.norm, self.groups, shortcut=True)
-            shortcut = [self.conv(channels, 1, stride), norm] if changes else []
+            shortcut = [self.conv(channels, 1, stride), norm] if changes_shape else []
             layers.append(Residual(main, shortcut))
             entering = channels
         return layers
 
 
 @plugin("model", "resnet", "He et al. 2016, section 4.2; Aketi, Kodge & Roy 2022, section 5")
-class ResNet(Blocks):
+class ResNet(ResidualNetwork):
     """Depth 6n + 2 for small images: a 3 x 3 stem, three stages of n = int((depth - 2) / 6) blocks.
 
-    The stages have width, 2 width and 4 width channels; then the mean over all pixels and one
-    dense layer. For CIFAR-10 and norm = "evonorm" or "range-evonorm": 273,258 parameters with
+    The stages have width, 2 width and 4 width channels; the mean over all pixels and one dense
+    layer follow. For CIFAR-10 and norm = "evonorm" or "range-evonorm": 273,258 parameters with
     depth = 20, 760,458 with the papers' depth = 54 (n = 8). Blocks: conv 3 x 3 - norm - conv 3 x 3
     - norm, plus x; a 1 x 1 convolution and a norm on x where the shape changes; nothing follows
-    the sum. Norms without a nonlinearity of their own have ReLU behind them, except on x.
-    `zero_scale`: each block's last norm starts with a scale of 0. Convolutions have no bias and
-    start from N(0, 2 / (k^2 channels out)).
+    the sum. A norm without a nonlinearity of its own is followed by ReLU, except on x.
+    `zero_scale`: the last norm of each block starts with a scale of 0. Convolutions have no bias
+    and start from N(0, 2 / (k^2 output channels)).
     """
 
     depth: Annotated[int, Meta(ge=8, le=10_000)] = 20
@@ -81,7 +86,7 @@ class ResNet(Blocks):
 
 
 @plugin("model", "resnet18", "He et al. 2016, table 1")
-class ResNet18(Blocks):
+class ResNet18(ResidualNetwork):
     """ResNet-18 for images such as Imagenette's: four stages of two blocks, 64 to 512 channels.
 
     The stem is a 7 x 7 convolution with stride 2, a norm and a 3 x 3 max-pooling with stride 2.

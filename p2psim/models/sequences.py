@@ -1,7 +1,7 @@
-"""Layers of networks that take token ids, without torch: shapes and costs.
+"""Layers of networks on token ids, without torch: shapes and costs.
 
-A sample is a text of shape (length,), then (length, width). The torch modules are those of
-`attention`, or of another library: here nothing is built.
+A sample is a text of token ids, (length,), and behind the embedding (length, width). These layers
+cannot be built: the torch modules are in `attention`, or in the transformers library.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from p2psim.models.layers import Cost, Layer, Linear
 
 @dataclass(frozen=True)
 class Embedding(Layer):
-    """A vector for each id; with `positions` also one, learned, for each of so many places."""
+    """Learned vector for each token id, plus one for each position if `positions` > 0."""
 
     vocabulary: int
     width: int
@@ -31,29 +31,33 @@ class Embedding(Layer):
 
 
 class LayerNorm(Layer):
-    """Over each token's entries. It has no row in the paper's account, which leaves it out."""
+    """Norm over the entries of each token; the paper has no row for it, so it is not counted."""
 
     def shapes(self, inputs: Shape) -> list[Shape]:
         return [inputs[-1:]] * 2
 
     def cost(self, inputs: Shape) -> Cost:
-        return Cost(aside=2 * inputs[-1])
+        return Cost(uncounted=2 * inputs[-1])
 
 
 class Attention(Layer):
-    """Queries, keys, values, softmax(q k^T) v, and a linear layer behind; for any heads."""
+    """Self-attention: queries, keys, values, softmax(q k^T) v and a linear layer.
+
+    Shapes and cost do not depend on the number of heads.
+    """
 
     def shapes(self, inputs: Shape) -> list[Shape]:
         return Linear(inputs[-1]).shapes(inputs) * 4
 
     def cost(self, inputs: Shape) -> Cost:
         length, width = inputs
-        one = Linear(width).cost(inputs)
-        return one + one + one + one + Cost(macs=2 * length * length * width)
+        projection = Linear(width).cost(inputs)
+        projections = projection + projection + projection + projection
+        return projections + Cost(macs=2 * length * length * width)
 
 
 class TokenMean(Layer):
-    """The mean over all tokens."""
+    """Mean over all tokens."""
 
     def out(self, inputs: Shape) -> Shape:
         return inputs[1:]
@@ -63,14 +67,14 @@ class TokenMean(Layer):
 
 
 class FirstToken(Layer):
-    """The first token alone."""
+    """Selection of the first token."""
 
     def out(self, inputs: Shape) -> Shape:
         return inputs[1:]
 
 
 def check_text_input(model: str, inputs: Shape) -> None:
-    """InputError unless samples are texts."""
+    """Check that samples are texts; InputError otherwise."""
     if len(inputs) != 1:
         raise InputError(
             f"{model}: samples of shape {inputs}; it takes texts of shape (length,): take data "
@@ -78,9 +82,12 @@ def check_text_input(model: str, inputs: Shape) -> None:
         )
 
 
-def divides(heads: int, width: int, where: str) -> None:
-    """InputError unless every head gets the same share of the width."""
+def check_heads(heads: int, width: int, key: str) -> None:
+    """Check that the number of heads divides the width; InputError otherwise.
+
+    `key` is the key of the experiment file, or the file, that sets the number.
+    """
     if width % heads:
         raise InputError(
-            f"{where} = {heads}: does not divide the width of {width}; give one that does"
+            f"{key} = {heads}: does not divide the width of {width}; give one that does"
         )

@@ -1,4 +1,4 @@
-"""A small transformer encoder for texts, trained from nothing."""
+"""Small transformer encoder for texts, trained from random parameters."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from p2psim.models.sequences import (
     Embedding,
     LayerNorm,
     TokenMean,
+    check_heads,
     check_text_input,
-    divides,
 )
 from p2psim.registry import plugin
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     "model", "transformer", "Vaswani et al. 2017, encoder; Xiong et al. 2020 (norms come first)"
 )
 class Transformer(Layered):
-    """Token embeddings plus sines of the places, blocks, a norm, the mean of the tokens, dense.
+    """Token embeddings plus sinusoidal positions, blocks, norm, mean over tokens, dense layer.
 
     A block is x + attention(norm(x)), then x + dense(norm(x)) with `ff` hidden units and GELU,
-    after Xiong et al. 2020, figure 1 (b); `heads` must divide `width`. No dropout. Padding (id 0)
-    is neither attended to nor averaged; a text of padding alone counts as one of such tokens.
-    In 8 bits all linear layers, norms and residual sums are quantized, the products of the
+    after Xiong et al. 2020, figure 1 (b); `heads` must divide `width`. No dropout. Attention and
+    mean skip padding (id 0), except in a text of padding alone, whose padding counts as tokens.
+    In 8 bits all linear layers, norms and residual sums are quantized; the products inside the
     attention and the embeddings are not.
     """
 
@@ -44,16 +44,16 @@ class Transformer(Layered):
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
         check_text_input("transformer", inputs)
-        divides(self.heads, self.width, "model.heads")
+        check_heads(self.heads, self.width, "model.heads")
         dense = [LayerNorm(), Linear(self.ff), Activation("GELU"), Linear(self.width)]
         block = [Residual([LayerNorm(), Attention()]), Residual(dense)]
         first = Embedding(self.vocabulary, self.width)
         return [first, *block * self.blocks, LayerNorm(), TokenMean(), Linear(outputs)]
 
     def build(self, inputs: Shape, outputs: int) -> nn.Module:
-        from p2psim.models.attention import Block, Encoder
+        from p2psim.models.attention import Block, EncoderModule
 
-        self.layers(inputs, outputs)
-        made = Encoder(self.vocabulary, inputs[0], outputs, self.width)
-        made.blocks.extend(Block(self.width, self.heads, self.ff) for _ in range(self.blocks))
-        return made
+        self.layers(inputs, outputs)  # checks the shape and the number of heads
+        module = EncoderModule(self.vocabulary, inputs[0], outputs, self.width)
+        module.blocks.extend(Block(self.width, self.heads, self.ff) for _ in range(self.blocks))
+        return module

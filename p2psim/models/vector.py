@@ -1,4 +1,4 @@
-"""The parameter vector itself, for problems that are given as matrices."""
+"""Linear map without bias on raw rows, for problems whose data are matrices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @plugin("model", "vector")
 class Vector(Model):
-    """A row a of the data gives the one output a @ x; x starts at 0."""
+    """One output a @ x for each row a of the data, with x the parameter vector; x starts at 0."""
 
     precisions = ("fp32",)
 

@@ -17,23 +17,25 @@ from p2psim.models.layers import (
     Norm,
     NormKind,
     check_image_input,
-    through,
+    output_shape,
 )
 from p2psim.registry import plugin
 
-# Simonyan & Zisserman 2015, configuration A; 0: 2 x 2 max-pooling.
+# Output channels in Simonyan & Zisserman 2015, configuration A; 0 stands for 2 x 2 max-pooling.
 CONVOLUTIONS = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0)
-WIDTH = 512  # of what they leave
+WIDTH = 512  # channels after the last convolution
 
 
 @plugin("model", "vgg11", "Simonyan & Zisserman 2015, A; heads of Xu 2021 and Aketi et al. 2022")
 class VGG11(Layered):
-    """Eight 3 x 3 convolutions, ReLU, five 2 x 2 max-poolings; of larger images the mean is taken.
+    """Eight 3 x 3 convolutions with ReLU, five 2 x 2 max-poolings, then a dense head.
 
-    head = "linear" is Xu's: one layer of 512 to the classes, torch's initialization; 9,225,610
-    parameters for CIFAR-10. head = "hidden" is Aketi's: dropout 1/2, 512 to 512, ReLU, 512 to the
-    classes, convolutions from N(0, 2 / (9 channels out)); 9,488,266 parameters, and 9,496,522 with
-    their norm = "evonorm" or "range-evonorm" in place of ReLU.
+    For images larger than 32 x 32 the head takes the mean over the remaining pixels.
+
+    head = "linear" is that of Xu: one layer of 512 to the classes, torch's initialization;
+    9,225,610 parameters for CIFAR-10. head = "hidden" is that of Aketi et al.: dropout 1/2, 512 to
+    512, ReLU, 512 to the classes, convolutions from N(0, 2 / (9 output channels)); 9,488,266
+    parameters, and 9,496,522 with their norm = "evonorm" or "range-evonorm" in place of ReLU.
     """
 
     head: Literal["linear", "hidden"] = "linear"
@@ -49,7 +51,9 @@ class VGG11(Layered):
                 layers += [Convolution(channels, normal=hidden), Norm(self.norm, self.groups)]
             else:
                 layers.append(MaxPool())
-        layers.append(Flatten() if through(layers, inputs)[1:] == (1, 1) else GlobalAveragePool())
+        layers.append(
+            Flatten() if output_shape(layers, inputs)[1:] == (1, 1) else GlobalAveragePool()
+        )
         if hidden:
             layers += [Activation("Dropout"), Linear(WIDTH), Activation("ReLU")]
         return [*layers, Linear(outputs)]

@@ -1,4 +1,4 @@
-"""Link models: when a message arrives, in virtual time. Pure functions."""
+"""Link models: pure functions that give the arrival of a message in virtual time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from p2psim.registry import plugin
 
 @plugin("link", "uniform")
 class Uniform:
-    """Every edge: sent_at + latency + bytes / bandwidth; without `bandwidth` there is no limit."""
+    """arrival = sent_at + latency + bytes / bandwidth on every edge.
+
+    Latency in seconds, bandwidth in bytes per second; without `bandwidth` it is unlimited.
+    """
 
     latency: NonNegative = 0.0
     bandwidth: Positive | None = None
@@ -31,27 +34,27 @@ class Uniform:
 
 @plugin("link", "edges")
 class Edges(Uniform):
-    """`latency` and `bandwidth` of each edge as the topology gives them, else those given here.
+    """`latency` and `bandwidth` of each edge from the topology, with defaults for other edges.
 
-    They are attributes of the graph's edges: keys in GraphML and in a graph of Python, the fourth
-    and fifth number of a line of an edge list.
+    They are attributes of the graph's edges: keys in GraphML and in a graph built in Python, the
+    fourth and fifth number of a line of an edge list. Edges without them take the parameters.
     """
 
     latency: NonNegative = 0.0
     bandwidth: Positive | None = None
 
     def bind(self, setting: Setting) -> None:
-        usual = {"latency": self.latency, "bandwidth": self.bandwidth or math.inf}
-        if not any(np.isfinite(given).any() for given in setting.edges.values()):
+        defaults = {"latency": self.latency, "bandwidth": self.bandwidth or math.inf}
+        if not any(np.isfinite(values).any() for values in setting.edges.values()):
             raise InputError(
                 "time.link: 'edges' needs a topology whose edges have latency or bandwidth; "
-                "give it some, or choose 'uniform'"
+                "give its edges some, or choose 'uniform'"
             )
         n = setting.peers
-        filled = {name: np.full((n, n), value) for name, value in usual.items()}
-        for name, given in setting.edges.items():
-            np.copyto(filled[name], given, where=np.isfinite(given))
-        self.latencies, self.bandwidths = filled["latency"], filled["bandwidth"]
+        matrices = {name: np.full((n, n), value) for name, value in defaults.items()}
+        for name, values in setting.edges.items():
+            np.copyto(matrices[name], values, where=np.isfinite(values))
+        self.latencies, self.bandwidths = matrices["latency"], matrices["bandwidth"]
 
     def arrival(self, sender: int, receiver: int, sent_at: float, nbytes: int) -> float:
         transfer = nbytes / float(self.bandwidths[receiver, sender])
@@ -60,11 +63,12 @@ class Edges(Uniform):
 
 @plugin("link", "access")
 class Access:
-    """Every peer has an uplink and a downlink, in bytes per second: one number, or one for each.
+    """Every peer has an uplink and a downlink, in bytes per second: one number, or one per peer.
 
-    Messages leave one after the other, to the lowest rank first, each for bytes / uplink seconds;
-    one that sets out at `sent_at` is there at sent_at + latency + bytes / min(uplink of its sender,
-    downlink of its receiver). Several that come in at a time do not slow each other.
+    A peer sends its messages one after the other, to the lowest rank first; each occupies the
+    uplink for bytes / uplink seconds. A message sent at `sent_at` arrives at
+    sent_at + latency + bytes / min(uplink of the sender, downlink of the receiver). Messages that
+    arrive at the same time do not slow each other down.
     """
 
     uplink: Positive | list[Positive]
@@ -84,18 +88,18 @@ class Access:
 
 
 @plugin("link", "trace")
-class Trace:
-    """Measured links: columns sender, receiver, latency, bandwidth and, if you like, time.
+class LinkTrace:
+    """Measured links: columns sender, receiver, latency, bandwidth and, optionally, time.
 
-    A row holds for what sets out from `time` on (virtual seconds, 0 if not given), until the next
-    row of that edge. CSV or HDF5.
+    A row is valid for messages sent from `time` on (virtual seconds, by default 0) until the next
+    row of the same edge. The file is CSV or HDF5.
     """
 
     file: str
 
     def bind(self, setting: Setting) -> None:
-        wanted = ("sender", "receiver", "latency", "bandwidth")
-        columns = read_columns(setting.folder / self.file, "time.link.file", *wanted, time=0.0)
+        names = ("sender", "receiver", "latency", "bandwidth")
+        columns = read_columns(setting.folder / self.file, "time.link.file", *names, time=0.0)
         for name in ("sender", "receiver"):
             check_ranks(f"{self.file}: {name}", columns[name], setting.peers)
         finite = np.isfinite(columns["latency"]) & np.isfinite(columns["time"])
@@ -105,16 +109,16 @@ class Trace:
                 "finite time if any"
             )
         self.rows: dict[tuple[int, int], list[tuple[float, float, float]]] = {}
-        rows = zip(*(columns[name].tolist() for name in (*wanted, "time")), strict=True)
+        rows = zip(*(columns[name].tolist() for name in (*names, "time")), strict=True)
         for sender, receiver, latency, bandwidth, time in sorted(rows, key=lambda row: row[4]):
             edge = int(sender), int(receiver)
-            known = self.rows.setdefault(edge, [])
-            if known and known[-1][0] == time:
+            edge_rows = self.rows.setdefault(edge, [])
+            if edge_rows and edge_rows[-1][0] == time:
                 raise InputError(
                     f"{self.file}: two rows for the edge from {edge[0]} to {edge[1]} at time "
                     f"{time:g}; keep one"
                 )
-            known.append((time, latency, bandwidth))
+            edge_rows.append((time, latency, bandwidth))
         for receiver, sender in np.argwhere(setting.linked).tolist():
             if sender != receiver and self.rows.get((sender, receiver), [(math.inf,)])[0][0] > 0:
                 raise InputError(
@@ -126,7 +130,7 @@ class Trace:
         return 0.0
 
     def arrival(self, sender: int, receiver: int, sent_at: float, nbytes: int) -> float:
-        if (sender, receiver) not in self.rows:  # as in all-reduce, beside the topology
+        if (sender, receiver) not in self.rows:  # all-reduce sends to peers that are no neighbors
             raise ValueError(f"{self.file} has no row for messages from {sender} to {receiver}")
         rows = self.rows[sender, receiver]
         row = rows[bisect.bisect_right(rows, sent_at, key=lambda row: row[0]) - 1]

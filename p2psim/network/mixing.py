@@ -12,64 +12,64 @@ from numpy.typing import NDArray
 from p2psim.errors import InputError
 
 Matrix: TypeAlias = NDArray[np.float64]
-TOLERANCE = 1e-12  # per peer, on row and column sums
+TOLERANCE = 1e-12  # of row and column sums, per peer
 
 
 @dataclass(frozen=True)
 class GraphArrays:
-    """One step's graph as arrays; row = receiver."""
+    """Graph of one step of the period as arrays; row = receiver."""
 
     adjacency: Matrix  # 0 or 1, without self-loops
-    loops: NDArray[np.bool_]
-    weight: Matrix  # NaN where the graph gives none
-    samples: Matrix  # per peer
+    loops: NDArray[np.bool_]  # peers with a self-loop
+    weight: Matrix  # NaN for edges without a weight
+    samples: Matrix  # training samples per peer
 
 
-def metropolis(links: GraphArrays) -> Matrix:
+def metropolis(graph: GraphArrays) -> Matrix:
     """W_ij = 1 / (1 + max(deg_i, deg_j)), W_ii = 1 - sum_j W_ij (Metropolis-Hastings)."""
-    degree = links.adjacency.sum(axis=1)
-    return _fill(links.adjacency / (1 + np.maximum.outer(degree, degree)))
+    degree = graph.adjacency.sum(axis=1)
+    return _fill(graph.adjacency / (1 + np.maximum.outer(degree, degree)))
 
 
-def lazy(links: GraphArrays) -> Matrix:
+def lazy(graph: GraphArrays) -> Matrix:
     """W = (I + metropolis) / 2: no negative eigenvalue."""
-    return _fill(metropolis(links) / 2)
+    return _fill(metropolis(graph) / 2)
 
 
-def max_degree(links: GraphArrays) -> Matrix:
+def max_degree(graph: GraphArrays) -> Matrix:
     """W_ij = 1 / (1 + Delta), Delta the largest degree; W_ii = 1 - deg_i / (1 + Delta)."""
-    return _fill(links.adjacency / (1 + links.adjacency.sum(axis=1).max()))
+    return _fill(graph.adjacency / (1 + graph.adjacency.sum(axis=1).max()))
 
 
-def uniform_neighbor(links: GraphArrays) -> Matrix:
+def uniform_neighbor(graph: GraphArrays) -> Matrix:
     """W_ij = 1 / (indeg_i + 1), self included: row-stochastic."""
-    return _shares(links.adjacency + np.eye(len(links.adjacency)), axis=1)
+    return _shares(graph.adjacency + np.eye(len(graph.adjacency)), axis=1)
 
 
-def out_degree(links: GraphArrays) -> Matrix:
+def out_degree(graph: GraphArrays) -> Matrix:
     """W_ij = 1 / (outdeg_j + 1), self included: column-stochastic (push-sum)."""
-    return _shares(links.adjacency + np.eye(len(links.adjacency)), axis=0)
+    return _shares(graph.adjacency + np.eye(len(graph.adjacency)), axis=0)
 
 
-def data_size(links: GraphArrays) -> Matrix:
+def data_size(graph: GraphArrays) -> Matrix:
     """alpha_kj = n_j / (n_k + sum_{i in N(k)} n_i), j in N(k) or k: row-stochastic.
 
     Pranav & Moura, "Peer-to-Peer Learning+Consensus with Non-IID Data" (2023).
     """
-    for k in np.flatnonzero(links.samples <= 0):
+    for k in np.flatnonzero(graph.samples <= 0):
         raise InputError(f"topology.weights: peer {k} has no samples, so choose another rule")
-    return _shares((links.adjacency + np.eye(len(links.adjacency))) * links.samples, axis=1)
+    return _shares((graph.adjacency + np.eye(len(graph.adjacency))) * graph.samples, axis=1)
 
 
-def edges(links: GraphArrays) -> Matrix:
+def edges(graph: GraphArrays) -> Matrix:
     """W_ij = the weight of edge j -> i; W_ii = the self-loop's weight, else 1 - sum_j W_ij."""
-    linked = links.adjacency > 0
-    for i, j in np.argwhere(linked & ~((links.weight > 0) & np.isfinite(links.weight))):
-        given = "none" if np.isnan(links.weight[i, j]) else links.weight[i, j]
+    linked = graph.adjacency > 0
+    for i, j in np.argwhere(linked & ~((graph.weight > 0) & np.isfinite(graph.weight))):
+        value = "none" if np.isnan(graph.weight[i, j]) else graph.weight[i, j]
         need = "'edges' needs a weight above 0 on every edge, or choose another rule"
-        raise InputError(f"topology.weights: that of edge {j} -> {i} is {given}; {need}")
-    W = np.where(linked, links.weight, 0.0)
-    loop, total = links.weight.diagonal(), W.sum(axis=1)
+        raise InputError(f"topology.weights: that of edge {j} -> {i} is {value}; {need}")
+    W = np.where(linked, graph.weight, 0.0)
+    loop, total = graph.weight.diagonal(), W.sum(axis=1)
     own = np.where(np.isnan(loop), 1 - total, loop)
     own[np.abs(own) <= TOLERANCE * len(own)] = 0  # 1 - ten times 0.1 is not quite 0
     for i in np.flatnonzero(~((own >= 0) & np.isfinite(own))):
@@ -85,10 +85,12 @@ def edges(links: GraphArrays) -> Matrix:
 
 
 def _shares(parts: Matrix, axis: int) -> Matrix:
+    """Divide the entries by their sums along `axis`."""
     return np.asarray(parts / parts.sum(axis=axis, keepdims=True))
 
 
 def _fill(W: Matrix) -> Matrix:
+    """Set W_ii = 1 - sum_j W_ij in place; returns W."""
     np.fill_diagonal(W, 0)
     np.fill_diagonal(W, 1 - W.sum(axis=1))
     return W

@@ -1,4 +1,7 @@
-"""Compute models: virtual seconds of a peer's local step, pure functions of (seed, rank, step)."""
+"""Step-time models: pure functions (seed, rank, step) -> virtual seconds of a local step.
+
+Their kind is "compute" in the experiment file.
+"""
 
 from __future__ import annotations
 
@@ -18,59 +21,60 @@ from p2psim.errors import InputError
 from p2psim.network.peer_values import broadcast_to_peers, check_ranks, read_columns
 from p2psim.registry import plugin
 
-ROWS = 256  # periods that are remembered: asynchronous peers are in different ones
+ROWS = 256  # periods in the cache: asynchronous peers are in different periods at a time
 Factor = Annotated[float, Meta(ge=1)]
 
 
 @plugin("compute", "constant")
 class Constant:
-    """Every step takes `seconds_per_step`: one number, or one for each peer."""
+    """Every step takes `seconds_per_step`: one number, or one per peer."""
 
     seconds_per_step: Positive | list[Positive] = 1.0
 
     def bind(self, setting: Setting) -> None:
         key = "time.compute.seconds_per_step"
-        self.each = broadcast_to_peers(self.seconds_per_step, key, setting.peers)
+        self.by_rank = broadcast_to_peers(self.seconds_per_step, key, setting.peers)
 
     def seconds(self, rank: int, step: int) -> float:
-        return self.each[rank]
+        return self.by_rank[rank]
 
 
-class Drawn:
-    """Drawn anew every `period` steps, constant in between, for each peer by itself.
+class RandomStepTimes:
+    """Base of random step times: drawn anew for each peer every `period` steps, then constant.
 
-    One generator gives the numbers of all peers, in rank order: whoever looks at the others' step
-    times as well, as in a race, pays for one.
+    One generator per period draws all peers' times in rank order, so reading every peer's time, as
+    the fastest-k algorithms do, costs one draw.
     """
 
     period: int
 
     def bind(self, setting: Setting) -> None:
         self.seed, self.stream, self.peers = setting.seed, setting.stream, setting.peers
-        self.row = functools.lru_cache(ROWS)(self.drawn)
+        self.cached_period = functools.lru_cache(ROWS)(self.draw_period)
 
-    def drawn(self, period: int) -> list[float]:
-        """Seconds of all peers in this period; InputError if they are more than a number holds."""
+    def draw_period(self, period: int) -> list[float]:
+        """Draw the seconds of all peers in this period; InputError if one overflows float64."""
         generator = rng.generator(self.seed, self.stream, step=period)
+        # NumPy overflows to inf, math.exp raises OverflowError.
         with np.errstate(over="ignore"), contextlib.suppress(OverflowError):
             seconds = self.draw(generator, self.peers)
             if np.isfinite(seconds).all():
-                made: list[float] = seconds.tolist()
-                return made
+                by_rank: list[float] = seconds.tolist()
+                return by_rank
         raise InputError(
             "time.compute: a step takes more seconds than a number can hold; give smaller ones"
         )
 
     def draw(self, generator: np.random.Generator, n: int) -> NDArray[np.float64]:
-        """The seconds of n peers; the first ones do not depend on n."""
+        """Draw the seconds of n peers, (n,), so that a peer's time does not depend on n."""
         raise NotImplementedError
 
     def seconds(self, rank: int, step: int) -> float:
-        return self.row(step // self.period)[rank]
+        return self.cached_period(step // self.period)[rank]
 
 
 @plugin("compute", "exponential")
-class Exponential(Drawn):
+class Exponential(RandomStepTimes):
     """X = Exp with mean `mean`."""
 
     mean: Positive = 1.0
@@ -81,7 +85,7 @@ class Exponential(Drawn):
 
 
 @plugin("compute", "shifted-exponential", "Xu 2021, section 4")
-class ShiftedExponential(Drawn):
+class ShiftedExponential(RandomStepTimes):
     """X = shift + Exp with mean `mean`."""
 
     shift: NonNegative = 0.05
@@ -93,7 +97,7 @@ class ShiftedExponential(Drawn):
 
 
 @plugin("compute", "pareto")
-class Pareto(Drawn):
+class Pareto(RandomStepTimes):
     """P(X > x) = (minimum / x)^shape for x >= minimum; mean minimum shape / (shape - 1)."""
 
     minimum: Positive = 1.0
@@ -105,7 +109,7 @@ class Pareto(Drawn):
 
 
 @plugin("compute", "lognormal")
-class Lognormal(Drawn):
+class Lognormal(RandomStepTimes):
     """X = median exp(sigma Z), Z standard normal; mean median exp(sigma^2 / 2)."""
 
     median: Positive = 1.0
@@ -144,13 +148,14 @@ class SlowPeers:
 
 
 @plugin("compute", "sum")
-class Sum:
-    """X = the sum of `of`, each drawn by itself: operations and random delays, say."""
+class SumOfTimes:
+    """X = the sum of the models `of`, drawn independently, such as operations and random delays."""
 
     of: list[StepTimeModel]
 
     def bind(self, setting: Setting) -> None:
         for number, part in enumerate(self.of):
+            # A stream of its own, or two models of one kind would draw the same numbers.
             part.bind(replace(setting, stream=f"{setting.stream}/{number}"))
 
     def seconds(self, rank: int, step: int) -> float:
@@ -159,27 +164,27 @@ class Sum:
 
 @plugin("compute", "flops")
 class Flops:
-    """The operations of a step over `rate`, a device's operations per second, or one for each peer.
+    """X = operations of a step / `rate`, in operations per second: one number, or one per peer.
 
-    A step takes 6 operations per multiplication and addition of the forward pass and sample: two
-    forward, four backward.
+    A step takes 6 operations per sample and multiplication-addition of the forward pass: two in
+    the forward pass, four in the backward pass.
     """
 
     rate: Positive | list[Positive] = 1e12
 
     def bind(self, setting: Setting) -> None:
         rates = broadcast_to_peers(self.rate, "time.compute.rate", setting.peers)
-        self.each = [setting.operations(rank) / rate for rank, rate in enumerate(rates)]
+        self.by_rank = [setting.operations(rank) / rate for rank, rate in enumerate(rates)]
 
     def seconds(self, rank: int, step: int) -> float:
-        return self.each[rank]
+        return self.by_rank[rank]
 
 
 @plugin("compute", "trace")
-class Trace:
+class StepTimeTrace:
     """Measured step times: the columns `peer` and `seconds` of a CSV or HDF5 file.
 
-    The k-th row of a peer is its k-th step; after its last it begins again.
+    The k-th row of a peer is the time of its k-th step; after the last row the first one follows.
     """
 
     file: str
@@ -190,12 +195,12 @@ class Trace:
         seconds = columns["seconds"]
         if not (np.isfinite(seconds) & (seconds >= 0)).all():
             raise InputError(f"{self.file}: seconds must be finite numbers >= 0; correct the file")
-        each = [seconds[columns["peer"] == rank] for rank in range(setting.peers)]
-        for rank, times in enumerate(each):
+        by_rank = [seconds[columns["peer"] == rank] for rank in range(setting.peers)]
+        for rank, times in enumerate(by_rank):
             if not times.size:
                 raise InputError(f"{self.file}: no row for peer {rank}; give each at least one")
-        self.each = [times.tolist() for times in each]
+        self.by_rank = [times.tolist() for times in by_rank]
 
     def seconds(self, rank: int, step: int) -> float:
-        times = self.each[rank]
+        times = self.by_rank[rank]
         return float(times[step % len(times)])

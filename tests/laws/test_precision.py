@@ -65,7 +65,7 @@ class Block(nn.Module):
             norms.make(kind, 6, 2),
         )
         shortcut = nn.Sequential(nn.Conv2d(4, 6, 1, stride, bias=False), norms.make(kind, 6, 2))
-        return norms.Residual(main, shortcut)
+        return norms.ResidualModule(main, shortcut)
 
 
 class Halved(nn.Linear):

@@ -40,7 +40,7 @@ import os, threading, time
 from pathlib import Path
 import torch
 from p2psim.base import Algorithm
-from p2psim.models.linear import Linear
+from p2psim.models.linear import LinearModel
 from p2psim.registry import plugin
 
 HERE = threading.local()
@@ -83,7 +83,7 @@ class Product(torch.nn.Sequential):
         return super().forward(inputs)
 
 @plugin("model", "failing")
-class FailingModel(Linear):
+class FailingModel(LinearModel):
     def build(self, inputs, outputs):
         return Product(*super().build(inputs, outputs))
 """

@@ -57,11 +57,11 @@ def net(name: str, norm: str) -> tuple[Any, int]:
 def test_sizes(name: str) -> None:
     cost, d = net(name, "range-evonorm")
     parameters, counted, macs, entries, skips = SIZES[name]
-    assert (d, cost_model.counted(cost, d)) == (parameters, counted)
-    assert (cost.macs, cost.gated, cost.added) == (macs, entries, skips)
+    assert (d, cost_model.counted_parameters(cost, d)) == (parameters, counted)
+    assert (cost.macs, cost.evonorm_elements, cost.added) == (macs, entries, skips)
     plain, d = net(name, "range-bn")
-    assert cost_model.counted(plain, d) == counted
-    assert plain.normed == entries
+    assert cost_model.counted_parameters(plain, d) == counted
+    assert plain.norm_elements == entries
 
 
 @pytest.mark.parametrize(("name", "norm"), ENERGY)

@@ -87,7 +87,7 @@ def test_a_text_of_padding_alone_is_finite(tmp_path: Path) -> None:
 
 
 def test_attention_by_its_formula() -> None:
-    layer = attention.Attention(6, 2).double()
+    layer = attention.AttentionModule(6, 2).double()
     x = torch.randn(2, 5, 6, dtype=torch.float64)
     there = torch.tensor([[True] * 5, [True, True, False, True, False]])
     got = layer(x, there).detach().numpy()
