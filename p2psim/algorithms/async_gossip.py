@@ -61,7 +61,7 @@ class AsyncGossip(Algorithm):
         self.rounds = self.mixed = 0
         ends = [self.end_of_steps(0.0, j, 0, oracle) for j in range(net.peers)]
         self.end = ends[net.rank]  # t, when this peer's current T local steps end
-        # The peer with the shortest steps decides, on every peer alike.
+        # Every peer checks the fastest peer, so that all raise the same error.
         end, j = min(zip(ends, range(net.peers), strict=True))
         if self.window > MAX_MIXES * end:
             raise InputError(

@@ -87,7 +87,7 @@ class FastestK(Algorithm):
             raise ValueError(f"k = {self.k}: give at most {setting.peers}, the number of peers")
         if self.k and self.k < setting.peers and not setting.timed:
             raise ValueError(
-                f"k = {self.k}: who is among the fastest needs a compute model; give [time] compute"
+                f"k = {self.k}: the order of the peers needs a compute model; give [time] compute"
             )
         for size in sorted(set(setting.batch_sizes)):
             if size % self.blocks:
@@ -127,7 +127,8 @@ class FastestK(Algorithm):
     def iterate(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         """Return x_i of iteration t + 1: sum_j W_ij x_j - lr dir(g^_i)."""
         X = oracle.seconds(net.rank, oracle.step_count)
-        # On the complete graph all peers hold the same x, so it is not sent.
+        # On the complete graph no models are sent, as in the paper: all x_i are equal there unless
+        # latencies let the peers choose different S_i.
         models = None if self.complete else net.start_exchange(x)
         race = self.race(net.now + X, oracle, net)
         if race.needs(net.rank):
@@ -135,13 +136,13 @@ class FastestK(Algorithm):
         else:
             gradients = self.compute_until_tau(x, X, race, models, oracle, net)
         slow, self.slow_gradients = self.slow_sum(net), gradients.slow
-        mean, omega = self.mean_of_fastest(gradients, race, net)
+        g_tilde, omega = self.mean_of_fastest(gradients, race, net)
         self.keep_own_slow(gradients, race, net)
         self.blocks_done += gradients.r / oracle.local_steps
         self.among_fastest += (net.rank in race.fastest) / oracle.local_steps
-        estimate = self.estimate(mean, omega, slow)
+        g_hat = self.estimate(g_tilde, omega, slow)
         mixed = models.mix() if models else x
-        return mixed - oracle.update(estimate, x)
+        return mixed - oracle.update(g_hat, x)
 
     def estimate(self, g: Vector, omega: float, slow: Vector) -> Vector:
         """Return g^_i, from g = g~_i, omega_i and the `slow_sum` of the iteration before.
@@ -151,13 +152,16 @@ class FastestK(Algorithm):
         return g
 
     def finished_blocks(self, spent: float, X: float, oracle: Oracle) -> int:
-        """Return r_i of a peer that stops after `spent` of the X seconds of its local step."""
+        """Return r_i of a peer that stops after `spent` of the X seconds of its local step.
+
+        0 by default: a gradient that is discarded is not computed.
+        """
         return 0
 
     # The race: S_i, computed before any gradient, since step times and links are known functions.
 
     def race(self, ready: float, oracle: Oracle, net: Neighborhood) -> Race:
-        """Return the race of this iteration if g_i is complete at virtual time `ready`."""
+        """Return S_i and the peers that wait for g_i, which is complete at virtual time `ready`."""
         k = self.k if self.k and self.rounds > self.warmup_rounds else net.peers
         if k >= self.largest:
             return Race(sorted([*net.senders(), net.rank]), list(net.receivers()))
@@ -166,18 +170,21 @@ class FastestK(Algorithm):
         return self.race_by_arrivals(k, ready, net)
 
     def race_by_step_times(self, k: int, oracle: Oracle, net: Neighborhood) -> Race:
-        """Return the race of peers whose clocks are equal: one S for all of them, no exchange."""
+        """Return the race if all clocks are equal: one S for all peers, known without exchange."""
         times = {j: oracle.seconds(j, oracle.step_count) for j in range(net.peers)}
         fastest = sorted(j for _, j in first_k(times, k))
         return Race(fastest, list(net.receivers()) if net.rank in fastest else [])
 
     def race_by_arrivals(self, k: int, ready: float, net: Neighborhood) -> Race:
-        """Return the race by the times at which gradients arrive, from all neighbors' clocks."""
-        at = {j: float(v[0]) for j, v in net.simulator_exchange(np.array([ready])).items()}
+        """Return the race by the arrival times of gradients at each peer.
+
+        The times are simulator knowledge: exchanging them costs neither bytes nor virtual time.
+        """
+        times = {j: float(v[0]) for j, v in net.simulator_exchange(np.array([ready])).items()}
 
         def fastest(i: int) -> list[tuple[float, int]]:
-            arrivals = {j: net.arrival_time(j, i, at[j], self.blank) for j in net.senders(i)}
-            return first_k({**arrivals, i: at[i]}, k)
+            arrivals = {j: net.arrival_time(j, i, times[j], self.blank) for j in net.senders(i)}
+            return first_k({**arrivals, i: times[i]}, k)
 
         own = fastest(net.rank)
         # The k-th (time, rank) at receiver j decides whether this peer is in S_j. On an incomplete
@@ -187,8 +194,8 @@ class FastestK(Algorithm):
         else:
             pairs = net.simulator_exchange(np.array(own[-1], dtype=float))
             last = {j: (float(pairs[j][0]), int(pairs[j][1])) for j in net.receivers()}
-        mine = {j: (net.arrival_time(net.rank, j, ready, self.blank), net.rank) for j in last}
-        return Race(sorted(j for _, j in own), [j for j in last if mine[j] <= last[j]])
+        arrival = {j: (net.arrival_time(net.rank, j, ready, self.blank), net.rank) for j in last}
+        return Race(sorted(j for _, j in own), [j for j in last if arrival[j] <= last[j]])
 
     # Gradients: which peer computes and sends what, equation (6).
 

@@ -128,10 +128,9 @@ class P2PL(Algorithm):
         largest = np.abs(np.linalg.eigvals(U[:-1, :-1] - U[-1:, :-1])).max(initial=0.0)
         radius, growth = largest ** (1 / rounds), U[0].sum() ** (1 / rounds)
         lines = {"disagreement": f"times {radius:.4f} a round, gradients left out"}
-        if (
-            radius >= 1 + (TOLERANCE if self.affinity_ref == "post" else -TOLERANCE)
-            or growth > 1 + TOLERANCE
-        ):
+        # With "post" a radius of 1 is usual (two peers, rings): only a larger one is a warning.
+        limit = 1 + (TOLERANCE if self.affinity_ref == "post" else -TOLERANCE)
+        if radius >= limit or growth > 1 + TOLERANCE:
             growing, cures = "all models", ['set bias = "anchored"', "set eta_b = 0"]
             if radius >= growth - TOLERANCE:
                 growing, cures = "differences between models", self.cures()
@@ -146,9 +145,9 @@ class P2PL(Algorithm):
         cures = ["lower eta_d"] if self.eta_d else []
         if self.eta_d and self.affinity_ref == "pre":
             cures.append('set affinity_ref = "post"')
-        return cures + ["lower epsilon"] * bool(np.max(self.epsilon) > 1) or [
-            "choose other weights"
-        ]
+        if np.max(self.epsilon) > 1:
+            cures.append("lower epsilon")
+        return cures or ["choose other weights"]
 
     def map_one_round(self, U: Any, weights: list[Any]) -> Any:
         """Return U after S consensus steps and the drift T eta_d d_k of the T local steps after."""

@@ -22,9 +22,9 @@ from p2psim.simulation.recorder import PHASES
 Axes: TypeAlias = Any  # matplotlib.axes.Axes, which is not imported at the top
 Matrix: TypeAlias = NDArray[np.bool_]
 
-# Okabe & Ito 2008: distinguishable with any kind of color vision.
+# Okabe & Ito: distinguishable with any kind of color vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES = ("-", (0, (5, 1.2)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # the next when colors run out
+LINES = ("-", (0, (5, 1.2)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # the next one when colors run out
 LOCAL = (0, (1.2, 1.2))  # after the local phase: dotted, and thinner
 FORMATS = ("png", "svg", "pdf")
 LABELED = 32  # peers at most whose ranks fit into the drawing

@@ -48,9 +48,8 @@ def measures(run: Run) -> list[Measure]:
     measured = []
     last = [(phase, row) for phase in (0, 1) for row in run.rows(phase)[-1:]]
     accuracies = (*OWN, "mean_model_accuracy") if run.measure == "accuracy" else ()
-    split = np.isfinite(
-        run.eval["unseen_accuracy"]
-    ).any()  # False: every peer holds all tested classes
+    # Without unseen classes seen accuracy is accuracy, so neither is shown.
+    split = np.isfinite(run.eval["unseen_accuracy"]).any()
     for name in (*accuracies, "loss", "consensus_distance"):
         for phase, row in last if split or "seen" not in name else []:
             values = run.eval[name][:, row]
