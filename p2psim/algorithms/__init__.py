@@ -1,1 +1,1 @@
-"""Algorithms."""
+"""Decentralized learning methods: one file per method, shared parts beside them."""

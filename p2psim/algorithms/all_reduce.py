@@ -1,4 +1,4 @@
-"""Centralized SGD: the reference that decentralized methods are measured against."""
+"""Centralized SGD, the upper reference for decentralized methods."""
 
 from p2psim.base import Algorithm, Neighborhood, Oracle, Vector
 from p2psim.registry import plugin
@@ -8,9 +8,10 @@ from p2psim.registry import plugin
 class AllReduce(Algorithm):
     """g = (1/n) sum_i g_i(x);  x <- x - lr dir(g), T times a round, the same x on every peer.
 
-    The mean is made by point-to-point messages between all peers: peer i owns a block of d/n
-    entries, receives it from everybody, sums in rank order and sends it back. 2 (n-1)/n * 4d bytes
-    per peer and step, and once at the start, where x becomes the same. W is not used.
+    The mean is computed by point-to-point messages between all peers: peer i owns a block of d/n
+    entries, receives it from all others, sums in rank order and sends the mean back. W is not used.
+
+    Wire: 2 (n-1)/n * 4d bytes per peer and step, and once at the start, to make x equal everywhere.
     """
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:

@@ -1,4 +1,4 @@
-"""Asynchronous gossip: nobody waits, everybody mixes with what has arrived."""
+"""Asynchronous gossip: a peer does not wait, it mixes with the models that have arrived."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
@@ -18,7 +18,7 @@ from p2psim.base import (
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
-MOST = 10_000  # times that a peer mixes in a round, of which its rows know one sum
+MAX_MIXES = 10_000  # of a peer in one round, for which it records one row only
 
 
 @plugin("algorithm", "async-gossip", "after Lian et al. 2018 (AD-PSGD), without its atomic pairs")
@@ -27,17 +27,17 @@ class AsyncGossip(Algorithm):
 
         x_i <- x_i - sum of T steps lr dir_i
         x_i <- W_ii x_i + sum_j W_ij x_j^{(t)},  x_j^{(t)} the newest model of j that has arrived
-        and x_i sets out to all neighbors
+        and x_i is sent to all neighbors
 
-    Arrived means before t, not at t: what others do at the same moment is not seen. x_i stands for
-    x_j until the first one has arrived; the models of time 0 set out at time 0. A round is `window`
-    virtual seconds, the same on every peer, and holds the steps that end in it; one that goes on
-    over the end counts in the next.
+    Only messages that arrive before t count, not those that arrive at t. Until the first model of j
+    arrives, x_i stands for x_j; the models of time 0 are sent at time 0. A round is `window`
+    virtual seconds on every peer and contains the steps that end in it; a step that is unfinished
+    at its end belongs to the next round.
 
-    No result depends on how fast a process really is: as step times are known beforehand, a peer
-    knows what has been sent to it before t, and waits for that and for nothing else.
+    Results do not depend on the real speed of a process: step times are known functions, so a peer
+    computes which messages were sent to it before t, and waits for exactly these.
 
-    Wire: 4d bytes to every neighbor each time, and once at the start.
+    Wire: 4d bytes to every neighbor after every T local steps, and once at the start.
     """
 
     requires = ("row-stochastic", "static")
@@ -50,7 +50,7 @@ class AsyncGossip(Algorithm):
 
     def bind(self, setting: Setting) -> None:
         if not setting.timed:
-            raise ValueError("who has sent what by when needs a compute model; give [time] compute")
+            raise ValueError("the order of its messages needs a compute model; give [time] compute")
 
     def duration(
         self, setting: Setting, rounds: int, step: Callable[[int], Sequence[float]]
@@ -59,27 +59,29 @@ class AsyncGossip(Algorithm):
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         self.rounds = self.mixed = 0
-        ends = [self.after(0.0, j, 0, oracle) for j in range(net.peers)]
-        self.end = ends[net.rank]  # of the T steps that this peer is in
+        ends = [self.end_of_steps(0.0, j, 0, oracle) for j in range(net.peers)]
+        self.end = ends[net.rank]  # t, when this peer's current T local steps end
+        # Every peer checks the fastest peer, so that all raise the same error.
         end, j = min(zip(ends, range(net.peers), strict=True))
-        if self.window > MOST * end:
+        if self.window > MAX_MIXES * end:
             raise InputError(
                 f"algorithm.window = {self.window:g}: peer {j} would mix about "
-                f"{self.window / end:.3g} times in a round; give at most {MOST * end:.3g} s"
+                f"{self.window / end:.3g} times in a round; give at most {MAX_MIXES * end:.3g} s"
             )
-        # Of each neighbor: when its next message sets out and how many have, what is on its way
-        # (there at, number, sent at, model), and the newest that has arrived (number, sent at, it).
-        self.next = dict.fromkeys(net.senders(), 0.0)
-        self.count = dict.fromkeys(net.senders(), 0)
-        self.coming: dict[int, list[tuple[float, int, float, Handle]]]
-        self.coming = {j: [] for j in net.senders()}
+        # Of each neighbor j: when it sends its next message, and how many it has sent.
+        self.next_sent_at = dict.fromkeys(net.senders(), 0.0)
+        self.sent = dict.fromkeys(net.senders(), 0)
+        # (arrives at, number, sent at, handle) of its messages that have not been mixed in.
+        self.in_flight: dict[int, list[tuple[float, int, float, Handle]]]
+        self.in_flight = {j: [] for j in net.senders()}
+        # (number, sent at, message) of its newest message that has arrived.
         self.newest: dict[int, tuple[int, float, Message]] = {}
-        self.leaving: list[Handle] = []
+        self.sending: list[Handle] = []  # this peer's own messages of the round
 
-    def after(self, begin: float, j: int, number: int, oracle: Oracle) -> float:
-        """When peer j's T local steps that begin then end: the `number`-th of such, from 0.
+    def end_of_steps(self, begin: float, j: int, number: int, oracle: Oracle) -> float:
+        """Return the end of T local steps of peer j that begin at `begin`, after number * T others.
 
-        InputError where they take no time, since a round could hold any number of them.
+        InputError if they take no time, because a round could then hold any number of them.
         """
         first, end = number * oracle.local_steps, begin
         for step in range(first, first + oracle.local_steps):
@@ -93,64 +95,67 @@ class AsyncGossip(Algorithm):
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         self.rounds += 1
-        window = self.rounds * self.window
+        window_end = self.rounds * self.window
         ages: list[float] = []
-        before = self.mixed
+        mixed_before = self.mixed
         if self.rounds == 1:
-            self.leaving.append(net.start_exchange(x, sources=[]))
-        while self.end <= window:
+            self.sending.append(net.start_exchange(x, sources=[]))
+        while self.end <= window_end:
             x = self.learn(x, oracle, net)
             x = self.mix(x, oracle, net, ages)
-            self.leaving.append(net.start_exchange(x, sources=[]))
+            self.sending.append(net.start_exchange(x, sources=[]))
             self.mixed += 1
-            self.end = self.after(self.end, net.rank, self.mixed, oracle)
-        oracle.advance_clock(window)
+            self.end = self.end_of_steps(self.end, net.rank, self.mixed, oracle)
+        oracle.advance_clock(window_end)
+        # A message carries its round's number: its receive must start in the round that sends it.
         for j in net.senders():
-            self.receive(x, j, window, oracle, net)
-        while self.leaving:
-            self.leaving.pop().wait()
+            self.receive(x, j, window_end, oracle, net)
+        while self.sending:
+            self.sending.pop().wait()
         self.staleness = float(np.mean(ages)) if ages else float("nan")
-        self.mixes = self.mixed - before
+        self.mixes = self.mixed - mixed_before
         return x
 
     def learn(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
-        """T local steps, which end at self.end."""
+        """Return x after T local steps, which end at self.end."""
         for step in range(oracle.local_steps):
             until = self.end if step == oracle.local_steps - 1 else net.now
             x = x - oracle.update(oracle.partial_grad(x, 1, 1, until), x)
         return x
 
     def mix(self, x: Vector, oracle: Oracle, net: Neighborhood, ages: list[float]) -> Vector:
-        """sum_j W_ij x_j of what has arrived, in rank order."""
-        row, mixture = net.weights[net.rank].astype(x.dtype), np.zeros_like(x)
-        for j in sorted([*self.next, net.rank]):
+        """Return W_ii x_i + sum_j W_ij x_j^{(t)}, in rank order; append the ages of x_j^{(t)}."""
+        row, total = net.weights[net.rank].astype(x.dtype), np.zeros_like(x)
+        for j in sorted([*self.next_sent_at, net.rank]):
             value = x
             if j != net.rank:
-                # What sets out now cannot be there before now.
+                # A message that is sent at t cannot arrive before t.
                 self.receive(x, j, np.nextafter(self.end, 0), oracle, net)
-                self.take(j)
+                self.update_newest(j)
             if j in self.newest:
                 _, sent_at, message = self.newest[j]
                 value = message.value
                 ages.append(self.end - sent_at)
-            mixture += row[j] * value
-        return mixture
+            total += row[j] * value
+        return total
 
     def receive(
-        self, like: Vector, j: int, until: float, oracle: Oracle, net: Neighborhood
+        self, template: Vector, j: int, until: float, oracle: Oracle, net: Neighborhood
     ) -> None:
-        """Have what neighbor j has sent up to this moment; it may not be there yet."""
-        while self.next[j] <= until:
-            handle = net.start_exchange(like, to=[], sources=[j])
-            self.coming[j].append((handle.ready(), self.count[j], self.next[j], handle))
-            self.next[j] = self.after(self.next[j], j, self.count[j], oracle)
-            self.count[j] += 1
+        """Receive all messages that neighbor j sends up to `until`; they may arrive later."""
+        while self.next_sent_at[j] <= until:
+            handle = net.start_exchange(template, to=[], sources=[j])
+            sent_at, number = self.next_sent_at[j], self.sent[j]
+            self.in_flight[j].append((handle.ready(), number, sent_at, handle))
+            self.next_sent_at[j] = self.end_of_steps(sent_at, j, number, oracle)
+            self.sent[j] += 1
 
-    def take(self, j: int) -> None:
-        """The newest of what has arrived from neighbor j before self.end."""
-        arrived = [entry for entry in self.coming[j] if entry[0] < self.end]
-        self.coming[j] = [entry for entry in self.coming[j] if entry[0] >= self.end]
+    def update_newest(self, j: int) -> None:
+        """Set the newest model of neighbor j, from the messages that arrive before self.end."""
+        arrived = [entry for entry in self.in_flight[j] if entry[0] < self.end]
+        self.in_flight[j] = [entry for entry in self.in_flight[j] if entry[0] >= self.end]
         for _, number, sent_at, handle in arrived:
             message = handle.wait()[j]
+            # Where a link's latency varies in time, a message can overtake an older one.
             if j not in self.newest or number > self.newest[j][0]:
                 self.newest[j] = number, sent_at, message

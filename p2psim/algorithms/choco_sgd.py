@@ -1,4 +1,4 @@
-"""CHOCO-SGD: compressed differences to public copies."""
+"""CHOCO-SGD: gossip on public copies, updated by compressed differences."""
 
 from typing import Literal
 
@@ -29,12 +29,12 @@ class ChocoSGD(PushSum):
     fresh:  x^{t+1/2} = x - lr dir,  q_i = C(x_i^{t+1/2} - x_hat_i),  x_hat_j += q_j,
             x_i^{t+1} = x_i^{t+1/2} + gamma sum_j W_ij (x_hat_j - x_hat_i)
     stale:  x_i^{t+1} = x_i^{t+1/2} + gamma sum_j W_ij (x_hat_j - x_hat_i) with the old copies,
-            then q_i = C(x_i^{t+1} - x_hat_i) travels while the next gradient is computed.
+            then q_i = C(x_i^{t+1} - x_hat_i) is sent while the next gradient is computed.
 
     push_sum: the same on numerators x_i and weights u_i, whose difference u_i - u_hat_i is not
     compressed; gradients at z_i = x_i / u_i. W is then column-stochastic and may be directed.
 
-    Wire: one payload of C per neighbor and consensus step, with push_sum and one number more.
+    Wire: one payload of C, and u_i with push_sum, per neighbor and consensus step.
     """
 
     gamma: NonNegative = 0.5
@@ -44,14 +44,14 @@ class ChocoSGD(PushSum):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """s_i is a sum with weights that stay, so W is static in either form."""
+        """Properties of W: s_i accumulates W_ij q_j over all steps, so W must also be static."""
         return *super().requires, "static"
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         super().start(x, oracle, net)
         x = self.gossiped(x)
         self.x_hat, self.s = np.zeros_like(x), np.zeros_like(x)
-        self.flight: tuple[Message, Handle] | None = None
+        self.pending: tuple[Message, Handle] | None = None  # own q_i, and the exchange of all q_j
 
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         x = self.gossiped(x)
@@ -63,12 +63,12 @@ class ChocoSGD(PushSum):
         return self.model(x + self.gamma * (self.s - self.x_hat))
 
     def gossip_stale(self, x: Vector, net: Neighborhood) -> Vector:
-        """The copies of the step before arrive now; the new difference sets out."""
-        if self.flight:
-            q, arriving = self.flight
-            self.s += arriving.mix()
+        """Receive the q_j of the step before, mix, start to send the new q_i; return x."""
+        if self.pending:
+            q, exchange = self.pending
+            self.s += exchange.mix()
             self.x_hat += q.value
         x = x + self.gamma * (self.s - self.x_hat)
         q = net.message(x - self.x_hat, self.compressor, raw_tail=self.push_sum)
-        self.flight = q, net.start_exchange(q)
+        self.pending = q, net.start_exchange(q)
         return x

@@ -1,4 +1,4 @@
-"""D-PSGD, and with it DSGD and local DSGD: dense gossip on the models."""
+"""D-PSGD, with DSGD and local DSGD as special cases: dense gossip on the models."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ class DPSGD(Algorithm):
 
     atc:  x_i^{t+1/2} = x_i^t - sum of T steps lr dir_i,   x_i^{t+1} = sum_j W^S_ij x_j^{t+1/2}
     cta:  x_i^{t+1} = sum_j W^S_ij x_j^t - delta_i,  delta_i = the sum of T local steps from x_i^t,
-          so that the first exchange runs while the gradient is computed.
+          so the first exchange overlaps the computation of the gradient.
 
     T = S = 1 is D-PSGD (DSGD), T > 1 local DSGD. Wire: 4d bytes per neighbor and consensus step.
     """
@@ -24,8 +24,8 @@ class DPSGD(Algorithm):
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         if self.order == "cta":
-            self.posted: Handle | None = net.start_exchange(x)
-            before = x.copy()
+            self.exchange: Handle | None = net.start_exchange(x)
+            before = x.copy()  # x^t, which the local steps overwrite
             x = super().local(x, oracle, net)
             self.delta = np.subtract(before, x, out=before)
             return x
@@ -34,8 +34,8 @@ class DPSGD(Algorithm):
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         if self.order == "atc":
             return net.mix(x)
-        if self.posted:
-            self.mixed, self.posted = self.posted.mix(), None
+        if self.exchange:  # the first of S consensus steps
+            self.mixed, self.exchange = self.exchange.mix(), None
         else:
             self.mixed = net.mix(self.mixed)
         return np.subtract(self.mixed, self.delta)

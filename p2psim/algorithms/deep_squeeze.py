@@ -1,4 +1,4 @@
-"""DeepSqueeze: error-compensated compression of the models themselves."""
+"""DeepSqueeze: gossip on models whose compression error is added to the next message."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from p2psim.registry import plugin
 
 @plugin("algorithm", "deep-squeeze", "Tang et al. 2019, Algorithm 1; Aketi et al. 2022 (push-sum)")
 class DeepSqueeze(PushSum):
-    """e_i is the compression error carried on (0 at first).
+    """e_i is the compression error, added in the next step (0 at first).
 
     x^{1/2} = x - lr dir,  a_i = x_i^{1/2} + e_i,  c_i = C(a_i),  e_i <- a_i - c_i,
     x_i <- x_i^{1/2} + gamma sum_j (W_ij - [i = j]) c_j
@@ -17,7 +17,7 @@ class DeepSqueeze(PushSum):
     push_sum: the same on numerators x_i and weights u_i, which are not compressed; gradients at
     z_i = x_i / u_i. W is then column-stochastic and may be directed and time-varying.
 
-    Wire: one payload of C per neighbor and consensus step, with push_sum and one number more.
+    Wire: one payload of C, and u_i with push_sum, per neighbor and consensus step.
     """
 
     gamma: NonNegative = 0.5

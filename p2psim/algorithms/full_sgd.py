@@ -1,4 +1,4 @@
-"""Full-SGD: every iteration waits for all."""
+"""Full-SGD: every iteration waits for the gradients of all neighbors."""
 
 from p2psim.algorithms.fastest_k import FastestK
 from p2psim.base import Compressor

@@ -1,4 +1,4 @@
-"""No communication: every peer learns alone."""
+"""SGD without communication, the lower reference for decentralized methods."""
 
 from p2psim.base import Algorithm
 from p2psim.registry import plugin

@@ -1,4 +1,4 @@
-"""K-SGD: the k fastest alone."""
+"""K-SGD: every iteration uses the k fastest gradients only."""
 
 from p2psim.algorithms.fastest_k import FastestK
 from p2psim.base import Compressor, Count, Natural
@@ -9,11 +9,11 @@ from p2psim.registry import plugin
 class KSGD(FastestK):
     """g~_t = (1/k) sum_{i in S_t} g_i,  x_{t+1} = x_t - lr dir(g~_t),  S_t the k fastest of n.
 
-    Who is slow stops when the others go on, and what it has is lost. Otherwise as lgc-sgd, also
-    on graphs that are not complete.
+    A slow peer stops when the k fastest have finished, and its gradient is discarded. All else,
+    including other graphs than the complete one, is as in lgc-sgd.
 
-    Wire: C(g_i) (4d bytes) from who is fast to each neighbor that waits for it, 4d more to every
-    neighbor where the graph is not complete.
+    Wire: C(g_i) (4d bytes) to each neighbor that waits for it, 4d more to every neighbor where the
+    graph is not complete.
     """
 
     k: Count

@@ -1,4 +1,4 @@
-"""LGC-SGD: what stragglers have is not lost, it comes an iteration later."""
+"""LGC-SGD: gradients of stragglers are applied one iteration late (live gradient compensation)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from p2psim.registry import plugin
 class LGCSGD(FastestK):
     """Iteration t on the complete graph (n peers, the same x on all; the paper's server left out):
 
-        g_i = (1/s) sum of the mean gradients at x_t of the r_i blocks that i has finished, of s (6)
+        g_i = (1/s) sum of the mean gradients at x_t of the first r_i of s blocks                (6)
         g~_t = (1/k) sum_{i in S_t} g_i,  S_t the k fastest                                      (5)
         e_t = (1/n) sum_{i not in S_t} g_i - ((n - k) / n) g~_t,  e_{-1} = 0                     (7)
         g^_t = g~_t + e_{t-1},  x_{t+1} = x_t - lr dir(g^_t)
 
-    On any other graph (this project's extension): S_i are the k of i's neighborhood, itself
-    included, whose gradients are there first, omega_i = sum_{j in S_i} W_ij, and
+    On any other graph (this project's extension): S_i are the k peers of i's neighborhood, i
+    included, whose gradients arrive first, omega_i = sum_{j in S_i} W_ij, and
 
         g~_i = (1 / omega_i) sum_{j in S_i} W_ij g_j
         e_i = sum_{j not in S_i} W_ij g_j - (1 - omega_i) g~_i
         x_i <- sum_j W_ij x_j - lr dir(g~_i + e_i of the iteration before)
 
-    A peer goes on at tau: when S_i, the models x_j and the slow gradients of the iteration before
-    are there. A peer that is in nobody's S_j works until its tau and then stops; of its step of X
-    seconds it has r = min(s, floor(s (tau - start) / X)) blocks (partial = "timing"), or is taken
-    to have all s ("finish"), 1 to s by lot ("random"), or the number given. What is not finished
-    is not computed. scaling = false divides by r where (6) has s. In the first `warmup_rounds`
-    rounds S_i is everybody.
+    Peer i ends its iteration at tau, when the gradients of S_i, the models x_j and the slow
+    gradients of the iteration before have arrived. If i is in no S_j, it computes until tau and
+    stops. Of its step of X seconds it then has r_i = min(s, floor(s (tau - start) / X)) blocks
+    (partial = "timing"), s blocks ("finish"), 1 to s at random ("random"), or the given number.
+    Unfinished blocks are not computed. scaling = false divides by r_i instead of s in (6). In the
+    first `warmup_rounds` rounds S_i is the whole neighborhood.
 
     Wire: C(g_i) and r (4d + 4 bytes) to every neighbor, 4d more where the graph is not complete.
     """
@@ -53,14 +53,14 @@ class LGCSGD(FastestK):
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         super().start(x, oracle, net)
-        self.missed = np.zeros_like(x)  # (1 - omega_i) g~_i of the iteration before
+        self.correction = np.zeros_like(x)  # (1 - omega_i) g~_i of the iteration before
 
-    def estimate(self, g: Vector, omega: float, before: Vector) -> Vector:
-        e = np.subtract(before, self.missed, out=before)
-        np.multiply(g, 1 - omega, out=self.missed)
+    def estimate(self, g: Vector, omega: float, slow: Vector) -> Vector:
+        e = np.subtract(slow, self.correction, out=slow)  # (7), of the iteration before
+        np.multiply(g, 1 - omega, out=self.correction)
         return np.add(g, e, out=g)
 
-    def finished(self, spent: float, X: float, oracle: Oracle) -> int:
+    def finished_blocks(self, spent: float, X: float, oracle: Oracle) -> int:
         if self.partial == "timing":
             return min(self.blocks, math.floor(self.blocks * spent / X))
         if self.partial == "random":

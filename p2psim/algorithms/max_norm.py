@@ -1,4 +1,4 @@
-"""Max-norm synchronization: from different first models to the largest of them, everywhere."""
+"""Max-norm synchronization: all peers adopt the initial model of largest norm."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from p2psim.vectors import squared_norm
 
 
 def synchronize(x: Vector, shapes: Sequence[Shape], rounds: int, net: Neighborhood) -> None:
-    """x <- the one of largest norm among its own and its neighbors', so many times, in place.
+    """Replace x, in place, by the vector of largest norm in the neighborhood, `rounds` times.
 
-    Each of the `shapes` that x is cut into is chosen by itself. Of equal norms the one wins whose
-    first owner has the lowest rank: that rank travels with it, while the norm is what the receiver
-    finds. After as many rounds as the diameter all peers hold the same bits.
+    x <- argmax ||v|| over v in {x_j : j neighbor or self}; each of the `shapes` that x consists of
+    is chosen by itself. Of equal norms, the one whose first owner has the lowest rank wins: this
+    rank is sent along, while receivers compute the norm. After as many rounds as the graph's
+    diameter, all peers hold the same bits.
     Wire: d + len(shapes) numbers per neighbor and round. Pranav & Moura 2310.18861.
     """
     cuts = [0, *itertools.accumulate(math.prod(shape) for shape in shapes)]
     spans = list(itertools.starmap(slice, itertools.pairwise(cuts)))
     norms = [squared_norm(x[span]) for span in spans]
-    origins = np.full(len(spans), net.rank, x.dtype)
+    origins = np.full(len(spans), net.rank, x.dtype)  # ranks of the first owners
 
-    def see(_: int, message: Message) -> None:
+    def adopt_larger(_: int, message: Message) -> None:
         theirs, owners = message.value[: x.size], message.value[x.size :]
         for k, span in enumerate(spans):
             norm = squared_norm(theirs[span])
@@ -33,4 +34,4 @@ def synchronize(x: Vector, shapes: Sequence[Shape], rounds: int, net: Neighborho
                 norms[k], origins[k], x[span] = norm, owners[k], theirs[span]
 
     for _ in range(rounds):
-        net.for_each(np.append(x, origins), see)
+        net.for_each(np.append(x, origins), adopt_larger)

@@ -1,4 +1,4 @@
-"""P2PL with Affinity: T local steps, S consensus steps, and a bias toward one's neighbors."""
+"""P2PL with Affinity: T local steps, S consensus steps, and a bias toward the neighbors."""
 
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from p2psim.base import (
 )
 from p2psim.registry import plugin
 
-EDGE = 1e-9  # of a spectral radius of 1: rounding
+TOLERANCE = 1e-9  # for rounding in a spectral radius of 1
 
 
 @plugin("algorithm", "p2pl", "Pranav & Moura 2023 (with Affinity); 2310.18861 (max-norm start)")
@@ -29,21 +29,21 @@ class P2PL(Algorithm):
     affinity:   d_k = 1/T sum_{j != k} beta_kj (w_j^{S-1} - w_k^{ref}),  0 at first,
                 beta_kj = alpha_kj / (1 - alpha_kk) = n_j / sum_{i in N(k)} n_i  with "data-size"
 
-    from the values of the last consensus step: d costs no traffic. affinity_ref = "pre" is the
-    update as printed, ref = S-1, and often diverges (`p2psim plan` says where); "post", ref = S,
-    is what the paper's text describes: without a gradient, T local steps lead to sum_j beta_kj w_j.
+    from the values of the last consensus step: d_k costs no traffic. affinity_ref = "pre" is the
+    printed update, ref = S-1, and often diverges (`p2psim plan` warns then); "post", ref = S, is
+    what the text describes: T local steps without gradients lead to sum_j beta_kj w_j.
     bias = "printed" is equation (4) with b_k = w_k / S after local learning, which for eta_b = 1
     and eta_d = 0 doubles the norms; "anchored" is (1 - eta_b) (the above without b) + eta_b w_k.
 
     Special cases: eta_d = eta_b = 0 is P2PL, with eps = 1 local DSGD, and with T = S = 1 DSGD.
 
-    Start: for `sync_rounds` rounds (the diameter if not given: then all are equal) every device
-    adopts the model of largest norm among its own and its neighbors', ties going to the lowest rank
-    that it began with; granularity = "layer" chooses each tensor by itself. model.init = "own"
-    gives every device a first model of its own.
+    Start: for `sync_rounds` rounds (default: the graph's diameter, which makes all models equal)
+    every device adopts the model of largest norm among its own and its neighbors' models; of equal
+    norms, the one that started at the lowest rank. granularity = "layer" chooses each tensor by
+    itself. model.init = "own" gives every device an initial model of its own.
 
-    Wire: 4d bytes per neighbor and consensus step; at the start 4d + 4 (or 4 for each tensor) per
-    neighbor and round.
+    Wire: 4d bytes per neighbor and consensus step; at the start, per neighbor and round, 4d + 4
+    bytes (granularity = "layer": 4d + 4L for L tensors).
     """
 
     eta_d: NonNegative = 1.0
@@ -60,7 +60,7 @@ class P2PL(Algorithm):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """The rounds at the start all happen on the graph of the first step."""
+        """Properties of W: the rounds at the start all use the first graph, so W must be static."""
         return ("row-stochastic",) if self.sync_rounds == 0 else ("row-stochastic", "static")
 
     def bind(self, setting: Setting) -> None:
@@ -98,60 +98,65 @@ class P2PL(Algorithm):
 
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         own, mean = float(net.weights[net.rank, net.rank]), net.mix(x)
-        w: Vector = self.moved(x, mean, self.eps, self.b)
+        w: Vector = self.consensus_step(x, mean, self.eps, self.b)
         if self.eta_d:
             ref = w if self.affinity_ref == "post" else x
-            # sum_{j != k} beta_kj w_j; a device without neighbors in this step has no bias.
-            near = (mean - own * x) / (1 - own) if own < 1 else ref
-            self.d = (near - ref) / oracle.local_steps
+            # sum_{j != k} beta_kj w_j; without neighbors in this step the affinity is 0.
+            neighbors = (mean - own * x) / (1 - own) if own < 1 else ref
+            self.d = (neighbors - ref) / oracle.local_steps
         return w
 
-    def moved(self, x: Any, mean: Any, eps: Any, b: Any) -> Any:
-        """One consensus step: x toward `mean` = sum_j alpha_kj w_j, self included, and bias b."""
+    def consensus_step(self, x: Any, mean: Any, eps: Any, b: Any) -> Any:
+        """Return w_k after one consensus step from x; mean = sum_j alpha_kj w_j, self included."""
         w = mean if np.all(eps == 1) else x + eps * (mean - x)
         if not self.eta_b:
             return w
         return w + self.eta_b * b if self.bias == "printed" else w + self.eta_b * (b - w)
 
     def diagnose(self, weights: Any, consensus_steps: int) -> dict[str, str]:
-        """The spectral radius of one round's map on disagreements, gradients left out.
+        """Return the spectral radius of one round's map on disagreements, without gradients.
 
         With S = 1, eps = 1, eta_b = 0: A - eta_d (I - B) for "pre", A + eta_d (B - A) for "post".
+        A "warning" says that the models or their differences grow, and what to change.
         """
         n, rounds = weights.shape[-1], len(weights) // np.gcd(len(weights), consensus_steps)
-        U = np.eye(n)  # row k: w_k as a combination of all models at the beginning
+        U = np.eye(n)  # row k: w_k as a linear combination of all devices' initial models
         for r in range(rounds):
             steps = range(r * consensus_steps, (r + 1) * consensus_steps)
-            U = self.one_round(U, [weights[t % len(weights)] for t in steps])
-        # Differences to the last device obey this map, for every row of U has the same sum.
-        apart = np.abs(np.linalg.eigvals(U[:-1, :-1] - U[-1:, :-1])).max(initial=0.0)
-        radius, growth = apart ** (1 / rounds), U[0].sum() ** (1 / rounds)
-        said = {"disagreement": f"times {radius:.4f} a round, gradients left out"}
-        if radius >= 1 + (EDGE if self.affinity_ref == "post" else -EDGE) or growth > 1 + EDGE:
-            what, cures = "all models", ['set bias = "anchored"', "set eta_b = 0"]
-            if radius >= growth - EDGE:
-                what, cures = "differences between models", self.cures()
-            verdict = "diverges" if max(radius, growth) > 1 + EDGE else "does not converge"
+            U = self.map_one_round(U, [weights[t % len(weights)] for t in steps])
+        # Every row of U has the same sum, so the differences to the last device obey this map.
+        largest = np.abs(np.linalg.eigvals(U[:-1, :-1] - U[-1:, :-1])).max(initial=0.0)
+        radius, growth = largest ** (1 / rounds), U[0].sum() ** (1 / rounds)
+        lines = {"disagreement": f"times {radius:.4f} a round, gradients left out"}
+        # With "post" a radius of 1 is usual (two peers, rings): only a larger one is a warning.
+        limit = 1 + (TOLERANCE if self.affinity_ref == "post" else -TOLERANCE)
+        if radius >= limit or growth > 1 + TOLERANCE:
+            growing, cures = "all models", ['set bias = "anchored"', "set eta_b = 0"]
+            if radius >= growth - TOLERANCE:
+                growing, cures = "differences between models", self.cures()
+            verdict = "diverges" if max(radius, growth) > 1 + TOLERANCE else "does not converge"
             factor = f"{max(radius, growth):.4g} in every round"
             cure = " or ".join(cures)
-            said["warning"] = f"this {verdict}: {what} are multiplied by {factor}; {cure}"
-        return said
+            lines["warning"] = f"this {verdict}: {growing} are multiplied by {factor}; {cure}"
+        return lines
 
     def cures(self) -> list[str]:
-        """What makes differences between models shrink."""
-        made = ["lower eta_d"] if self.eta_d else []
+        """Return the changes of parameters that make differences between models shrink."""
+        cures = ["lower eta_d"] if self.eta_d else []
         if self.eta_d and self.affinity_ref == "pre":
-            made.append('set affinity_ref = "post"')
-        return made + ["lower epsilon"] * bool(np.max(self.epsilon) > 1) or ["choose other weights"]
+            cures.append('set affinity_ref = "post"')
+        if np.max(self.epsilon) > 1:
+            cures.append("lower epsilon")
+        return cures or ["choose other weights"]
 
-    def one_round(self, U: Any, weights: list[Any]) -> Any:
-        """All devices' models, one a row, from after one local phase to after the next."""
-        eps, first = np.reshape(self.epsilon, (-1, 1)), U
-        b = first / len(weights) if self.bias == "printed" else first
+    def map_one_round(self, U: Any, weights: list[Any]) -> Any:
+        """Return U after S consensus steps and the drift T eta_d d_k of the T local steps after."""
+        eps = np.reshape(self.epsilon, (-1, 1))
+        b = U / len(weights) if self.bias == "printed" else U
         for A in weights:
             before = U
-            U = self.moved(before, A @ before, eps, b)
+            U = self.consensus_step(before, A @ before, eps, b)
         ref = U if self.affinity_ref == "post" else before
         own = A.diagonal()[:, None]
-        near = (A @ before - own * before) / np.where(own < 1, 1 - own, 1)
-        return U + self.eta_d * np.where(own < 1, near - ref, 0)
+        neighbors = (A @ before - own * before) / np.where(own < 1, 1 - own, 1)
+        return U + self.eta_d * np.where(own < 1, neighbors - ref, 0)

@@ -1,4 +1,4 @@
-"""Push-sum: the exact mean on graphs whose W is column-stochastic and nothing more."""
+"""Push-sum: gossip with the exact mean on graphs whose W is only column-stochastic."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class PushSum(Algorithm):
 
     x_i <- x_i - lr dir_i(z_i),  then gossip on x and on u alike,  z_i = x_i / u_i
 
-    Both lie in one vector [x_i, u_i], so whatever mixes x mixes u by the same steps. Weight decay
-    acts on z; the model that is evaluated and recorded is z. With `push_sum` False there is no u,
-    and a method is what it is on x alone. Kempe, Dobra & Gehrke 2003; Assran et al. 2019.
+    Both are parts of one vector [x_i, u_i], shape (d + 1,), so the same operations mix x and u.
+    Weight decay acts on z; the model that is evaluated and recorded is z. With push_sum = false
+    there is no u, and a subclass gossips x itself. Kempe, Dobra & Gehrke 2003; Assran et al. 2019.
     """
 
     push_sum = True
@@ -35,13 +35,13 @@ class PushSum(Algorithm):
         return self.model(self.xu)
 
     def gossiped(self, x: Vector) -> Vector:
-        """What a method gossips for the model x: [x_i, u_i], shape (d + 1,), or x itself."""
+        """Return the vector to gossip for the model x: [x_i, u_i], shape (d + 1,), or x itself."""
         return self.xu if self.push_sum else x
 
     def model(self, y: Vector) -> Vector:
-        """Keep y, the new value of what was gossiped; the model that it stands for.
+        """Store y, the gossiped vector after a step, and return its model z, shape (d,).
 
-        FloatingPointError where u is not above 0: z would be finite and mean nothing.
+        FloatingPointError if u is not above 0: z would be finite, but meaningless.
         """
         if not self.push_sum:
             return y

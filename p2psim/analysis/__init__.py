@@ -1,1 +1,1 @@
-"""The analysis of runs: tables, plots, timeline, monitor."""
+"""Analysis of run folders: tables, plots, timeline, monitor."""

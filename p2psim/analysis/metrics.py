@@ -1,4 +1,4 @@
-"""What the two evaluations of a round tell: oscillation; and rounds until a target is reached."""
+"""Metrics of a run's evaluations: oscillation within rounds, and rounds to reach a target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from p2psim.analysis.results import Array, Run
 
 
 class Curve(NamedTuple):
-    """A column of /eval after one phase: rounds from 1, and the values, shape (n, len(rounds))."""
+    """Column of /eval after one phase: rounds, from 1, and values, shape (n, len(rounds))."""
 
     rounds: NDArray[np.int64]
     values: Array
@@ -25,15 +25,22 @@ class Oscillation(NamedTuple):
 
 
 def curve(run: Run, phase: int, name: str = "accuracy") -> Curve:
-    """A column after local (0) or consensus (1); NaN where a row is missing or has diverged."""
+    """Return a column of /eval after local (phase 0) or consensus (phase 1).
+
+    Values are NaN where a row is missing or its loss is not finite.
+    """
     rows = run.rows(phase)
-    sound = np.isfinite(run.eval["loss"][:, rows])  # else what it predicts is one class
-    values = np.where(sound, run.eval[name][:, rows], np.nan)
+    # A model that holds NaN predicts one class for all samples: its accuracy means nothing.
+    valid = np.isfinite(run.eval["loss"][:, rows])
+    values = np.where(valid, run.eval[name][:, rows], np.nan)
     return Curve(np.nanmax(run.eval["round"][:, rows], axis=0).astype(int), values)
 
 
 def last_alike(run: Run) -> int:
-    """The last round that is tested on the same samples as those before it."""
+    """Return the last round that is evaluated on the same samples as the rounds before it.
+
+    With eval.samples only the last round of the run is evaluated on the whole test set.
+    """
     rounds: int = run.train["round"].shape[1]
     return rounds - ("samples" in run.experiment["eval"])
 
@@ -41,33 +48,37 @@ def last_alike(run: Run) -> int:
 def oscillation(
     run: Run, name: str = "accuracy", first: int = 1, last: int | None = None
 ) -> Oscillation:
-    """How a measure of the models moves within the rounds first..last.
+    """Return the mean rise and fall of a column of /eval within the rounds first..last.
 
-    last: the last of the run, or the one before where only the last is tested on all samples.
+    rise = (after consensus of round r) - (after local of r); fall = (after consensus of r - 1) -
+    (after local of r), over the rounds where both were evaluated. NaN if there is no such pair.
+    Peers without a value do not count, for instance for unseen accuracy if they hold all classes.
 
-    rise: after consensus of round r less after local of r. fall: after consensus of r - 1 less
-    after local of r, where both were evaluated. NaN where there is no such pair; peers without a
-    value, such as unseen accuracy where all is seen, do not count.
+    last: by default the last round, or the one before it, see `last_alike`.
     """
     last = last or last_alike(run)
-    before, after = curve(run, 0, name), curve(run, 1, name)
-    inside = (before.rounds >= first) & (before.rounds <= last)
-    local = Curve(before.rounds[inside], before.values[:, inside])
-    return Oscillation(rise=moved(local, after, 0), fall=moved(local, after, 1))
+    local, consensus = curve(run, 0, name), curve(run, 1, name)
+    inside = (local.rounds >= first) & (local.rounds <= last)
+    local = Curve(local.rounds[inside], local.values[:, inside])
+    return Oscillation(
+        rise=mean_difference(local, consensus, 0), fall=mean_difference(local, consensus, 1)
+    )
 
 
-def moved(local: Curve, consensus: Curve, lag: int) -> float:
-    """Mean of what a model has after consensus of round r - lag more than after local of r."""
-    _, here, there = np.intersect1d(local.rounds - lag, consensus.rounds, return_indices=True)
-    change = consensus.values[:, there] - local.values[:, here]
+def mean_difference(local: Curve, consensus: Curve, lag: int) -> float:
+    """Return the mean of (after consensus of round r - lag) - (after local of r); NaN if none."""
+    _, of_local, of_consensus = np.intersect1d(
+        local.rounds - lag, consensus.rounds, return_indices=True
+    )
+    change = consensus.values[:, of_consensus] - local.values[:, of_local]
     change = change[np.isfinite(change)]
     return float(change.mean()) if change.size else float("nan")
 
 
 def rounds_to(run: Run, target: float, name: str = "accuracy", phase: int = 1) -> int | None:
-    """Evaluated rounds until every peer has once reached `target`; None if one never has."""
-    found = curve(run, phase, name)
-    reached = found.values >= target
+    """Return the round by which every peer has once reached `target`; None if one never has."""
+    rounds, values = curve(run, phase, name)
+    reached = values >= target
     if not reached.any(axis=1).all():
         return None
-    return int(found.rounds[reached.argmax(axis=1).max()])  # argmax: the first
+    return int(rounds[reached.argmax(axis=1).max()])  # argmax: the first True of each peer

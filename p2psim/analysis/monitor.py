@@ -1,4 +1,4 @@
-"""Runs seen from outside while they go on: few and small reads, however long they are."""
+"""Monitoring of runs from another process: few and small reads, whatever their length."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from p2psim.errors import InputError
 
 
 class Pace:
-    """When to look at a run again: every `period` seconds, but for at most a tenth of the time."""
+    """Times at which a run is read again: every `period` seconds, at most a tenth of the time."""
 
     def __init__(self, period: float) -> None:
         self.period, self.next = period, 0.0
 
     def due(self) -> bool:
-        """Whether it is time."""
+        """Return True if the next read is due."""
         return time.monotonic() >= self.next
 
     @contextmanager
     def looking(self) -> Iterator[float]:
-        """Around a look, which is timed; gives when it began."""
+        """Time the read in this block, to set when the next is due; yield when it began."""
         began = time.monotonic()
         yield began
         self.next = began + max(self.period, 10 * (time.monotonic() - began))
@@ -36,53 +36,53 @@ class Pace:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run at one moment. Numbers are NaN where they are not known (yet)."""
+    """Status of a run at one moment; numbers are NaN where nothing is recorded yet."""
 
     name: str  # of the run's folder, or of its file
     state: str  # in words, see results.state
     over: bool
-    failures: list[str]
-    written: int  # when run.h5 was, nanoseconds
+    failures: list[str]  # reasons
+    written: int  # modification time of run.h5 in nanoseconds
     done: NDArray[np.int64]  # rounds completed, by peer
-    rounds: int  # of how many
-    speed: float  # rounds per second, over the last tenth of the way
-    loss: float  # mean training loss in the last round that all have completed
+    rounds: int  # of the whole run
+    speed: float  # rounds per second, over the last tenth of the completed rounds
+    loss: float  # mean training loss in the last round that all peers have completed
     sent: float  # payload bytes of all peers up to that round
-    traffic: float  # payload bytes of all peers per second, over the last tenth of the way
+    traffic: float  # payload bytes of all peers per second, over the same tenth
     measured: dict[str, float]  # at the last evaluation: mean loss, accuracy, ...
 
     @property
     def least(self) -> int:
-        """Rounds that every peer has completed."""
+        """Return the number of rounds that every peer has completed."""
         return int(self.done.min())
 
     @property
     def left(self) -> float:
-        """Seconds to the end at this speed."""
+        """Return the seconds to the end at the present speed."""
         return (self.rounds - self.least) / self.speed
 
     @property
     def behind(self) -> int:
-        """Rounds from the slowest peer to the fastest."""
+        """Return the number of rounds from the slowest peer to the fastest."""
         return int(self.done.max()) - self.least
 
 
 def look(path: Path, before: RunStatus | None = None) -> RunStatus:
-    """A run now. InputError where it is none, or cannot be read at this moment.
+    """Return the present status of a run. InputError if `path` cannot be read as a run now.
 
-    Whether a run that is not marked as ended was killed takes a visit to each peer's own file: it
-    is found out only where nothing has moved since `before`.
+    To detect a killed run, each peer's own file must be read. This is done only if no peer has
+    completed a round since the status `before`.
     """
     origin = results.run_file(path)
     try:
         with results.open_run(origin) as file:
-            return sight(file, origin, before)
+            return status_of(file, origin, before)
     except (OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{str(path)!r} cannot be read as a run ({error})") from None
 
 
-def sight(file: Any, origin: Path, before: RunStatus | None) -> RunStatus:
-    """What an open run.h5 shows."""
+def status_of(file: Any, origin: Path, before: RunStatus | None) -> RunStatus:
+    """Return the status of the run whose file `origin` is open as `file`."""
     attributes = dict(file.attrs)
     done, rounds = results.recorded(file, "train"), file["train/round"].shape[1]
     status, state, members = str(attributes["status"]), "", []
@@ -106,10 +106,10 @@ def sight(file: Any, origin: Path, before: RunStatus | None) -> RunStatus:
 
 
 def training(file: Any, done: int) -> dict[str, float]:
-    """The last of `done` rounds, and how fast the last tenth of them went."""
+    """Return loss, sent, traffic and speed of RunStatus at the last of `done` rounds."""
     if not done:
         return dict.fromkeys(("loss", "sent", "traffic", "speed"), np.nan)
-    back = min(max(1, done // 10), done - 1)
+    back = min(max(1, done // 10), done - 1)  # rounds over which the speed is measured
     then, now = (slice(row, row + 1) for row in (done - 1 - back, done - 1))
     wall, sent = file["train/wall"], file["train/bytes_sent"]
     seconds = float((results.part(wall, now) - results.part(wall, then)).mean())
@@ -123,7 +123,7 @@ def training(file: Any, done: int) -> dict[str, float]:
 
 
 def evaluation(file: Any) -> dict[str, float]:
-    """The last row of /eval that all peers have, mean over the peers."""
+    """Return the last row of /eval that all peers have written, mean over the peers, by column."""
     row = int(results.recorded(file, "eval").min()) - 1
     if row < 0:
         return {}
@@ -134,19 +134,19 @@ def evaluation(file: Any) -> dict[str, float]:
 
 @dataclass
 class RunMonitor:
-    """The runs in a folder, or the only one, looked at again and again."""
+    """Monitor of one run, or of all runs in a sweep's folder."""
 
     path: Path
-    seen: dict[Path, RunStatus] = field(default_factory=dict)
+    statuses: dict[Path, RunStatus] = field(default_factory=dict)
 
     def look(self) -> list[RunStatus]:
-        """All of them now. InputError where there is none (yet), or one cannot be read now."""
-        self.seen = {run: self.again(run) for run in results.expand(self.path)}
-        return list(self.seen.values())
+        """Return the status of all runs. InputError if there is none or one cannot be read."""
+        self.statuses = {run: self.update(run) for run in results.expand(self.path)}
+        return list(self.statuses.values())
 
-    def again(self, run: Path) -> RunStatus:
-        """One of them; what is over is read again only if somebody has gone on with it."""
-        before = self.seen.get(run)
+    def update(self, run: Path) -> RunStatus:
+        """Return the present status of one run; one that is over is read again only if resumed."""
+        before = self.statuses.get(run)
         if before and before.over and results.run_file(run).stat().st_mtime_ns == before.written:
             return before
         return look(run, before)

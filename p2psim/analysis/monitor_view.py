@@ -1,4 +1,4 @@
-"""How `p2psim watch` shows runs: a live table on a terminal, plain lines elsewhere."""
+"""Views of `p2psim watch`: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,102 +20,102 @@ from p2psim.analysis.tables import quantity
 UNKNOWN = "-"
 
 
-def cells(sight: RunStatus) -> dict[str, str]:
-    """What there is to say of a run, by label; the labels are always the same."""
-    behind = f"peer {sight.done.argmin()}, {sight.behind} behind" if sight.behind else UNKNOWN
-    measured, going = sight.measured, not sight.over
+def cells(status: RunStatus) -> dict[str, str]:
+    """Return the text of every cell of a run by label; the labels are always the same."""
+    slowest = f"peer {status.done.argmin()}, {status.behind} behind" if status.behind else UNKNOWN
+    measured, running = status.measured, not status.over
     quality = "accuracy" if not np.isnan(measured.get("accuracy", np.nan)) else "loss"
     return {
-        "state": sight.state,
-        "rounds": f"{sight.least:,}/{sight.rounds:,}",
-        "speed": number(sight.speed, "", "/s"),
-        "left": duration(sight.left) if going else UNKNOWN,
-        "training loss": number(sight.loss),
+        "state": status.state,
+        "rounds": f"{status.least:,}/{status.rounds:,}",
+        "speed": number(status.speed, "", "/s"),
+        "left": duration(status.left) if running else UNKNOWN,
+        "training loss": number(status.loss),
         "test": f"{quality} {number(measured[quality])}" if measured else UNKNOWN,
         "consensus distance": number(measured.get("consensus_distance", np.nan)),
-        "sent": number(sight.sent, "byte"),
-        "traffic": number(sight.traffic, "byte", "/s") if going else UNKNOWN,
-        "slowest": behind,
+        "sent": number(status.sent, "byte"),
+        "traffic": number(status.traffic, "byte", "/s") if running else UNKNOWN,
+        "slowest": slowest,
     }
 
 
 def number(value: float, unit: str = "", per: str = "") -> str:
-    """A number for people."""
+    """Return the value with a unit prefix that suits it, or "-" for NaN."""
     return UNKNOWN if np.isnan(value) else quantity(value, unit) + per
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes, seconds."""
+    """Return seconds as hours:minutes:seconds, or "-" if they are not finite."""
     return str(timedelta(seconds=round(seconds))) if np.isfinite(seconds) else UNKNOWN
 
 
 class PlainView:
-    """One plain line per change, for pipes and files."""
+    """View that prints one plain line per change, for pipes and files."""
 
     def __init__(self) -> None:
-        self.said: dict[str, str] = {}
+        self.printed: dict[str, str] = {}  # the last text about each subject
 
-    def runs(self, sights: list[RunStatus]) -> None:
-        """A line for every run that is not as it was."""
-        for sight in sights:
-            known = {label: text for label, text in cells(sight).items() if text != UNKNOWN}
+    def runs(self, statuses: list[RunStatus]) -> None:
+        """Print a line for every run whose status has changed."""
+        for status in statuses:
+            known = {label: text for label, text in cells(status).items() if text != UNKNOWN}
             text = ", ".join(f"{label} {text}" for label, text in known.items())
-            self.change(sight.name, f"{sight.name}: {text}")
-            for failure in sight.failures:
-                self.change(failure, f"! {failure}")
+            self.print_change(status.name, f"{status.name}: {text}")
+            for failure in status.failures:
+                self.print_change(failure, f"! {failure}")
 
-    def say(self, text: str) -> None:
-        """Something about no run."""
-        self.change("", text)
+    def notify(self, text: str) -> None:
+        """Print a text that is about no run."""
+        self.print_change("", text)
 
-    def change(self, about: str, text: str) -> None:
-        """Print what is new."""
-        if self.said.get(about) != text:
+    def print_change(self, subject: str, text: str) -> None:
+        """Print the text unless it is the last one that was printed about this subject."""
+        if self.printed.get(subject) != text:
             print(text, flush=True)
-        self.said[about] = text
+        self.printed[subject] = text
 
 
 class LiveView:
-    """A table that changes in place: one run line by line, or the runs of a sweep as rows."""
+    """Table that changes in place: a line per label of one run, or a row per run of a sweep."""
 
     def __init__(self, live: Live) -> None:
         self.live = live
 
-    def runs(self, sights: list[RunStatus]) -> None:
-        """Draw them."""
-        failures = [Text(f"! {text}") for sight in sights for text in sight.failures]
-        shown = page(sights[0]) if len(sights) == 1 else overview(sights)
-        self.live.update(Group(shown, *failures), refresh=True)
+    def runs(self, statuses: list[RunStatus]) -> None:
+        """Draw the runs, and below them the reasons of all failures."""
+        failures = [Text(f"! {text}") for status in statuses for text in status.failures]
+        table = page(statuses[0]) if len(statuses) == 1 else overview(statuses)
+        self.live.update(Group(table, *failures), refresh=True)
 
-    def say(self, text: str) -> None:
-        """Something about no run."""
+    def notify(self, text: str) -> None:
+        """Show a text that is about no run."""
         self.live.update(Text(text), refresh=True)
 
 
-def page(sight: RunStatus) -> Table:
-    """One run: a line per label."""
+def page(status: RunStatus) -> Table:
+    """Return the table of one run, a line per label."""
     table = Table.grid(padding=(0, 2))
-    table.add_row(Text(sight.name), ProgressBar(sight.rounds, sight.least, width=40))
-    for label, text in cells(sight).items():
+    table.add_row(Text(status.name), ProgressBar(status.rounds, status.least, width=40))
+    for label, text in cells(status).items():
         table.add_row(label, Text(text))
     return table
 
 
-def overview(sights: list[RunStatus]) -> Table:
-    """Several runs: a row each, of what has room there."""
+def overview(statuses: list[RunStatus]) -> Table:
+    """Return the table of several runs, a row each, with the labels that fit into a row."""
     labels = ("rounds", "speed", "left", "training loss", "test", "sent")
     table = Table("run", "state", *labels, box=None, padding=(0, 2, 0, 0))
-    for sight in sights:
-        known = cells(sight)
-        brief = sight.state.partition(" (")[0].partition(",")[0]
-        row = [sight.name, brief, *(known[label] for label in labels)]
+    for status in statuses:
+        texts = cells(status)
+        brief = status.state.partition(" (")[0].partition(",")[0]
+        row = [status.name, brief, *(texts[label] for label in labels)]
         table.add_row(*(Text(text, no_wrap=True, overflow="ellipsis") for text in row))
     return table
 
 
 @contextmanager
 def display(live: bool) -> Iterator[PlainView | LiveView]:
-    """What the standard output can show."""
+    """Yield the view that suits the standard output; `live` = False asks for plain lines."""
     console = Console()
     if live and sys.stdout.isatty() and not console.is_dumb_terminal:
         with Live(console=console, auto_refresh=False) as table:

@@ -1,6 +1,7 @@
 """Figures of runs: accuracy against rounds, bytes and virtual time, consensus, the graph.
 
-matplotlib is an extra and is imported late; nothing here opens a window or keeps global state.
+matplotlib is an optional dependency and is imported where it is used. No function opens a window
+or changes matplotlib's global state.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from p2psim.analysis.results import Array, Run
 from p2psim.errors import InputError
 from p2psim.simulation.recorder import PHASES
 
-Axes: TypeAlias = Any  # matplotlib's, which is not imported here
+Axes: TypeAlias = Any  # matplotlib.axes.Axes, which is not imported at the top
 Matrix: TypeAlias = NDArray[np.bool_]
 
-# Okabe & Ito: told apart with any color vision.
+# Okabe & Ito: distinguishable with any kind of color vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES = ("-", (0, (5, 1.2)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # a second round of colors
-LOCAL = (0, (1.2, 1.2))  # after local: dotted and thinner
+LINES = ("-", (0, (5, 1.2)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # the next one when colors run out
+LOCAL = (0, (1.2, 1.2))  # after the local phase: dotted, and thinner
 FORMATS = ("png", "svg", "pdf")
-LABELED = 32  # most peers whose ranks fit into the drawing
+LABELED = 32  # peers at most whose ranks fit into the drawing
 NODES, EDGES = "#37474F", "#90A4AE"
 STYLE: Any = {
     "font.size": 9,
@@ -53,15 +54,18 @@ STYLE: Any = {
 
 
 def plot(paths: Sequence[Path], target: Path | None = None) -> Path:
-    """Draw one figure of all the runs; a sweep's folder stands for its runs. Returns the file."""
-    runs = [results.read(path) for given in paths for path in results.expand(given)]
+    """Draw one figure of all runs, with a sweep's folder for all its runs; return the file."""
+    runs = [results.read(run) for path in paths for run in results.expand(path)]
     target = target or default_target(paths[0])
     save(lambda: draw(runs), target)
     return target
 
 
 def save(make: Callable[[], Any], target: Path) -> None:
-    """Make a figure in this package's style and write it, in the format that the name asks for."""
+    """Call `make` for a figure, in STYLE, and write it in the format of the target's suffix.
+
+    InputError if the suffix is unknown, matplotlib is missing, or the file cannot be written.
+    """
     kind = target.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
         allowed = ", ".join(f".{name}" for name in FORMATS)
@@ -73,20 +77,20 @@ def save(make: Callable[[], Any], target: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = make()
         try:
-            # Without a date the same runs give the same file.
-            dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-            figure.savefig(target, format=kind, metadata=dated.get(kind))
+            # Without a date, equal runs give equal files.
+            metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+            figure.savefig(target, format=kind, metadata=metadata.get(kind))
         except OSError as error:
             raise InputError(f"cannot write {str(target)!r} ({error}); give another --to") from None
 
 
 def default_target(path: Path) -> Path:
-    """figure.png in the run's folder."""
+    """Return the path of figure.png in the run's folder."""
     return (path if path.is_dir() else path.parent) / "figure.png"
 
 
 def draw(runs: Sequence[Run]) -> Any:
-    """The figure: panels left to right, what tells the runs apart below."""
+    """Return the figure of these runs: panels, and a legend of the runs below them."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -101,18 +105,18 @@ def draw(runs: Sequence[Run]) -> Any:
     for axes, against in zip(cells[:columns], ("round", "bytes", "time"), strict=False):
         panel(axes, runs, measure, against)
     if timed:
-        training(cells[3], runs)
+        training_panel(cells[3], runs)
     panel(cells[-1], runs, "consensus_distance", "round")
-    graphs(figure, grid[1, columns - 1], runs)
+    graph_panels(figure, grid[1, columns - 1], runs)
     figure.suptitle(title(runs), x=0.01, ha="left", fontsize=10.5)
-    key(cells[0], runs)
+    add_line_legend(cells[0], runs)
     if len(runs) > 1:
-        legend(figure, runs)
+        add_run_legend(figure, runs)
     return figure
 
 
-def look(runs: Sequence[Run], index: int, phase: int) -> dict[str, Any]:
-    """Color by run and line by phase; with one run alone the phases have a color each."""
+def line_style(runs: Sequence[Run], index: int, phase: int) -> dict[str, Any]:
+    """Return color by run and line by phase; a single run has a color per phase."""
     color = COLORS[(index if len(runs) > 1 else 1 - phase) % len(COLORS)]
     both = len(runs[index].rows(0)) and len(runs[index].rows(1))
     if phase == 0 and both:
@@ -121,38 +125,38 @@ def look(runs: Sequence[Run], index: int, phase: int) -> dict[str, Any]:
 
 
 def panel(axes: Axes, runs: Sequence[Run], name: str, against: str) -> None:
-    """A column of /eval against rounds, bytes or time: mean over the peers, range as a band."""
-    reach = [positions(run, phase, against).max(initial=0) for run in runs for phase in (0, 1)]
-    factor, label = scale(against, max(reach))
+    """Draw a column of /eval against rounds, bytes or time: mean over peers, range as a band."""
+    ends = [positions(run, phase, against).max(initial=0) for run in runs for phase in (0, 1)]
+    factor, label = scale(against, max(ends))
     for index, run in enumerate(runs):
         for phase in (0, 1):
             x, values = factor * positions(run, phase, against), run.eval[name][:, run.rows(phase)]
             if not np.isfinite(values).any() or (against == "time" and not run.timed):
                 continue
             mean, low, high = spread(values)
-            style = look(runs, index, phase)
+            style = line_style(runs, index, phase)
             axes.plot(x, mean, marker="o" if x.size < 3 else None, markersize=3, **style)
             if style["linestyle"] != LOCAL and name != "consensus_distance":
                 axes.fill_between(x, low, high, color=style["color"], alpha=0.16, linewidth=0)
     axes.set_xlabel(label)
     axes.set_ylabel(name.replace("_", " ") if "_" in name else f"test {name}")
-    finish(axes, logarithmic=name != "accuracy")
+    scale_axes(axes, logarithmic=name != "accuracy")
 
 
 def positions(run: Run, phase: int, against: str) -> Array:
-    """Where the evaluations after this phase lie on the axis, in plain units."""
+    """Return the x coordinates of the evaluations after this phase, in rounds, bytes or seconds."""
     rows = run.rows(phase)
     if against != "bytes":
         return spread(run.eval[against][:, rows])[0]
-    # What a model after the local phase owes to the network was sent in the rounds before.
+    # A model after the local phase of round r depends on the messages of the rounds before r.
     sent = np.concatenate([[0.0], spread(run.train["bytes_sent"])[0]])
     rounds = spread(run.eval["round"][:, rows])[0].astype(int)
-    reached: Array = sent[rounds - (phase == 0)]
-    return reached
+    sent_until: Array = sent[rounds - (phase == 0)]
+    return sent_until
 
 
 def scale(against: str, largest: float) -> tuple[float, str]:
-    """Factor and label of the axis, in a unit that suits the largest value."""
+    """Return factor and label of an axis, in a unit that suits the largest value."""
     if against == "round":
         return 1.0, "round"
     if against == "time":
@@ -165,23 +169,23 @@ def scale(against: str, largest: float) -> tuple[float, str]:
 
 
 def spread(values: Array) -> tuple[Array, Array, Array]:
-    """Mean, least and largest over the peers that recorded something."""
+    """Return mean, minimum and maximum over the peers, NaN left out."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # columns of NaN alone
+        warnings.simplefilter("ignore", RuntimeWarning)  # about columns of NaN only
         return np.nanmean(values, axis=0), np.nanmin(values, axis=0), np.nanmax(values, axis=0)
 
 
-def finish(axes: Axes, logarithmic: bool) -> None:
-    """Scale the axes to what was drawn, or say that nothing was."""
+def scale_axes(axes: Axes, logarithmic: bool) -> None:
+    """Scale the axes to their lines; without lines, write that nothing is recorded yet."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.margins(x=0.02)
     axes.set_xlim(left=0)
-    drawn = [np.asarray(line.get_ydata()) for line in axes.lines]
-    if not drawn:
+    lines = [np.asarray(line.get_ydata()) for line in axes.lines]
+    if not lines:
         axes.text(0.5, 0.5, "nothing recorded yet", transform=axes.transAxes, ha="center")
         return
-    values = np.concatenate(drawn)
+    values = np.concatenate(lines)
     values = values[np.isfinite(values) & (values > 0)]
     if not logarithmic or not values.size:
         return
@@ -192,8 +196,8 @@ def finish(axes: Axes, logarithmic: bool) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def training(axes: Axes, runs: Sequence[Run]) -> None:
-    """Training loss by round, mean over the peers, averaged over blocks of rounds."""
+def training_panel(axes: Axes, runs: Sequence[Run]) -> None:
+    """Draw the training loss by round: mean over the peers and over blocks of rounds."""
     block = -(-max(int(run.done.max()) for run in runs) // 60) or 1
     for index, run in enumerate(runs):
         ends = np.arange(block, run.done.max() + 1, block)
@@ -202,67 +206,70 @@ def training(axes: Axes, runs: Sequence[Run]) -> None:
             axes.plot(
                 ends,
                 spread(np.moveaxis(blocks, 1, 2).reshape(-1, ends.size))[0],
-                **look(runs, index, 1),
+                **line_style(runs, index, 1),
             )
     axes.set_xlabel("round")
     axes.set_ylabel("training loss" + (f" (mean of {block} rounds)" if block > 1 else ""))
-    finish(axes, logarithmic=True)
+    scale_axes(axes, logarithmic=True)
 
 
-def graphs(figure: Any, cell: Any, runs: Sequence[Run]) -> None:
-    """Every different graph among the runs, at most four."""
-    found: dict[bytes, Run] = {}
+def graph_panels(figure: Any, cell: Any, runs: Sequence[Run]) -> None:
+    """Draw the different graphs of the runs, at most four."""
+    by_graph: dict[bytes, Run] = {}
     for run in runs:
-        found.setdefault(union(run).tobytes(), run)
-    shown = list(found.values())[:4]
-    side = 1 if len(shown) == 1 else 2
-    inner = cell.subgridspec(-(-len(shown) // side), side)
-    for place, run in zip(inner, shown, strict=False):
+        by_graph.setdefault(union_graph(run).tobytes(), run)
+    different = list(by_graph.values())[:4]
+    side = 1 if len(different) == 1 else 2
+    inner = cell.subgridspec(-(-len(different) // side), side)
+    for place, run in zip(inner, different, strict=False):
         axes = figure.add_subplot(place)
         table, period = run.experiment["topology"], len(run.weights)
         name = Path(str(table.get("name", table.get("file")))).name
         text = f"{name}, n = {len(run.done)}"
         text += f"\nunion of {period} steps" if period > 1 else ""
         axes.set_title(text, loc="center", fontsize=9 if side == 1 else 7.5)
-        draw_graph(axes, union(run), room=1 / side)
+        draw_graph(axes, union_graph(run), room=1 / side)
 
 
-def union(run: Run) -> Matrix:
-    """Who ever sends (column) to whom (row), self left out."""
+def union_graph(run: Run) -> Matrix:
+    """Return the union of the graphs of all steps, (n, n), row = receiver, without self-loops."""
     links: Matrix = (run.weights != 0).any(axis=0)
     return links & ~np.eye(len(links), dtype=bool)
 
 
 def draw_graph(axes: Axes, links: Matrix, room: float) -> None:
-    """Peers on a circle, from the top clockwise; `room` is the panel's share of a full one."""
+    """Draw peers on a circle, clockwise from the top; room: the panel's share of a full panel."""
     from matplotlib.collections import LineCollection
 
     n = len(links)
     angle = 2 * np.pi * np.arange(n) / n
-    spots = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    points = np.stack([np.sin(angle), np.cos(angle)], axis=1)
     both, one_way = np.argwhere(np.triu(links & links.T)), np.argwhere(links & ~links.T)
     width = float(np.clip(90 * room / max(1, len(both) + len(one_way)), 0.15, 1.3))
     size = float(np.clip(3600 * room**2 / n, 4, 190 * room))
-    plain = both if len(one_way) <= 300 else np.concatenate([both, one_way])
-    # A dense graph as a picture: half a million lines would make a file that nobody can open.
-    picture = len(plain) > 5000
+    # Up to 300 directed edges are drawn as arrows below, more as lines.
+    lines = both if len(one_way) <= 300 else np.concatenate([both, one_way])
+    # Half a million lines as vectors would make a file that no viewer opens.
+    rasterized = len(lines) > 5000
     axes.add_collection(
-        LineCollection(spots[plain], colors=EDGES, linewidths=width, zorder=1, rasterized=picture)
+        LineCollection(
+            points[lines], colors=EDGES, linewidths=width, zorder=1, rasterized=rasterized
+        )
     )
     for receiver, sender in one_way if len(one_way) <= 300 else []:
         arrow = {"arrowstyle": "-|>", "mutation_scale": 4 + 6 * width * room, "color": EDGES}
         arrow |= {"linewidth": width, "shrinkA": size**0.5 / 2, "shrinkB": size**0.5 / 2}
-        axes.annotate("", spots[receiver], spots[sender], arrowprops=arrow, zorder=1)
-    axes.scatter(*spots.T, s=size, color=NODES, edgecolors="white", linewidths=0.6, zorder=3)
-    for rank, spot in enumerate(spots if n <= LABELED * room else []):
+        axes.annotate("", points[receiver], points[sender], arrowprops=arrow, zorder=1)
+    axes.scatter(*points.T, s=size, color=NODES, edgecolors="white", linewidths=0.6, zorder=3)
+    for rank, point in enumerate(points if n <= LABELED * room else []):
         text = {"color": "white", "ha": "center", "va": "center_baseline", "zorder": 4}
-        axes.text(*spot, str(rank), fontsize=0.55 * size**0.5, **text)
+        axes.text(*point, str(rank), fontsize=0.55 * size**0.5, **text)
     axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal")
     axes.axis("off")
 
 
 def title(runs: Sequence[Run]) -> str:
-    """What all runs share: name, algorithm, graph, size; how a lone run ended if not well."""
+    """Return the facts that all runs share; of a single run that is not done, also its state."""
     shared = []
     for fact in zip(*map(facts, runs), strict=True):
         shared += [fact[0]] if len(set(fact)) == 1 else []
@@ -271,7 +278,7 @@ def title(runs: Sequence[Run]) -> str:
 
 
 def facts(run: Run) -> list[str]:
-    """A run in a few words."""
+    """Return a run's name, algorithm, topology, data set, peers and parameters as text."""
     table, n = run.experiment, run.attributes["peers"]
     names = [str(table[part].get("name", "own graph")) for part in ("algorithm", "topology")]
     data = str(table["data"]["name"])
@@ -279,24 +286,24 @@ def facts(run: Run) -> list[str]:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """What tells each run from the others: the keys that differ, else the folders."""
+    """Return a label of each run: the keys that differ, or the folder where they do not suffice."""
     experiments = [tables.flat(run.experiment) for run in runs]
-    keys = [name for name in tables.differing(experiments) if telling(name, experiments)]
-    made = [
+    keys = [name for name in tables.differing(experiments) if is_informative(name, experiments)]
+    texts = [
         ", ".join(f"{name.removesuffix('.name')} = {table[name]}" for name in keys if name in table)
         for table in experiments
     ]
-    if "" in made or len(set(made)) < len(made):
+    if "" in texts or len(set(texts)) < len(texts):
         folders = [results.run_file(run.path).resolve().parent.name for run in runs]
-        made = folders if len(set(folders)) == len(runs) else [str(run.path) for run in runs]
-    ended = [f" [{run.state}]" if run.state != "done" else "" for run in runs]
-    return [text + end for text, end in zip(made, ended, strict=True)]
+        texts = folders if len(set(folders)) == len(runs) else [str(run.path) for run in runs]
+    states = [f" [{run.state}]" if run.state != "done" else "" for run in runs]
+    return [text + state for text, state in zip(texts, states, strict=True)]
 
 
-def telling(name: str, tables: Sequence[dict[str, str]]) -> bool:
-    """Whether a key says more than the names of the plug-ins that it is a parameter of."""
+def is_informative(name: str, tables: Sequence[dict[str, str]]) -> bool:
+    """Return True if a key distinguishes more runs than the name of the plug-in it belongs to."""
     if name == "name" or name.startswith("eval."):
-        return False  # not what was run, but what it is called and how closely it was watched
+        return False  # neither changes what was computed
     parts = name.split(".")
     for depth in range(1, len(parts)):
         owner = ".".join([*parts[:depth], "name"])
@@ -307,8 +314,8 @@ def telling(name: str, tables: Sequence[dict[str, str]]) -> bool:
     return True
 
 
-def key(axes: Axes, runs: Sequence[Run]) -> None:
-    """In the first panel: what the kinds of lines and the band mean."""
+def add_line_legend(axes: Axes, runs: Sequence[Run]) -> None:
+    """Add the legend of line kinds and the band to a panel."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -317,24 +324,24 @@ def key(axes: Axes, runs: Sequence[Run]) -> None:
     for phase in (1, 0):
         index = next((k for k, run in enumerate(runs) if len(run.rows(phase))), None)
         if index is not None:
-            style = look(runs, index, phase) | gray
+            style = line_style(runs, index, phase) | gray
             items.append(Line2D([], [], label=f"after {PHASES[phase]}, mean", **style))
     if items:
         items.append(Patch(color=items[0].get_color(), alpha=0.16, lw=0, label="range over peers"))
         axes.legend(handles=items, fontsize=8, handlelength=2.4)
 
 
-def legend(figure: Any, runs: Sequence[Run]) -> None:
-    """Below the panels: which color is which run."""
+def add_run_legend(figure: Any, runs: Sequence[Run]) -> None:
+    """Add the legend of the runs' colors below the panels."""
     from textwrap import fill
 
     from matplotlib.lines import Line2D
 
-    names = [name.replace(" = ", "\u00a0=\u00a0") for name in labels(runs)]  # kept on one line
+    names = [name.replace(" = ", "\u00a0=\u00a0") for name in labels(runs)]  # unbreakable
     room = int(figure.get_figwidth() * 12)  # characters
     columns = max(1, min(len(runs), room // (max(map(len, names)) + 8)))
     items = [
-        Line2D([], [], label=fill(name, room), **look(runs, index, 1))
+        Line2D([], [], label=fill(name, room), **line_style(runs, index, 1))
         for index, name in enumerate(names)
     ]
     figure.legend(handles=items, loc="outside lower center", ncols=columns)

@@ -1,7 +1,7 @@
-"""Reading runs: progress, summaries, comparisons, and joining one into a single file.
+"""Access to recorded runs: read a run, its progress and failures, or join it into one file.
 
-Whatever state a run is in - running, failed, killed, a peer's file lost - it can be read: what
-was not recorded is NaN.
+A run can be read in any state: running, failed, killed, or with a peer's file lost. Values that
+were not recorded are NaN.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from p2psim.simulation.event_log import ROW
 
 Array: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]
-# Attributes by which HDF5 keeps dimension scales: it writes them itself.
+# Attributes that HDF5 itself writes for dimension scales; they must not be copied.
 WIRING = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST"}
 
 
 def run_file(path: Path) -> Path:
-    """The file of a run, given as a folder or as the file itself."""
+    """Return the file of a run, for its folder or the file itself. InputError if there is none."""
     file = path / "run.h5" if path.is_dir() else path
-    inside = ", ".join(repr(str(run)) for run in expand(path)[:3] if run != path)
-    if inside:
-        raise InputError(f"{str(path)!r} holds several runs: give one of them, such as {inside}")
+    runs = ", ".join(repr(str(run)) for run in expand(path)[:3] if run != path)
+    if runs:
+        raise InputError(f"{str(path)!r} holds several runs: give one of them, such as {runs}")
     if not file.is_file():
         raise InputError(f"{str(path)!r} is no run: give a run folder, or its run.h5")
     return file
 
 
 def expand(path: Path) -> list[Path]:
-    """The runs of a sweep's folder, by name; of anything else itself."""
-    inside = sorted(file.parent for file in path.glob("*/run.h5")) if path.is_dir() else []
-    return inside if inside and not (path / "run.h5").exists() else [path]
+    """Return the runs of a sweep's folder, sorted by name; [path] for any other path."""
+    runs = sorted(file.parent for file in path.glob("*/run.h5")) if path.is_dir() else []
+    return runs if runs and not (path / "run.h5").exists() else [path]
 
 
 def open_run(path: Path) -> h5py.File:
-    """The run opened for reading, also while it is being written."""
+    """Open a run for reading, even while it is being written. InputError if it is not a run."""
     try:
         file = h5py.File(run_file(path), "r", locking=False)
     except OSError as error:
@@ -59,15 +59,15 @@ def open_run(path: Path) -> h5py.File:
 
 
 def column(file: h5py.File, path: str, *rows: slice) -> NDArray[Any]:
-    """A whole dataset, or these rows of every peer; see `part`."""
+    """Return a whole dataset, or these rows of every peer; see `part`."""
     return part(file[path], *rows)
 
 
 def part(dataset: h5py.Dataset, *rows: slice) -> NDArray[Any]:
-    """These rows of every peer; NaN or -1 for a peer whose file cannot be read."""
+    """Return these rows of every peer; NaN or -1 for a peer whose file cannot be read."""
     try:
         values: NDArray[Any] = dataset[(slice(None), *rows)]
-    except OSError:  # as while that file is created
+    except OSError:  # for instance while a peer's file is being created
         empty = np.broadcast_to(np.asarray(dataset.fillvalue, dataset.dtype), dataset.shape)
         values = empty[(slice(None), *rows)].copy()
         for rank in range(len(values)):
@@ -77,47 +77,47 @@ def part(dataset: h5py.Dataset, *rows: slice) -> NDArray[Any]:
 
 
 def recorded(file: h5py.File, group: str) -> NDArray[np.int64]:
-    """How many rows of /train or /eval each peer has, found without reading them all.
+    """Return the number of rows of /train or /eval that each peer has written, shape (n,).
 
-    A peer fills its rows in order, so it is enough to look where the slowest and where the
-    fastest end: some 30 reads of a row, and the rows between the two.
+    A peer writes its rows in order, so bisection finds the last row of the slowest and of the
+    fastest peer: about 30 reads of one row, and one of the rows between the two.
     """
-    # Held while it is read again and again: with it HDF5 would close all peers' files.
+    # One object for all reads: when it is released, HDF5 closes the files of all peers.
     dataset = file[f"{group}/round"]
     rows = range(dataset.shape[1])
 
-    def there(first: int, stop: int) -> NDArray[np.bool_]:
+    def written(first: int, stop: int) -> NDArray[np.bool_]:
         return part(dataset, slice(first, stop)) >= 0
 
-    low = bisect.bisect_left(rows, True, key=lambda row: not there(row, row + 1).all())
-    high = bisect.bisect_left(rows, True, low, key=lambda row: not there(row, row + 1).any())
-    counted: NDArray[np.int64] = low + there(low, high).sum(axis=1)
-    return counted
+    low = bisect.bisect_left(rows, True, key=lambda row: not written(row, row + 1).all())
+    high = bisect.bisect_left(rows, True, low, key=lambda row: not written(row, row + 1).any())
+    counts: NDArray[np.int64] = low + written(low, high).sum(axis=1)
+    return counts
 
 
 def numbers(file: h5py.File, path: str) -> Array:
-    """A whole dataset as floats, NaN where nothing was recorded."""
+    """Return a whole dataset as float64, NaN where nothing was recorded."""
     values = column(file, path)
     missing = values == -1 if values.dtype.kind == "i" else np.isnan(values)
     return np.where(missing, np.nan, values.astype(np.float64))
 
 
 def progress(folder: Path) -> tuple[int, int, float] | None:
-    """(rounds that every peer has completed, of how many, mean loss), None before the start."""
+    """Return (rounds completed by every peer, all rounds, mean loss); None before the start."""
     try:
         opened = open_run(folder)
     except InputError:
-        return None  # not there yet, or being written at this moment
+        return None  # not created yet, or being created at this moment
     with opened as file:
         done = int(recorded(file, "train").min())
         losses = column(file, "train/loss", slice(done - 1, done)) if done else np.empty(0)
-        known = losses[~np.isnan(losses)]  # a straggler may have none in this round
-        loss = known.mean() if known.size else np.nan
+        losses = losses[~np.isnan(losses)]  # a straggler may have computed none in this round
+        loss = losses.mean() if losses.size else np.nan
         return done, file["train/round"].shape[1], float(loss)
 
 
 def failures(folder: Path) -> list[str]:
-    """What the peers that failed left as their reason."""
+    """Return the reasons that failed peers have written into their files."""
     texts = []
     for path in sorted(folder.glob("peers/peer-*.h5")):
         attributes = run_folder.peer_attributes(path)
@@ -127,76 +127,79 @@ def failures(folder: Path) -> list[str]:
 
 @dataclass
 class Run:
-    """What a run recorded. Arrays have the file's shapes (n, rounds) and (n, rows)."""
+    """Record of a run. Arrays have the file's shapes: (n, rounds) in train, (n, rows) in eval."""
 
-    path: Path  # as given
+    path: Path  # as the user gave it
     attributes: Table
     experiment: Table
     weights: Array
     train: dict[str, Array]
     eval: dict[str, Array]
-    own: dict[str, Array]  # what the algorithm recorded itself, (n, rounds)
-    cost: dict[str, Any]  # see accounting.Account; none where the model does not tell
-    members: list[Table]  # attributes of the peers' files; none in a joined file
+    own: dict[str, Array]  # the algorithm's own metrics, (n, rounds)
+    cost: dict[str, Any]  # fields of cost_model.Account; empty if the model has no cost
+    members: list[Table]  # attributes of the peers' files; empty for a joined file
 
     @property
     def done(self) -> NDArray[np.int64]:
         """Rounds completed, by peer."""
-        made: NDArray[np.int64] = np.isfinite(self.train["round"]).sum(axis=1)
-        return made
+        counts: NDArray[np.int64] = np.isfinite(self.train["round"]).sum(axis=1)
+        return counts
 
     @property
     def measure(self) -> str:
-        """What tells how good a model is: accuracy, or loss where there are no classes."""
-        rows = np.isfinite(self.eval["round"]).any()
-        return "loss" if rows and np.isnan(self.eval["accuracy"]).all() else "accuracy"
+        """Name of the column that measures a model: accuracy, or loss without classes."""
+        evaluated = np.isfinite(self.eval["round"]).any()
+        return "loss" if evaluated and np.isnan(self.eval["accuracy"]).all() else "accuracy"
 
     @property
     def precision(self) -> str:
-        """What gradients were computed in."""
+        """Precision in which gradients were computed."""
         return str(self.experiment["learning"].get("precision", "fp32"))
 
     @property
     def timed(self) -> bool:
-        """Whether virtual time passed."""
+        """True if virtual time passed."""
         return bool(np.nanmax(self.train["time"], initial=0) > 0)
 
     def rows(self, phase: int) -> NDArray[np.int64]:
-        """The rows of /eval after this phase that all peers still alive have recorded."""
-        there = np.isfinite(self.eval["round"])
-        complete = there[there.any(axis=1)].all(axis=0)
+        """Return the rows of /eval after this phase that all peers have, shape (rows,).
+
+        A peer without any row does not count: its file is lost, or it has just begun.
+        """
+        recorded = np.isfinite(self.eval["round"])
+        complete = recorded[recorded.any(axis=1)].all(axis=0)
         return np.flatnonzero(complete & (self.eval["phase"] == phase).any(axis=0))
 
     def last(self, name: str) -> Array:
-        """The last recorded value of a column of /train, by peer."""
+        """Return the last recorded value of a column of /train, by peer; NaN if there is none."""
         values, done = self.train[name], self.done
         return np.where(done > 0, values[np.arange(len(done)), done - 1], np.nan)
 
     @property
     def failures(self) -> list[str]:
-        """The reasons that failed peers left."""
+        """Reasons of failed peers."""
         return reasons(self.members, self.attributes)
 
     @property
     def lost(self) -> list[str]:
-        """Peers of which nothing can be shown, and why."""
-        whys = {rank: member.get("lost") for rank, member in enumerate(self.members)}
+        """Peers without records, each with the reason."""
+        causes = {rank: member.get("lost") for rank, member in enumerate(self.members)}
         return [
-            f"peer {rank}: {whys.get(rank) or 'no round recorded'}"
+            f"peer {rank}: {causes.get(rank) or 'no round recorded'}"
             for rank, done in enumerate(self.done)
-            if not done or whys.get(rank)
+            if not done or causes.get(rank)
         ]
 
     @property
     def state(self) -> str:
-        """The status in words, and how far the run came if not to the end."""
+        """Status in words, with the rounds completed if the run is not complete."""
         return state(
             self.attributes["status"], self.members, self.done, self.train["round"].shape[1]
         )
 
 
 def state(status: str, members: list[Table], done: NDArray[np.int64], rounds: int) -> str:
-    """A run's status in words, and how far it came if not to the end."""
+    """Return a run's status in words, with the rounds completed if the run is not complete."""
     if status == "done" and done.min() == rounds:
         return "done"
     started = [member for member in members if "pid" in member]
@@ -209,13 +212,13 @@ def state(status: str, members: list[Table], done: NDArray[np.int64], rounds: in
 
 
 def reasons(members: list[Table], attributes: Table) -> list[str]:
-    """Why peers failed: from their files, or from the joined one."""
-    left = [str(member["failure"]) for member in members if "failure" in member]
-    return left or [str(text) for text in attributes.get("failures", [])]
+    """Return why peers failed, from the attributes of their files, or of the joined file."""
+    causes = [str(member["failure"]) for member in members if "failure" in member]
+    return causes or [str(text) for text in attributes.get("failures", [])]
 
 
 def read(path: Path) -> Run:
-    """A run, given as its folder, run.h5 or joined file; InputError if it is none."""
+    """Read a run from its folder, its run.h5 or a joined file. InputError if it is not a run."""
     with open_run(path) as file:
         return Run(
             path=path,
@@ -235,7 +238,7 @@ def read(path: Path) -> Run:
 
 
 def schedules(path: Path) -> list[NDArray[Any]]:
-    """Every peer's events so far (see schedule.ROW), by rank; InputError where there are none."""
+    """Return each peer's events so far (see event_log.ROW). InputError if the run keeps none."""
     with open_run(path) as file:
         if "schedule" in file:
             return [events(file, rank) for rank in range(file.attrs["peers"])]
@@ -245,23 +248,26 @@ def schedules(path: Path) -> list[NDArray[Any]]:
 
 
 def events(file: h5py.File, rank: int) -> NDArray[Any]:
-    """The events of one peer; none where its file is not there."""
+    """Return the events of one peer; none if its file is missing."""
     try:
         rows: NDArray[Any] = file[f"schedule/{rank:05d}"][...]
-    except (KeyError, OSError):  # while it grows, the old file is gone for a moment
+    except (KeyError, OSError):  # while a peer grows its file, the old one is briefly missing
         rows = np.empty(0, ROW)
     return rows[rows["round"] >= 0]
 
 
 def members(file: h5py.File) -> list[Table]:
-    """Attributes of the files of all peers, by rank; none of a joined file."""
-    joint, here = file["train/round"], Path(file.filename).parent
-    sources = joint.virtual_sources() if joint.is_virtual else []
-    return [run_folder.peer_attributes(here / source.file_name) for source in sources]
+    """Return the attributes of all peers' files, by rank; an empty list for a joined file."""
+    dataset, folder = file["train/round"], Path(file.filename).parent
+    sources = dataset.virtual_sources() if dataset.is_virtual else []
+    return [run_folder.peer_attributes(folder / source.file_name) for source in sources]
 
 
 def join(path: Path, target: Path | None = None, force: bool = False) -> Path:
-    """Write the run as one self-contained file of equal content (default: RUN/joined.h5)."""
+    """Write the run as one self-contained file (default: RUN/joined.h5); return its path.
+
+    InputError if the file exists, unless `force` is set, or if it cannot be written.
+    """
     origin = run_file(path)
     target = target or origin.parent / "joined.h5"
     if not target.parent.is_dir():
@@ -269,12 +275,13 @@ def join(path: Path, target: Path | None = None, force: bool = False) -> Path:
     if target.exists() and (not force or target.is_dir() or target.samefile(origin)):
         cure = "" if force or target.is_dir() else ", or --force to replace it"
         raise InputError(f"{str(target)!r} exists: give another file with --to{cure}")
+    # Written under another name first, so that a reader never opens half a file.
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     reasons = read(path).failures
     try:
-        with open_run(path) as source, h5py.File(partial, "w", locking=False) as made:
-            copy(source, made)
-            made.attrs.update({"failures": reasons} if reasons else {})
+        with open_run(path) as source, h5py.File(partial, "w", locking=False) as file:
+            copy(source, file)
+            file.attrs.update({"failures": reasons} if reasons else {})
         partial.replace(target)
     except OSError as error:
         raise InputError(f"cannot write {str(target)!r} ({error}); give another --to") from None
@@ -284,23 +291,24 @@ def join(path: Path, target: Path | None = None, force: bool = False) -> Path:
 
 
 def copy(source: h5py.File, target: h5py.File) -> None:
-    """Everything of `source`, with plain datasets for virtual ones."""
+    """Copy all of `source` into `target`, virtual datasets as ordinary ones."""
     target.attrs.update(source.attrs)
     for rank in range(len(source.get("schedule", ()))):
         target.create_dataset(f"schedule/{rank:05d}", data=events(source, rank))
     groups = [group for name, group in source.items() if name != "schedule"]
-    found = [dataset for group in groups for dataset in group.values()]
-    for dataset in found:
-        made = target.create_dataset(
+    datasets = [dataset for group in groups for dataset in group.values()]
+    for dataset in datasets:
+        duplicate = target.create_dataset(
             dataset.name, dataset.shape, dataset.dtype, fillvalue=dataset.fillvalue
         )
         for part in range(len(dataset)) if dataset.is_virtual else [...]:
-            with contextlib.suppress(OSError):  # a peer's file that cannot be read
-                made[part] = dataset[part]
+            with contextlib.suppress(OSError):  # a peer's file that cannot be read stays empty
+                duplicate[part] = dataset[part]
         if dataset.is_scale:
-            made.make_scale(dataset.name.rpartition("/")[2])
-        made.attrs.update({k: v for k, v in dataset.attrs.items() if k not in WIRING})
-    for dataset in found:
+            duplicate.make_scale(dataset.name.rpartition("/")[2])
+        duplicate.attrs.update({k: v for k, v in dataset.attrs.items() if k not in WIRING})
+    # A scale can be attached only after it exists in the target.
+    for dataset in datasets:
         for axis, dimension in enumerate(dataset.dims):
             for scale in dimension.values():
                 target[dataset.name].dims[axis].attach_scale(target[scale.name])

@@ -1,4 +1,4 @@
-"""A run in words: the summary table, and two runs side by side."""
+"""Text tables: the summary of a run, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from p2psim.analysis.results import Array, Run, Table, column, open_run, read
 from p2psim.models import cost_model
 from p2psim.simulation.recorder import PHASES
 
-# Units that grow by thousands, from the one that values are in.
+# Units in steps of 1000; values are in the first.
 STEPS = {"byte": ("B", "kB", "MB", "GB", "TB"), "nJ": ("nJ", "µJ", "mJ", "J", "kJ", "MJ")}
-GROWN = 10.0  # times as much loss as in the first round is no noise
+GROWTH = 10.0  # factor on the loss of the first round that noise does not explain
 OWN = ("accuracy", "seen_accuracy", "unseen_accuracy")  # of each peer's own model
 
 
 @dataclass
 class Measure:
-    """What a run came to in one respect: a value of each peer, or one for all."""
+    """Result of a run in one respect: a value of each peer, or one value for all."""
 
     label: str
     values: Array
@@ -36,7 +36,7 @@ class Measure:
         self.mean = float(self.values.mean()) if self.values.size else float("nan")
 
     def cells(self) -> list[str]:
-        """Mean, min, max and, of amounts, the sum; only the mean where there is one value."""
+        """Return mean, min, max and, of amounts, the sum; only the mean of a single value."""
         spread = [self.values.min(), self.values.max()] if self.values.size > 1 else []
         amount = self.unit in (*STEPS, "count")
         total = [self.values.sum()] if spread and amount else []
@@ -44,49 +44,50 @@ class Measure:
 
 
 def measures(run: Run) -> list[Measure]:
-    """The models at the last evaluation, the rest at each peer's last round."""
-    made = []
+    """Return all measures of a run: models at the last evaluation, others at the last round."""
+    measured = []
     last = [(phase, row) for phase in (0, 1) for row in run.rows(phase)[-1:]]
     accuracies = (*OWN, "mean_model_accuracy") if run.measure == "accuracy" else ()
-    split = np.isfinite(run.eval["unseen_accuracy"]).any()  # else all that is tested is seen
+    # Without unseen classes seen accuracy is accuracy, so neither is shown.
+    split = np.isfinite(run.eval["unseen_accuracy"]).any()
     for name in (*accuracies, "loss", "consensus_distance"):
         for phase, row in last if split or "seen" not in name else []:
             values = run.eval[name][:, row]
-            made.append(Measure(f"{name} after {PHASES[phase]}".replace("_", " "), values))
+            measured.append(Measure(f"{name} after {PHASES[phase]}".replace("_", " "), values))
             if name in ("mean_model_accuracy", "consensus_distance"):  # the same on every peer
-                made[-1].values = made[-1].values[:1]
-    made += oscillations(run, [name for name in OWN if split or "seen" not in name])
-    made.append(Measure("training loss", run.last("loss")))
+                measured[-1].values = measured[-1].values[:1]
+    measured += oscillations(run, [name for name in OWN if split or "seen" not in name])
+    measured.append(Measure("training loss", run.last("loss")))
     for name, values in run.own.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of a peer that has none
+            warnings.simplefilter("ignore", RuntimeWarning)  # about a peer without values
             each = np.nanmean(values, axis=1)
-        made.append(Measure(f"{name.replace('_', ' ')}, mean of all rounds", each))
-    made.append(Measure("payload sent", run.last("bytes_sent"), "byte"))
-    made.append(Measure("messages sent", run.last("messages_sent"), "count"))
-    made += [Measure("virtual time", run.last("time"), "s")] if run.timed else []
+        measured.append(Measure(f"{name.replace('_', ' ')}, mean of all rounds", each))
+    measured.append(Measure("payload sent", run.last("bytes_sent"), "byte"))
+    measured.append(Measure("messages sent", run.last("messages_sent"), "count"))
+    measured += [Measure("virtual time", run.last("time"), "s")] if run.timed else []
     if "energy" in run.train and np.isfinite(energy := 1e6 * run.last("energy")).any():
-        made.append(Measure(f"energy in {run.precision}", energy, "nJ"))
+        measured.append(Measure(f"energy in {run.precision}", energy, "nJ"))
     wall = run.last("wall")[run.done > 0].max(initial=0)
     rate = run.done.max() / wall if wall else np.nan
-    made.append(Measure("wall time", np.array([wall]), "s"))
-    return [*made, Measure("rounds per second", np.array([rate]))]
+    measured.append(Measure("wall time", np.array([wall]), "s"))
+    return [*measured, Measure("rounds per second", np.array([rate]))]
 
 
 def oscillations(run: Run, names: Sequence[str]) -> list[Measure]:
-    """Of the second half of the rounds, where both phases have been evaluated in each."""
+    """Return rise and fall in the second half of the rounds, for columns where both are known."""
     half = run.train["round"].shape[1] // 2 + 1
-    made = []
+    measured = []
     for name in names:
-        moved = metrics.oscillation(run, name, first=half)
-        for what, value in (("rise at consensus", moved.rise), ("fall at local", moved.fall)):
-            if np.isfinite([moved.rise, moved.fall]).all():
-                made.append(Measure(f"{name.replace('_', ' ')}: {what}", np.array([value])))
-    return made
+        rise, fall = metrics.oscillation(run, name, first=half)
+        for change, value in (("rise at consensus", rise), ("fall at local", fall)):
+            if np.isfinite([rise, fall]).all():
+                measured.append(Measure(f"{name.replace('_', ' ')}: {change}", np.array([value])))
+    return measured
 
 
 def quantity(value: float, unit: str = "") -> str:
-    """A number for people."""
+    """Return a value with its unit, in the multiple of the unit that suits it, 4 digits."""
     if np.isnan(value) or np.isinf(value):
         return str(value)
     if unit in STEPS:
@@ -101,7 +102,7 @@ def quantity(value: float, unit: str = "") -> str:
 
 
 def grid(rows: Sequence[Sequence[str]], numeric: bool = True) -> str:
-    """Rows as aligned columns, numbers flush right."""
+    """Return rows as text in aligned columns; numeric: all columns but the first flush right."""
     from rich.console import Console
     from rich.table import Table as Grid
 
@@ -116,7 +117,7 @@ def grid(rows: Sequence[Sequence[str]], numeric: bool = True) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value of the experiment file; a plug-in as name (parameter = value, ...)."""
+    """Return a value of the experiment file as text; a plug-in as name (parameter = value, ...)."""
     if not isinstance(value, dict):
         text = f"{value:.12g}" if isinstance(value, float) else str(value)
         return text.lower() if isinstance(value, bool) else text
@@ -126,7 +127,7 @@ def format_value(value: Any) -> str:
 
 
 def summary(folder: Path) -> str:
-    """What was run and what came of it, as a table of text."""
+    """Return the experiment and its results as text tables."""
     run = read(folder)
     setting = [
         [key, format_value(run.experiment[key])] for key in ("algorithm", "topology", "data")
@@ -137,62 +138,66 @@ def summary(folder: Path) -> str:
         setting += map(list, cost_model.Account(**run.cost).words(run.precision).items())
     rows = [["", "mean", "min", "max", "in all"]]
     rows += [[measure.label, *measure.cells()] for measure in measures(run)]
-    trouble = [f"! {text}" for text in [*run.failures, *run.lost, *diverged(run)]]
+    problems = [f"! {text}" for text in [*run.failures, *run.lost, *diverged(run)]]
     first = f"{run.experiment['name']}: {run.state}   {folder}"
-    return "\n".join([first, grid(setting, numeric=False), "", grid(rows), *trouble])
+    return "\n".join([first, grid(setting, numeric=False), "", grid(rows), *problems])
 
 
 def diverged(run: Run) -> list[str]:
-    """A sentence where a run that went to its end has ended in NaN or infinity."""
+    """Return a warning if a complete run ended in NaN or infinity, or its loss is growing."""
     last = run.eval["loss"][:, -1:]
     peers = int((~np.isfinite(last)).sum()) if run.state == "done" else 0
     if peers:
         text = f"the last test loss of {peers} peers is not finite"
         return [f"{text}: diverged (lower lr, gamma or eta_d)"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of rounds without a gradient
+        warnings.simplefilter("ignore", RuntimeWarning)  # about rounds without a gradient
         loss = np.nanmean(run.train["loss"], axis=0)
-    known = loss[np.isfinite(loss)]
-    if known.size < 2 or known[-1] <= GROWN * abs(known[0]):
+    loss = loss[np.isfinite(loss)]
+    if loss.size < 2 or loss[-1] <= GROWTH * abs(loss[0]):
         return []
-    text = f"the training loss has grown from {known[0]:.4g} to {known[-1]:.4g}"
+    text = f"the training loss has grown from {loss[0]:.4g} to {loss[-1]:.4g}"
     return [f"{text}: diverging (lower lr, gamma or eta_d)"]
 
 
 def flat(table: Table, path: str = "") -> dict[str, str]:
-    """The values of nested tables by dotted key, as text."""
-    found = {}
+    """Return the values of nested tables as {dotted key: text}."""
+    texts = {}
     for key, value in table.items():
         inner = flat(value, f"{path}{key}.") if isinstance(value, dict) else {}
-        found.update(inner or {path + key: format_value(value)})
-    return found
+        texts.update(inner or {path + key: format_value(value)})
+    return texts
 
 
 def differing(tables: Sequence[dict[str, str]]) -> list[str]:
-    """The keys that do not have the same value in all."""
+    """Return the keys whose values are not the same in all tables."""
     keys = dict.fromkeys(key for table in tables for key in table)
     return [key for key in keys if len({table.get(key) for table in tables}) > 1]
 
 
 def compare(one: Path, two: Path) -> str:
-    """What differs between two runs: the experiment, and side by side what came of it."""
+    """Return the differences of two runs as text: keys of the experiment, measures, final x."""
     runs = [read(one), read(two)]
-    about = ("mpi", "p2psim_version")
-    keyed = [{**flat(run.experiment), **{k: str(run.attributes[k]) for k in about}} for run in runs]
-    what = [[key, *(table.get(key, "-") for table in keyed)] for key in differing(keyed)]
-    sides = [{measure.label: measure for measure in measures(run)} for run in runs]
+    software = ("mpi", "p2psim_version")
+    settings = [
+        {**flat(run.experiment), **{k: str(run.attributes[k]) for k in software}} for run in runs
+    ]
+    changes = [[key, *(table.get(key, "-") for table in settings)] for key in differing(settings)]
+    a, b = ({measure.label: measure for measure in measures(run)} for run in runs)
     rows = [["", "A", "B", "B - A", "B / A"]]
-    for label in dict.fromkeys([*sides[0], *sides[1]]):
-        rows.append([label, *difference(sides[0].get(label), sides[1].get(label))])
+    for label in dict.fromkeys([*a, *b]):
+        rows.append([label, *difference(a.get(label), b.get(label))])
     heads = [f"{letter}  {run.path}: {run.state}" for letter, run in zip("AB", runs, strict=True)]
-    table = grid([["", "A", "B"], *what], numeric=False) if what else "The experiments are equal."
+    table = "The experiments are equal."
+    if changes:
+        table = grid([["", "A", "B"], *changes], numeric=False)
     return "\n".join(
         [*heads, "", table, "", grid(rows), "", f"final vectors {compare_final(*runs)}"]
     )
 
 
 def difference(a: Measure | None, b: Measure | None) -> list[str]:
-    """Both means, their difference and, of amounts, their ratio."""
+    """Return both means, their difference and, of values with a unit, their ratio, as text."""
     texts = [quantity(side.mean, side.unit) if side else "-" for side in (a, b)]
     if not a or not b:
         return texts
@@ -202,7 +207,7 @@ def difference(a: Measure | None, b: Measure | None) -> list[str]:
 
 
 def compare_final(one: Run, two: Run) -> str:
-    """Whether two runs ended in the same models."""
+    """Compare the final vectors x of two runs; return the result in words."""
     if any(run.done.min() < run.train["round"].shape[1] for run in (one, two)):
         return "not compared: a run is incomplete"
     with open_run(one.path) as a, open_run(two.path) as b:

@@ -1,4 +1,4 @@
-"""`p2psim watch`: a run, or the runs of a sweep, followed from another terminal."""
+"""Command `p2psim watch`: show the progress of a run or a sweep from another terminal."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from p2psim.analysis.monitor import Pace, RunMonitor
 from p2psim.analysis.monitor_view import display
 from p2psim.errors import InputError
 
-PERIOD = 1.0  # seconds between two looks
+PERIOD = 1.0  # seconds between two reads
 
 
 def watch(path: Path, once: bool, patience: float) -> None:
-    """Show the run at `path`, or all in it, until they are over or the user has seen enough.
+    """Show the run at `path`, or all runs in it, until all are over or the user presses Ctrl-C.
 
-    A run that has not begun is waited for, `patience` seconds, as is the next one of a sweep.
-    InputError where there is none.
+    once: show the present status only. patience: seconds to wait for a run to begin, also for the
+    next run of a sweep. InputError if there is no run after that.
     """
-    follower, pace = RunMonitor(path), Pace(PERIOD)
-    seen = time.monotonic()  # when last there was something to see
-    with interrupted() as asked, display(live=not once) as show:
-        while not asked:
+    monitor, pace = RunMonitor(path), Pace(PERIOD)
+    last_read = time.monotonic()  # of the last successful read
+    with collect_interrupts() as interrupts, display(live=not once) as view:
+        while not interrupts:
             if pace.due():
                 with pace.looking() as now:
                     try:
-                        show.runs(follower.look())
-                        seen = now
+                        view.runs(monitor.look())
+                        last_read = now
                     except InputError:
-                        if once or now - seen > patience or not may_come(path):
+                        if once or now - last_read > patience or not may_begin(path):
                             raise
-                        if not follower.seen:
-                            show.say(f"waiting up to {patience:g} s for {str(path)!r} to begin")
-                if follower.seen and (once or ended(follower, patience)):
+                        if not monitor.statuses:
+                            view.notify(f"waiting up to {patience:g} s for {str(path)!r} to begin")
+                if monitor.statuses and (once or ended(monitor, patience)):
                     return
             time.sleep(0.05)
 
 
-def may_come(path: Path) -> bool:
-    """Whether a run can still appear here."""
+def may_begin(path: Path) -> bool:
+    """Return True if a run can still be created at `path`."""
     return path.is_dir() or (path.parent.is_dir() and not path.exists())
 
 
-def ended(follower: RunMonitor, patience: float) -> bool:
-    """Whether all is over; in a sweep's folder the next run may begin a little later."""
-    sights = list(follower.seen.values())
-    if not all(sight.over for sight in sights):
+def ended(monitor: RunMonitor, patience: float) -> bool:
+    """Return True if all runs are over; a sweep's next run may begin within `patience` seconds."""
+    statuses = list(monitor.statuses.values())
+    if not all(status.over for status in statuses):
         return False
-    alone = list(follower.seen) == [follower.path]
-    return alone or time.time() - max(s.written for s in sights) / 1e9 > patience
+    single = list(monitor.statuses) == [monitor.path]
+    return single or time.time() - max(s.written for s in statuses) / 1e9 > patience
 
 
 @contextmanager
-def interrupted() -> Iterator[list[int]]:
-    """Collects Ctrl-C, which is how to leave: an exception could get lost inside HDF5."""
-    asked: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+def collect_interrupts() -> Iterator[list[int]]:
+    """Collect the numbers of SIGINT (Ctrl-C) in a list, because HDF5 can swallow an exception."""
+    signals: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: signals.append(number))
     try:
-        yield asked
+        yield signals
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,4 @@
-"""What `p2psim list` prints: every plug-in with its parameters, from the classes themselves."""
+"""Catalog of plug-ins for `p2psim list`: parameters and docstrings, read from the classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDTH = 100
 
 
 def listing(kind: str | None = None) -> str:
-    """All plug-ins of a kind, or of every kind. InputError for an unknown kind."""
+    """Return all plug-ins of a kind, or of every kind, as text. InputError for an unknown kind."""
     kinds = [*KINDS, "topology"]
     if kind is not None and kind not in kinds:
         raise InputError(f"list: unknown kind {kind!r}; {suggest(kind, kinds)}")
@@ -28,10 +28,12 @@ def listing(kind: str | None = None) -> str:
 
 
 def details(kind: str, name: str) -> str:
-    """One plug-in: its parameters and its whole docstring. InputError for an unknown one."""
-    listing(kind)
+    """Return one plug-in's parameters and docstring as text. InputError for an unknown one."""
+    listing(kind)  # refuses an unknown kind
     if kind == "topology":
-        raise InputError("list: topologies have no more to tell; leave the name out")
+        raise InputError(
+            "list: a topology has no details; give the kind alone: p2psim list topology"
+        )
     cls = registry.find(kind, name, Path())
     head = entry(name, first_line(cls), getattr(cls, "source", ""))
     text = textwrap.indent(inspect.getdoc(cls) or "", "  ").partition("\n")[2]
@@ -39,7 +41,7 @@ def details(kind: str, name: str) -> str:
 
 
 def section(kind: str) -> Iterator[str]:
-    """A heading and the plug-ins of a kind."""
+    """Yield a heading and the lines of all plug-ins of a kind."""
     yield kind
     if kind == "topology":
         for name, (parameters, summary) in topology.available().items():
@@ -53,14 +55,14 @@ def section(kind: str) -> Iterator[str]:
 
 
 def entry(name: str, summary: str, source: str) -> Iterator[str]:
-    """A plug-in's own lines: name and purpose, then the paper."""
+    """Yield a plug-in's first lines: name and summary, then its source."""
     yield indent(f"{name:<22}{summary}" if len(name) < 22 else f"{name}  {summary}", 2, 24)
     if source:
         yield indent(f"[{source}]", 24, 25)
 
 
 def parameters_of(cls: type) -> Iterator[str]:
-    """A line per parameter: name, default, what is allowed."""
+    """Yield a line per parameter: name, default, allowed values."""
     hints = get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
         allowed, value = words(hints[field.name]), default(field)
@@ -68,12 +70,12 @@ def parameters_of(cls: type) -> Iterator[str]:
 
 
 def first_line(cls: type) -> str:
-    """The first line of the docstring."""
+    """Return the first line of a class's docstring."""
     return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
 def default(field: dataclasses.Field[Any]) -> str:
-    """A default as it would stand in an experiment file."""
+    """Return a parameter's default as written in an experiment file."""
     if field.default_factory is not dataclasses.MISSING:
         return toml(field.default_factory())
     if field.default is dataclasses.MISSING:
@@ -82,23 +84,23 @@ def default(field: dataclasses.Field[Any]) -> str:
 
 
 def toml(value: Any) -> str:
-    """A plain value in TOML's spelling."""
+    """Return a value in TOML syntax."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value).replace("'", '"') if not isinstance(value, str) else f'"{value}"'
 
 
 def words(hint: Any) -> str:
-    """What a parameter may be; a plug-in by its kind."""
+    """Return the allowed values of a type hint in words; a plug-in by its kind."""
     for option in (hint, *get_args(hint)):
         if option in KINDS.values():
-            several = "a list, each " * (get_origin(hint) is list)
-            return f"{several}a {config.kind_of(option)} (p2psim list {config.kind_of(option)})"
+            prefix = "a list, each " * (get_origin(hint) is list)
+            return f"{prefix}a {config.kind_of(option)} (p2psim list {config.kind_of(option)})"
     return config.describe(hint)
 
 
 def indent(text: str, first: int, rest: int | None = None) -> str:
-    """Text folded at the page's width, with its own indent from the second line on."""
+    """Wrap text at WIDTH, indented by `first` spaces, by `rest` from the second line on."""
     later = " " * (first if rest is None else rest)
     return textwrap.fill(
         text, WIDTH, initial_indent=" " * first, subsequent_indent=later, drop_whitespace=True

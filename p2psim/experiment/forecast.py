@@ -1,6 +1,7 @@
-"""Virtual time before a run, by the schedule alone: all peers' clocks, without their vectors.
+"""Forecast of a run's virtual time: the clocks of all peers, without models or messages.
 
-One peer has rehearsed; the others do the same with their own neighbors and their own step times.
+The dry run of one peer gives the order of its operations. All peers follow this order, each with
+its own neighbors, links and step times.
 """
 
 from __future__ import annotations
@@ -13,90 +14,94 @@ from p2psim.experiment.dry_run import DryRun, Send, Wait
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Arrival, Clock
 
-MESSAGES = 300_000  # after so many no other round is followed
+MAX_MESSAGES = 300_000  # and local steps; a forecast ends with the round that exceeds them
 
 
 class Forecast(NamedTuple):
-    """Virtual seconds until the last peer has done so many rounds."""
+    """Virtual seconds until the last peer has completed `rounds` rounds."""
 
     seconds: float
     rounds: int
 
 
 class Peers:
-    """The clocks of all peers, who act in step with each other."""
+    """Clocks of all peers, which perform the same operations in the same order."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.graph, self.time = scenario.topology, scenario.experiment.time
         self.ranks = range(scenario.peers)
         self.clocks = [Clock() for _ in self.ranks]
         self.steps = self.messages = 0
+        # The last Sends, and when each message (sender, receiver) sets out.
         self.sent: deque[tuple[Send, dict[tuple[int, int], float]]] = deque(maxlen=64)
 
-    def act(self, act: str | Send | Wait) -> None:
-        """Let all peers do this."""
-        if isinstance(act, Send):
-            self.send(act)
-        elif isinstance(act, Wait):
-            self.wait(*self.sent[-act.back])
+    def perform(self, operation: str | Send | Wait) -> None:
+        """Perform one operation on every peer."""
+        if isinstance(operation, Send):
+            self.send(operation)
+        elif isinstance(operation, Wait):
+            self.wait(*self.sent[-operation.back])
         else:
             self.work()
 
     def work(self) -> None:
-        """Every peer takes a local step."""
+        """Advance every clock by a local step."""
         if self.time.compute is not None:
             for rank, clock in enumerate(self.clocks):
                 clock.work(clock.now + self.time.compute.seconds(rank, self.steps))
         self.steps += 1
 
-    def send(self, act: Send) -> None:
-        """Every peer's messages set out."""
-        made = {}
+    def send(self, operation: Send) -> None:
+        """Send every peer's messages."""
+        departures = {}
         for rank in self.ranks:
             receivers = [to for to in self.ranks if to != rank]
-            if act.step is not None:
-                receivers = self.graph.receivers(rank, act.step)
-            busy = self.time.link.occupies(rank, act.nbytes)
+            if operation.step is not None:
+                receivers = self.graph.receivers(rank, operation.step)
+            busy = self.time.link.occupies(rank, operation.nbytes)
             for to in receivers:
-                made[rank, to] = self.clocks[rank].depart(busy)
-        self.messages += len(made)
-        self.sent.append((act, made))
+                departures[rank, to] = self.clocks[rank].depart(busy)
+        self.messages += len(departures)
+        self.sent.append((operation, departures))
 
-    def wait(self, act: Send, made: dict[tuple[int, int], float]) -> None:
-        """Every peer has what others sent it."""
+    def wait(self, operation: Send, departures: dict[tuple[int, int], float]) -> None:
+        """Advance every clock to the last arrival of the messages of an earlier Send."""
         arrivals: list[list[Arrival]] = [[] for _ in self.ranks]
-        for (rank, to), sent_at in made.items():
-            at = self.time.link.arrival(rank, to, sent_at, act.nbytes)
+        for (rank, to), sent_at in departures.items():
+            at = self.time.link.arrival(rank, to, sent_at, operation.nbytes)
             arrivals[to].append(Arrival(rank, sent_at, at))
         for clock, messages in zip(self.clocks, arrivals, strict=True):
             clock.arrivals(messages)
 
 
-def forecast(scenario: Scenario, rehearsed: DryRun) -> Forecast | None:
-    """Follow the rounds, to the last one if there are no more than MESSAGES messages in all.
+def forecast(scenario: Scenario, dry_run: DryRun) -> Forecast | None:
+    """Forecast all rounds, or the first ones if they exceed MAX_MESSAGES messages and steps.
 
-    None where the order of things depends on times that only a run knows.
+    None if the order of operations depends on times that are known in a run only.
     """
     if scenario.experiment.algorithm.time_dependent:
         return by_algorithm(scenario)
     peers = Peers(scenario)
-    rounds = itertools.chain(rehearsed.first, itertools.cycle(rehearsed.later))
-    for number, acts in enumerate([rehearsed.start, *itertools.islice(rounds, scenario.rounds)]):
-        for act in acts:
-            peers.act(act)
-        if number and peers.messages + peers.steps > MESSAGES:
+    rounds = itertools.chain(dry_run.first, itertools.cycle(dry_run.later))
+    # Number 0 is the start of the run.
+    for number, operations in enumerate(
+        [dry_run.start, *itertools.islice(rounds, scenario.rounds)]
+    ):
+        for operation in operations:
+            peers.perform(operation)
+        if number and peers.messages + peers.steps > MAX_MESSAGES:
             break
     return Forecast(max(clock.now for clock in peers.clocks), number)
 
 
 def by_algorithm(scenario: Scenario, rounds: int | None = None) -> Forecast | None:
-    """What the algorithm itself makes of the peers' step times, in so many rounds.
+    """Forecast by the algorithm's own `duration`; None if only a run determines the time.
 
-    If not given: all rounds, or as many as MESSAGES step times are enough for.
+    rounds: by default all rounds, but not more than need MAX_MESSAGES local steps of all peers.
     """
     time, setting = scenario.experiment.time, scenario.setting
-    some = max(1, MESSAGES // (setting.peers * setting.local_steps))
-    rounds = min(scenario.rounds, some) if rounds is None else rounds
+    limit = max(1, MAX_MESSAGES // (setting.peers * setting.local_steps))
+    rounds = min(scenario.rounds, limit) if rounds is None else rounds
 
     def step(t: int) -> list[float]:
         assert time.compute

@@ -1,4 +1,4 @@
-"""Changing what an experiment file says: --set KEY=VALUE, and the combinations of [sweep]."""
+"""Changes to the tables of an experiment file: --set KEY=VALUE, and the combinations of [sweep]."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import Any, TypeAlias
 from p2psim.errors import InputError
 
 Table: TypeAlias = dict[str, Any]
-UNSAFE = r"[^\w.,=+-]+"  # in the name of a run's folder
+UNSAFE = r"[^\w.,=+-]+"  # replaced in the name of a run's folder
 
 
 def assign(table: Table, assignments: Sequence[str]) -> Table:
-    """Apply KEY=VALUE settings to a copy of the tables; VALUE is TOML, or a bare word."""
+    """Apply KEY=VALUE settings to a copy of the tables and return it; VALUE is TOML or a bare word.
+
+    InputError for a malformed setting, and for a key that [sweep] would overwrite.
+    """
     table = copy.deepcopy(table)
     for text in assignments:
         key, equals, value = text.partition("=")
@@ -34,27 +37,29 @@ def assign(table: Table, assignments: Sequence[str]) -> Table:
 
 
 def swept(sweep: Any) -> Iterator[str]:
-    """The dotted keys that a [sweep] sets, in some combination at least."""
-    for key, given in sweep.items() if isinstance(sweep, dict) else ():
-        if isinstance(given, list):
+    """Yield the dotted keys that a [sweep] sets in at least one combination."""
+    for key, values in sweep.items() if isinstance(sweep, dict) else ():
+        if isinstance(values, list):
             yield key
-        elif isinstance(given, dict):
-            cases = (case for case in given.values() if isinstance(case, dict))
+        elif isinstance(values, dict):
+            cases = (case for case in values.values() if isinstance(case, dict))
             yield from (name for case in cases for name, _ in dotted(case))
 
 
-def toml_value(text: str, given: str) -> Any:
-    """One TOML value; a word without quotes is a string."""
+def toml_value(text: str, assignment: str) -> Any:
+    """Return a TOML value from text; a word without quotes is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         if re.fullmatch(r"[A-Za-z_./][\w./:+-]*", text):
             return text
-        raise InputError(f"--set {given!r}: {text!r} is not a TOML value") from None
+        raise InputError(
+            f"--set {assignment!r}: {text!r} is not a TOML value; put a string in quotes"
+        ) from None
 
 
 def put(table: Table, key: str, value: Any) -> None:
-    """Set a dotted key; a plug-in given by name alone becomes a table on the way."""
+    """Set a dotted key in place; a plug-in that is a bare name becomes a table {name = ...}."""
     *parents, last = key.split(".")
     for parent in parents:
         inner = table.get(parent, {})
@@ -66,39 +71,41 @@ def put(table: Table, key: str, value: Any) -> None:
 
 
 def combinations(table: Table) -> list[tuple[str, Table]]:
-    """[sweep]: one (name, tables) per combination; a single one where there is no sweep.
+    """Return (name, tables) of each combination of [sweep]; one combination without a sweep.
 
-    A key with a list takes its values in turn. [sweep.case], or under any other name, holds cases
-    by name: each is a table of keys, dotted or nested, all of which it sets, sections first.
+    A dotted key with a list takes its values in turn. A table such as [sweep.case] has named cases:
+    each case is a table of keys, dotted or nested, and sets all of them, sections first.
+    InputError for contradictory or equal combinations.
     """
     table = dict(table)
     sweep = table.pop("sweep", {})
     entries = sweep.items() if isinstance(sweep, dict) else [("", None)]
-    made = []
-    for choices in itertools.product(*(options(key, given) for key, given in entries)):
-        one = copy.deepcopy(table)
-        given = [key for _, settings in choices for key in settings]
-        if twice := {key for key in given if given.count(key) > 1}:
+    tables = []
+    for choices in itertools.product(*(options(key, values) for key, values in entries)):
+        combination = copy.deepcopy(table)
+        keys = [key for _, settings in choices for key in settings]
+        if twice := {key for key in keys if keys.count(key) > 1}:
             raise InputError(f"[sweep] has several values for {min(twice)} in one combination")
-        if "sweep" in (key.partition(".")[0] for key in given):
+        if "sweep" in (key.partition(".")[0] for key in keys):
             raise InputError("[sweep]: a case holds another sweep; give all cases side by side")
         for _, settings in choices:
+            # A section first: set later, it would replace the keys inside it.
             for key in sorted(settings, key=lambda key: key.count(".")):
-                put(one, key, copy.deepcopy(settings[key]))
-        made.append(("-".join(name for name, _ in choices), one))
-    names = [name for name, _ in made]
+                put(combination, key, copy.deepcopy(settings[key]))
+        tables.append(("-".join(name for name, _ in choices), combination))
+    names = [name for name, _ in tables]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"[sweep] has the combination {name!r} more than once")
-    return made
+    return tables
 
 
-def options(key: str, given: Any) -> list[tuple[str, Table]]:
-    """What one entry of [sweep] may be: (name, dotted keys to set) of each option."""
-    if isinstance(given, list) and given:
-        return [(label(key, value), {key: value}) for value in given]
-    if isinstance(given, dict) and given and all(isinstance(v, dict) for v in given.values()):
-        return [(re.sub(UNSAFE, "_", name), dict(dotted(case))) for name, case in given.items()]
+def options(key: str, values: Any) -> list[tuple[str, Table]]:
+    """Return (name, {dotted key: value}) of each option of one entry of [sweep]."""
+    if isinstance(values, list) and values:
+        return [(label(key, value), {key: value}) for value in values]
+    if isinstance(values, dict) and values and all(isinstance(v, dict) for v in values.values()):
+        return [(re.sub(UNSAFE, "_", name), dict(dotted(case))) for name, case in values.items()]
     where = f"sweep.{key}" if key else "sweep"
     raise InputError(
         f'{where}: [sweep] holds lists by dotted key, such as "algorithm.gamma" = [0.1, 0.2], and '
@@ -106,17 +113,17 @@ def options(key: str, given: Any) -> list[tuple[str, Table]]:
     )
 
 
-def dotted(settings: Table, above: str = "") -> Iterator[tuple[str, Any]]:
-    """A case's keys in dotted form; a table with a name is a plug-in, and so a value."""
+def dotted(settings: Table, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of a case; a table with a name is a plug-in, hence a value."""
     for key, value in settings.items():
         if isinstance(value, dict) and "name" not in value:
-            yield from dotted(value, f"{above}{key}.")
+            yield from dotted(value, f"{prefix}{key}.")
         else:
-            yield above + key, value
+            yield prefix + key, value
 
 
 def label(key: str, value: Any) -> str:
-    """A combination's part of the folder name: last part of the key and the value."""
+    """Return a key's part of the folder name: the last part of the key, and the value."""
     if isinstance(value, dict):
         value = ",".join(str(v) for v in value.values())
     return re.sub(UNSAFE, "_", f"{key.rpartition('.')[2]}={value}")
