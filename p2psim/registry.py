@@ -29,6 +29,7 @@ FOLDERS = {
     "partition": "p2psim.data",
     "rule": "p2psim.learning",
     "schedule": "p2psim.learning",
+    "task": "p2psim.learning",
     "compute": "p2psim.network.step_times",
     "link": "p2psim.network.links",
 }

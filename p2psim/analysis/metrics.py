@@ -24,15 +24,15 @@ class Oscillation(NamedTuple):
     fall: float
 
 
-def curve(run: Run, phase: int, name: str = "accuracy") -> Curve:
-    """Return a column of /eval after local (phase 0) or consensus (phase 1).
+def curve(run: Run, phase: int, name: str = "") -> Curve:
+    """Return a column of /eval, by default the primary one, after phase 0 (local) or 1 (consensus).
 
     Values are NaN where a row is missing or its loss is not finite.
     """
     rows = run.rows(phase)
     # A model that holds NaN predicts one class for all samples: its accuracy means nothing.
     valid = np.isfinite(run.eval["loss"][:, rows])
-    values = np.where(valid, run.eval[name][:, rows], np.nan)
+    values = np.where(valid, run.eval[name or run.primary][:, rows], np.nan)
     return Curve(np.nanmax(run.eval["round"][:, rows], axis=0).astype(int), values)
 
 
@@ -45,9 +45,7 @@ def last_alike(run: Run) -> int:
     return rounds - ("samples" in run.experiment["eval"])
 
 
-def oscillation(
-    run: Run, name: str = "accuracy", first: int = 1, last: int | None = None
-) -> Oscillation:
+def oscillation(run: Run, name: str = "", first: int = 1, last: int | None = None) -> Oscillation:
     """Return the mean rise and fall of a column of /eval within the rounds first..last.
 
     rise = (after consensus of round r) - (after local of r); fall = (after consensus of r - 1) -
@@ -75,10 +73,11 @@ def mean_difference(local: Curve, consensus: Curve, lag: int) -> float:
     return float(change.mean()) if change.size else float("nan")
 
 
-def rounds_to(run: Run, target: float, name: str = "accuracy", phase: int = 1) -> int | None:
+def rounds_to(run: Run, target: float, name: str = "", phase: int = 1) -> int | None:
     """Return the round by which every peer has once reached `target`; None if one never has."""
     rounds, values = curve(run, phase, name)
-    reached = values >= target
+    lower = run.better.get(name or run.primary, "higher") == "lower"
+    reached = values <= target if lower else values >= target
     if not reached.any(axis=1).all():
         return None
     return int(rounds[reached.argmax(axis=1).max()])  # argmax: the first True of each peer

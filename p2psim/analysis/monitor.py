@@ -49,7 +49,8 @@ class RunStatus:
     loss: float  # mean training loss in the last round that all peers have completed
     sent: float  # payload bytes of all peers up to that round
     traffic: float  # payload bytes of all peers per second, over the same tenth
-    measured: dict[str, float]  # at the last evaluation: mean loss, accuracy, ...
+    measured: dict[str, float]  # at the last evaluation: mean loss, primary metric, ...
+    primary: str  # key of `measured` that measures a model first of all
 
     @property
     def least(self) -> int:
@@ -101,6 +102,7 @@ def status_of(file: Any, origin: Path, before: RunStatus | None) -> RunStatus:
         done=done,
         rounds=rounds,
         measured=evaluation(file),
+        primary=primary(file),
         **training(file, int(done.min())),
     )
 
@@ -122,12 +124,19 @@ def training(file: Any, done: int) -> dict[str, float]:
     }
 
 
+def primary(file: Any) -> str:
+    """Return the primary column of /eval; see results.Run.primary."""
+    if "primary" in file.attrs:
+        return str(file.attrs["primary"])
+    return results.primary_of_old_run(file["eval/accuracy"][...], file["eval/round"][...])
+
+
 def evaluation(file: Any) -> dict[str, float]:
     """Return the last row of /eval that all peers have written, mean over the peers, by column."""
     row = int(results.recorded(file, "eval").min()) - 1
     if row < 0:
         return {}
-    names = ("round", "loss", "accuracy", "consensus_distance")
+    names = {"round", "loss", primary(file), "consensus_distance"}
     last = slice(row, row + 1)
     return {name: float(results.column(file, f"eval/{name}", last).mean()) for name in names}
 

@@ -24,14 +24,13 @@ def cells(status: RunStatus) -> dict[str, str]:
     """Return the text of every cell of a run by label; the labels are always the same."""
     slowest = f"peer {status.done.argmin()}, {status.behind} behind" if status.behind else UNKNOWN
     measured, running = status.measured, not status.over
-    quality = "accuracy" if not np.isnan(measured.get("accuracy", np.nan)) else "loss"
     return {
         "state": status.state,
         "rounds": f"{status.least:,}/{status.rounds:,}",
         "speed": number(status.speed, "", "/s"),
         "left": duration(status.left) if running else UNKNOWN,
         "training loss": number(status.loss),
-        "test": f"{quality} {number(measured[quality])}" if measured else UNKNOWN,
+        "test": f"{status.primary} {number(measured[status.primary])}" if measured else UNKNOWN,
         "consensus distance": number(measured.get("consensus_distance", np.nan)),
         "sent": number(status.sent, "byte"),
         "traffic": number(status.traffic, "byte", "/s") if running else UNKNOWN,

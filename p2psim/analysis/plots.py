@@ -101,7 +101,8 @@ def draw(runs: Sequence[Run]) -> Any:
     )
     grid = figure.add_gridspec(2, columns)
     cells = [figure.add_subplot(grid[place]) for place in range(2 * columns - 1)]
-    measure = "accuracy" if any(run.measure == "accuracy" for run in runs) else "loss"
+    primaries = {run.primary for run in runs}
+    measure = primaries.pop() if len(primaries) == 1 else "loss"
     for axes, against in zip(cells[:columns], ("round", "bytes", "time"), strict=False):
         panel(axes, runs, measure, against)
     if timed:
@@ -140,7 +141,8 @@ def panel(axes: Axes, runs: Sequence[Run], name: str, against: str) -> None:
                 axes.fill_between(x, low, high, color=style["color"], alpha=0.16, linewidth=0)
     axes.set_xlabel(label)
     axes.set_ylabel(name.replace("_", " ") if "_" in name else f"test {name}")
-    scale_axes(axes, logarithmic=name != "accuracy")
+    higher = any(run.better.get(name) == "higher" for run in runs)
+    scale_axes(axes, logarithmic=not higher and name != "accuracy")
 
 
 def positions(run: Run, phase: int, against: str) -> Array:

@@ -25,6 +25,7 @@ from p2psim.simulation.event_log import ROW
 Array: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]
 # Attributes that HDF5 itself writes for dimension scales; they must not be copied.
+CLASS_METRICS = ("accuracy", "seen_accuracy", "unseen_accuracy")  # of version 0.1
 WIRING = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST"}
 
 
@@ -135,6 +136,7 @@ class Run:
     weights: Array
     train: dict[str, Array]
     eval: dict[str, Array]
+    better: dict[str, str]  # "higher" or "lower", by column of /eval
     own: dict[str, Array]  # the algorithm's own metrics, (n, rounds)
     cost: dict[str, Any]  # fields of cost_model.Account; empty if the model has no cost
     members: list[Table]  # attributes of the peers' files; empty for a joined file
@@ -146,10 +148,20 @@ class Run:
         return counts
 
     @property
-    def measure(self) -> str:
-        """Name of the column that measures a model: accuracy, or loss without classes."""
-        evaluated = np.isfinite(self.eval["round"]).any()
-        return "loss" if evaluated and np.isnan(self.eval["accuracy"]).all() else "accuracy"
+    def metrics(self) -> list[str]:
+        """Columns of /eval that the task measures, one number a row; the primary one first."""
+        names = [str(name) for name in self.attributes.get("metrics", CLASS_METRICS)]
+        return [name for name in names if name in self.eval and self.eval[name].ndim == 2]
+
+    @property
+    def primary(self) -> str:
+        """Column of /eval that measures a model first of all; the loss in a task without metrics.
+
+        Runs of version 0.1 do not name it: they are measured by accuracy where it is recorded.
+        """
+        if "primary" in self.attributes:
+            return str(self.attributes["primary"])
+        return primary_of_old_run(self.eval["accuracy"], self.eval["round"])
 
     @property
     def precision(self) -> str:
@@ -198,6 +210,11 @@ class Run:
         )
 
 
+def primary_of_old_run(accuracy: Array, rounds: Array) -> str:
+    """Return "loss" for a run of version 0.1 that was evaluated without classes."""
+    return "loss" if np.isfinite(rounds).any() and np.isnan(accuracy).all() else "accuracy"
+
+
 def state(status: str, members: list[Table], done: NDArray[np.int64], rounds: int) -> str:
     """Return a run's status in words, with the rounds completed if the run is not complete."""
     if status == "done" and done.min() == rounds:
@@ -227,6 +244,11 @@ def read(path: Path) -> Run:
             weights=column(file, "topology/weights"),
             train={name: numbers(file, f"train/{name}") for name in file["train"]},
             eval={name: numbers(file, f"eval/{name}") for name in file["eval"]},
+            better={
+                name: str(dataset.attrs["better"])
+                for name, dataset in file["eval"].items()
+                if "better" in dataset.attrs
+            },
             own={
                 name: numbers(file, f"algorithm/{name}")
                 for name, dataset in file.get("algorithm", {}).items()

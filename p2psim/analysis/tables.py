@@ -19,8 +19,8 @@ from p2psim.simulation.recorder import PHASES
 
 # Units in steps of 1000; values are in the first.
 STEPS = {"byte": ("B", "kB", "MB", "GB", "TB"), "nJ": ("nJ", "µJ", "mJ", "J", "kJ", "MJ")}
+ALWAYS = ("loss", "consensus_distance")  # columns of /eval in every task
 GROWTH = 10.0  # factor on the loss of the first round that noise does not explain
-OWN = ("accuracy", "seen_accuracy", "unseen_accuracy")  # of each peer's own model
 
 
 @dataclass
@@ -47,16 +47,14 @@ def measures(run: Run) -> list[Measure]:
     """Return all measures of a run: models at the last evaluation, others at the last round."""
     measured = []
     last = [(phase, row) for phase in (0, 1) for row in run.rows(phase)[-1:]]
-    accuracies = (*OWN, "mean_model_accuracy") if run.measure == "accuracy" else ()
-    # Without unseen classes seen accuracy is accuracy, so neither is shown.
-    split = np.isfinite(run.eval["unseen_accuracy"]).any()
-    for name in (*accuracies, "loss", "consensus_distance"):
-        for phase, row in last if split or "seen" not in name else []:
+    own, mean_model = informative(run), f"mean_model_{run.primary}"
+    for name in (*own, *([mean_model] if mean_model in run.eval else []), *ALWAYS):
+        for phase, row in last:
             values = run.eval[name][:, row]
             measured.append(Measure(f"{name} after {PHASES[phase]}".replace("_", " "), values))
-            if name in ("mean_model_accuracy", "consensus_distance"):  # the same on every peer
+            if name in (mean_model, "consensus_distance"):  # the same on every peer
                 measured[-1].values = measured[-1].values[:1]
-    measured += oscillations(run, [name for name in OWN if split or "seen" not in name])
+    measured += oscillations(run, own)
     measured.append(Measure("training loss", run.last("loss")))
     for name, values in run.own.items():
         with warnings.catch_warnings():
@@ -72,6 +70,29 @@ def measures(run: Run) -> list[Measure]:
     rate = run.done.max() / wall if wall else np.nan
     measured.append(Measure("wall time", np.array([wall]), "s"))
     return [*measured, Measure("rounds per second", np.array([rate]))]
+
+
+def informative(run: Run) -> list[str]:
+    """Return the metrics of /eval that are recorded and differ from the primary one.
+
+    Without unseen classes, for instance, the accuracy on seen classes is the accuracy.
+    """
+    primary = run.eval[run.primary]
+    return [
+        name
+        for name in run.metrics
+        if name == run.primary or not (same(run.eval[name], primary) or empty(run.eval[name]))
+    ]
+
+
+def same(values: Array, others: Array) -> bool:
+    """Return whether two columns hold the same numbers."""
+    return np.array_equal(values, others, equal_nan=True)
+
+
+def empty(values: Array) -> bool:
+    """Return whether a column holds no number."""
+    return bool(np.isnan(values).all())
 
 
 def oscillations(run: Run, names: Sequence[str]) -> list[Measure]:

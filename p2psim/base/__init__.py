@@ -1,8 +1,8 @@
 """The interfaces of p2psim: what a plug-in must offer and what it may use.
 
 A plug-in is a class with the decorator `registry.plugin`. Its annotated class attributes are its
-parameters, with their defaults: the experiment file sets them, `p2psim list` prints them. Every kind
-may have a method `bind`, called once before all others; attributes that are set later are the
+parameters, with their defaults: the experiment file sets them, `p2psim list` prints them. Every
+kind may have a method `bind`, called once before all others; attributes that are set later are the
 plug-in's state. Symbols are those of the papers: n peers, x one peer's flat parameter vector of
 length d, W the mixing matrix with W[i, j] != 0 iff j sends to i.
 """

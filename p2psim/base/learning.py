@@ -61,19 +61,28 @@ class Metric(Protocol):
         """Return the metric, a float or an array of `shape`; NaN where it is not defined."""
 
 
-class Task(Protocol):
-    """A kind of learning problem: its loss and its metrics. A data set names its default task."""
+class Task:
+    """A kind of learning problem: its loss and its metrics. A data set names its default task.
 
-    metrics: Mapping[str, Metric]  # the first one is the primary: tables and plots show it
+    The first metric is the primary one: tables, plots and progress show it. A task without metrics
+    is measured by its loss.
+    """
+
+    metrics: Mapping[str, Metric] = {}
 
     def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
         """Receive the data set's facts and the targets of this peer's training samples.
 
-        InputError where the data set does not fit the task.
+        `metrics` must be complete afterwards. InputError where the data do not fit the task.
         """
+
+    def output_shape(self, spec: DataSpec) -> Shape:
+        """Return the shape that the model's outputs must have for one sample."""
+        return (spec.outputs,)
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean loss over the weight of the batch, a scalar."""
+        raise NotImplementedError
 
 
 class Model(Protocol):

@@ -38,7 +38,7 @@ class LIBSVM(Data):
 
     outputs = 1
     classes = 2
-    loss = "logistic"
+    task = "binary"
 
     def open(self, folder: str) -> None:
         """Find the file and read its labels; InputError if it is missing or of another format."""

@@ -31,7 +31,7 @@ class Quadratic(Data):
 
     outputs = 1
     classes = 0
-    loss = "half-squared"
+    task = "least-squares"
 
     def open(self, folder: str) -> None:
         """Read and check the file; InputError if it is missing or its content is not valid."""

@@ -32,6 +32,7 @@ from p2psim.base import (
     Partition,
     Positive,
     StepTimeModel,
+    Task,
 )
 from p2psim.errors import InputError, suggest
 
@@ -66,6 +67,7 @@ class Learning:
     precision = "int8": gradients as 8-bit arithmetic gives them, simulated (see precision).
     """
 
+    task: Task | None = None
     rule: LearningRule = "bp"  # type: ignore[assignment]
     precision: Literal["fp32", "int8"] = "fp32"
     optimizer: LocalOptimizer = "sgd"  # type: ignore[assignment]

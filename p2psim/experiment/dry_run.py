@@ -18,7 +18,7 @@ from p2psim.learning.oracle import LocalOracle
 from p2psim.network.clock import Clock
 from p2psim.network.messages import Packet
 from p2psim.network.neighborhood import Neighborhood, PendingTransfer
-from p2psim.rng import Stream, generator
+from p2psim.rng import RandomStream, generator
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
     """Two periods of rounds of this peer."""
     algorithm, net = scenario.experiment.algorithm, DryRunNeighborhood(scenario, rank)
     for compressor in algorithm.compressors():
-        compressor.bind(scenario.shapes, Stream(0, "rehearsal", rank))
+        compressor.bind(scenario.shapes, RandomStream(0, "rehearsal", rank))
     dtype = np.dtype(scenario.experiment.model_section.dtype)
     x = generator(0, "dry run start").standard_normal(scenario.parameters).astype(dtype)
     oracle, optimizer = NoiseOracle(scenario, net, x), scenario.experiment.learning.optimizer

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from p2psim.errors import InputError
 from p2psim.experiment.scenario import Scenario
 
 Raw: TypeAlias = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets as the data set has them
@@ -30,6 +31,13 @@ class Holdings:
             scenario = self.scenario
             self.parts[rank] = scenario.experiment.data.train(scenario.parts[rank])
         return self.parts[rank]
+
+    def bind_task(self, rank: int) -> None:
+        """Read the samples of a peer, check them, and bind the task to its targets."""
+        scenario = self.scenario
+        check_finite(scenario, "training", *self.train(rank))
+        check_finite(scenario, "test", *self.test)
+        scenario.task.bind(scenario.experiment.data.spec(), self.train(rank)[1])
 
     @cached_property
     def test(self) -> Raw:
@@ -61,3 +69,15 @@ class Holdings:
     def release(self) -> None:
         """Forget the training samples: arrays that are not in use elsewhere are freed."""
         self.parts.clear()
+
+
+def check_finite(scenario: Scenario, kind: str, inputs: Any, targets: NDArray[Any]) -> None:
+    """Check that all numbers are finite; InputError otherwise."""
+    columns = inputs if isinstance(inputs, dict) else {"inputs": inputs}
+    for name, array in {**columns, "targets": targets}.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
+            raise InputError(
+                f"data {scenario.experiment.table['data']['name']!r}: {name} of {kind} sample "
+                f"{row} hold NaN or infinity; correct the data"
+            )

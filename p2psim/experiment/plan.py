@@ -13,7 +13,7 @@ from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.models import cost_model
 from p2psim.network.transfer import HEADER
-from p2psim.vectors import kept
+from p2psim.vectors import kept_entries
 
 # Bytes (make bench-start): of a forked peer that holds nothing yet, and once on every node.
 PROCESS, SHARED = 25 * 2**20, 300 * 2**20
@@ -23,7 +23,7 @@ def plan(scenario: Scenario) -> dict[str, str]:
     """What there is to know before the run, by name, in the order to print."""
     experiment, graph = scenario.experiment, scenario.topology
     holdings = Holdings(scenario)
-    _ = holdings.train(0), holdings.test  # a damaged file shows here
+    holdings.bind_task(0)  # a damaged file shows here
     few, many = extremes(scenario)
     # These two peers bound what all others send.
     least, rehearsed = rehearse(scenario, few).net, rehearse(scenario, many)

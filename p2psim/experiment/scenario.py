@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from p2psim import rng
-from p2psim.base import Indices, Model, Setting, Shape
+from p2psim.base import Indices, Model, Setting, Shape, Task
 from p2psim.errors import InputError
 from p2psim.experiment import config
 from p2psim.experiment.config import Experiment
@@ -40,6 +40,7 @@ class Scenario:
     experiment: Experiment
     parts: list[Indices]  # training samples of each peer
     topology: topology.Topology
+    task: Task
     shapes: list[Shape]  # of the model's parameters
     rounds: int
 
@@ -52,11 +53,6 @@ class Scenario:
     def parameters(self) -> int:
         """d."""
         return sum(math.prod(shape) for shape in self.shapes)
-
-    @property
-    def classes(self) -> int:
-        """Columns of class accuracy; a problem without classes has one, all NaN."""
-        return max(1, self.experiment.data.classes)
 
     def batch_size(self, rank: int) -> int:
         """Samples of a minibatch; the full local set where the experiment gives none."""
@@ -152,9 +148,12 @@ def prepare(experiment: Experiment) -> Scenario:
         experiment.topology, head.peers, head.seed, experiment.folder, [len(p) for p in parts]
     )
     check_weights(experiment.algorithm, graph)
-    meet(experiment)
+    task = choose_task(experiment)
+    bind_model(experiment)
     check_precision(experiment)
-    scenario = Scenario(experiment, parts, graph, tensors(experiment), head.rounds or 1)
+    shapes = tensors(experiment)
+    check_outputs(experiment, task)
+    scenario = Scenario(experiment, parts, graph, task, shapes, head.rounds or 1)
     check_initial(scenario)
     check_parameters(scenario)
     if head.epochs:
@@ -219,8 +218,32 @@ def check_parameters(scenario: Scenario) -> None:
             part.bind(setting)
 
 
-def meet(experiment: Experiment) -> None:
-    """Tell the model of the folder and of the vocabulary; refuse data of the other kind."""
+def choose_task(experiment: Experiment) -> Task:
+    """Return the task of [learning], or the data set's default."""
+    if experiment.learning.task is not None:
+        return experiment.learning.task
+    name = experiment.data.task
+    experiment.table["learning"]["task"] = {"name": name}
+    task: Task = find("task", name, experiment.folder)()
+    return task
+
+
+def check_outputs(experiment: Experiment, task: Task) -> None:
+    """Check that the model's outputs have the shape that the task needs; InputError otherwise."""
+    model, spec, table = experiment.model, experiment.data.spec(), experiment.table
+    needed = task.output_shape(spec)
+    describe = getattr(model, "output_shape", None)
+    shape = describe(experiment.data.shape, spec.outputs) if describe else (spec.outputs,)
+    if shape != needed:
+        raise InputError(
+            f"model {table['model']['name']!r} gives outputs of shape {shape} for a sample, but "
+            f"the task {table['learning']['task']['name']!r} needs {needed}; choose another model "
+            "or, with learning.task, another task"
+        )
+
+
+def bind_model(experiment: Experiment) -> None:
+    """Bind the model to the data set; InputError where samples are ids and it needs numbers."""
     model, data, table = experiment.model, experiment.data, experiment.table
     tokens = getattr(model, "tokens", False)
     if tokens != bool(data.vocabulary):
@@ -230,10 +253,8 @@ def meet(experiment: Experiment) -> None:
             f"data {table['data']['name']!r} gives {given}, but model {table['model']['name']!r} "
             f"takes {wanted}; take {cure}"
         )
-    if hasattr(model, "locate"):
-        model.locate(experiment.folder)
-    if tokens:
-        model.vocabulary = data.vocabulary
+    if hasattr(model, "bind"):
+        model.bind(data.spec(), experiment.folder)
 
 
 def tensors(experiment: Experiment) -> list[Shape]:

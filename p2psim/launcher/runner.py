@@ -151,7 +151,7 @@ def check(request: Request) -> Size:
         run_folder.check_folder(request.folder, request.force)
     run_folder.check_writable(request.folder)
     holdings = Holdings(ready)
-    _ = holdings.train(0), holdings.test  # a damaged file shows here
+    holdings.bind_task(0)  # a damaged file shows here
     if "warning" in (said := plan.diagnose(ready)):
         of = f"{request.label}: " if request.label else ""
         click.echo(f"p2psim: warning: {of}{said['warning']}", err=True)

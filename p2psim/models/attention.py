@@ -48,10 +48,16 @@ class AttentionModule(nn.Module):
         self.heads = heads
         self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Attend within each text x, (B, T, width), to the positions where `mask` is True."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Attend within each text x, (B, T, width), to the positions where `mask` is True.
+
+        Without a mask: to each position itself and to earlier ones.
+        """
         q, k, v = (self.split(layer(x)) for layer in (self.q, self.k, self.v))
-        mixed = functional.scaled_dot_product_attention(q, k, v, mask[:, None, None])
+        if mask is None:
+            mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            mixed = functional.scaled_dot_product_attention(q, k, v, mask[:, None, None])
         output: torch.Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return output
 
@@ -71,7 +77,7 @@ class Block(nn.Module):
         # Modules instead of `+`, so that int8 can quantize the operands of both sums.
         self.one, self.other = Sum(), Sum()
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         x = self.one(x, self.attention(self.first(x), mask))
         output: torch.Tensor = self.other(x, self.dense(self.second(x)))
         return output
@@ -80,15 +86,19 @@ class Block(nn.Module):
 class EncoderModule(nn.Module):
     """Embeddings and positions, blocks, a norm, the mean over the tokens, a dense layer.
 
+    With `causal`: no mean, (B, T) ids to (B, T, outputs), and no padding.
+
     Embeddings start from N(0, 1 / width) and are multiplied by sqrt(width), as in Vaswani et al.
     2017, section 3.4; all other parameters start as torch initializes them.
     """
 
     places: torch.Tensor
 
-    def __init__(self, vocabulary: int, length: int, outputs: int, width: int) -> None:
+    def __init__(
+        self, vocabulary: int, length: int, outputs: int, width: int, causal: bool = False
+    ) -> None:
         super().__init__()
-        self.scale = math.sqrt(width)
+        self.scale, self.causal = math.sqrt(width), causal
         self.tokens = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.tokens.weight, std=1 / self.scale)
         self.register_buffer("places", sinusoidal_positions(length, width), persistent=False)
@@ -96,12 +106,16 @@ class EncoderModule(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, outputs)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        mask = token_mask(ids)
+        mask = None if self.causal else token_mask(ids)
         x = self.tokens(ids) * self.scale + self.places
         for block in self.blocks:
             x = block(x, mask)
+        outputs: torch.Tensor
+        if mask is None:
+            outputs = self.head(self.norm(x))
+            return outputs
         masked = self.norm(x) * mask.unsqueeze(2)
-        outputs: torch.Tensor = self.head(masked.sum(1) / mask.sum(1, keepdim=True))
+        outputs = self.head(masked.sum(1) / mask.sum(1, keepdim=True))
         return outputs
 
 

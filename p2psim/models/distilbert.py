@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from p2psim.base import Count, Shape
+from p2psim.base import Count, DataSpec, Shape
 from p2psim.data.text import PADDING, installed, library
 from p2psim.errors import InputError
 from p2psim.models.layers import Activation, Layer, Layered, Linear, Residual
@@ -18,6 +18,7 @@ from p2psim.models.sequences import (
     LayerNorm,
     check_heads,
     check_text_input,
+    vocabulary_size,
 )
 from p2psim.registry import plugin
 
@@ -59,11 +60,11 @@ class DistilBERT(Layered):
     from_scratch: bool = False
 
     def __post_init__(self) -> None:
-        self.folder = Path(self.path)
+        self.folder, self.vocabulary = Path(self.path), 0
 
-    def locate(self, folder: Path) -> None:
+    def bind(self, spec: DataSpec, folder: Path) -> None:
         """Resolve `path` against the experiment's folder; check that transformers is installed."""
-        self.folder = folder / self.path
+        self.folder, self.vocabulary = folder / self.path, vocabulary_size(spec)
         installed(f"model 'distilbert', path = {self.path!r}")
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:

@@ -307,6 +307,10 @@ class Layered(Model):
     def shapes(self, inputs: Shape, outputs: int) -> list[Shape]:
         return all_shapes(self.layers(inputs, outputs), inputs)
 
+    def output_shape(self, inputs: Shape, outputs: int) -> Shape:
+        """Return the shape of the outputs for one sample."""
+        return output_shape(self.layers(inputs, outputs), inputs)
+
     def cost(self, inputs: Shape, outputs: int) -> Cost:
         """Return the cost of the forward pass of one sample."""
         return total_cost(self.layers(inputs, outputs), inputs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from p2psim.base import Shape
+from p2psim.base import DataSpec, Shape
 from p2psim.errors import InputError
 from p2psim.models.layers import Cost, Layer, Linear
 
@@ -91,3 +91,9 @@ def check_heads(heads: int, width: int, key: str) -> None:
         raise InputError(
             f"{key} = {heads}: does not divide the width of {width}; give one that does"
         )
+
+
+def vocabulary_size(spec: DataSpec) -> int:
+    """Return the number of token ids of a data set of texts."""
+    assert isinstance(spec.vocabulary, int)
+    return spec.vocabulary

@@ -1,12 +1,13 @@
-"""Small transformer encoder for texts, trained from random parameters."""
+"""Small transformer for texts, trained from random parameters."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from p2psim.base import Count, Shape
+from p2psim.base import Count, DataSpec, Shape
 from p2psim.models.layers import Activation, Layer, Layered, Linear, Residual
 from p2psim.models.sequences import (
     Attention,
@@ -15,6 +16,7 @@ from p2psim.models.sequences import (
     TokenMean,
     check_heads,
     check_text_input,
+    vocabulary_size,
 )
 from p2psim.registry import plugin
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 )
 class Transformer(Layered):
     """Token embeddings plus sinusoidal positions, blocks, norm, mean over tokens, dense layer.
+
+    With `causal`, a token attends to itself and to earlier tokens alone, and the dense layer gives
+    outputs for every token in place of their mean: a decoder for the task "language-model", in
+    which no id is padding.
 
     A block is x + attention(norm(x)), then x + dense(norm(x)) with `ff` hidden units and GELU,
     after Xiong et al. 2020, figure 1 (b); `heads` must divide `width`. No dropout. Attention and
@@ -41,6 +47,10 @@ class Transformer(Layered):
     heads: Count = 4
     blocks: Annotated[int, Meta(ge=1, le=1000)] = 2
     ff: Count = 128
+    causal: bool = False
+
+    def bind(self, spec: DataSpec, folder: Path) -> None:
+        self.vocabulary = vocabulary_size(spec)
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
         check_text_input("transformer", inputs)
@@ -48,12 +58,13 @@ class Transformer(Layered):
         dense = [LayerNorm(), Linear(self.ff), Activation("GELU"), Linear(self.width)]
         block = [Residual([LayerNorm(), Attention()]), Residual(dense)]
         first = Embedding(self.vocabulary, self.width)
-        return [first, *block * self.blocks, LayerNorm(), TokenMean(), Linear(outputs)]
+        mean = [] if self.causal else [TokenMean()]
+        return [first, *block * self.blocks, LayerNorm(), *mean, Linear(outputs)]
 
     def build(self, inputs: Shape, outputs: int) -> nn.Module:
         from p2psim.models.attention import Block, EncoderModule
 
         self.layers(inputs, outputs)  # checks the shape and the number of heads
-        module = EncoderModule(self.vocabulary, inputs[0], outputs, self.width)
+        module = EncoderModule(self.vocabulary, inputs[0], outputs, self.width, self.causal)
         module.blocks.extend(Block(self.width, self.heads, self.ff) for _ in range(self.blocks))
         return module

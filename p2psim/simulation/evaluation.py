@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from p2psim import rng
-from p2psim.base import Vector
+from p2psim.base import Metric, Vector
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.collectives import ControlChannel
@@ -33,10 +35,9 @@ class Evaluator:
     ) -> None:
         self.scenario, self.net, self.model, self.holdings = scenario, net, model, holdings
         self.chunk = min(CHUNK, max(1, ENTRIES // scenario.widest))
-        self.classes = scenario.experiment.data.classes
         self.l2 = scenario.experiment.learning.l2
-        (_, own), (inputs, targets) = holdings.train(net.rank), holdings.test
-        self.seen = np.isin(np.arange(self.classes), own)
+        self.metrics = scenario.task.metrics
+        inputs, targets = holdings.test
         wanted = scenario.experiment.eval.samples
         self.partial = wanted is not None and wanted < len(targets)
         if self.partial:
@@ -50,7 +51,6 @@ class Evaluator:
         dtype = getattr(torch, self.scenario.experiment.model_section.dtype)
         data, device = self.scenario.experiment.data, self.model.device
         self.samples = Samples(data, (inputs, targets), dtype, device)
-        self.counts = np.bincount(targets, minlength=self.classes) if self.classes else None
 
     def use_all(self) -> None:
         """Test on the whole test set from now on."""
@@ -59,55 +59,40 @@ class Evaluator:
             self.use(*self.holdings.test)
 
     def measure(self, x: Vector) -> dict[str, Any]:
-        """One row of /eval for this peer's model x; all peers must call it together."""
+        """Return one row of /eval for this peer's model x; all peers must call it together."""
         # The mean borrows the module first; x goes in last and stays, in case x is its own vector.
         x = x.copy() if x is self.model.x else x
-        mean = self.net.total(x) / self.net.peers
-        total = len(self.samples)
-        share = slice(
-            total * self.net.rank // self.net.peers, total * (self.net.rank + 1) // self.net.peers
-        )
-        _, mean_hits = self.test(mean, share)
-        loss, hits = self.test(x, slice(0, total))
-        sums = self.net.total(np.array([squared_norm(x - mean), mean_hits.sum()]))
-        row = {
-            "loss": loss,
-            "accuracy": math.nan,
-            "class_accuracy": math.nan,
-            "seen_accuracy": math.nan,
-            "unseen_accuracy": math.nan,
-            "consensus_distance": math.sqrt(sums[0] / self.net.peers),
-            "mean_model_accuracy": math.nan,
-        }
-        if self.counts is not None:
-            counts, seen = self.counts, self.seen
-            row["accuracy"] = hits.sum() / total
-            row["mean_model_accuracy"] = sums[1] / total
-            with np.errstate(invalid="ignore"):  # where there are no test samples
-                row["class_accuracy"] = hits / counts
-                row["seen_accuracy"] = hits[seen].sum() / counts[seen].sum()
-                row["unseen_accuracy"] = hits[~seen].sum() / counts[~seen].sum()
+        n, rank, total = self.net.peers, self.net.rank, len(self.samples)
+        mean = self.net.total(x) / n
+        primary = dict(itertools.islice(self.metrics.items(), 1))
+        share = slice(total * rank // n, total * (rank + 1) // n)
+        _, mean_sums = self.test(mean, share, primary) if primary else (0.0, {})
+        loss, sums = self.test(x, slice(0, total), self.metrics)
+        own = [np.array([squared_norm(x - mean)]), *(part.ravel() for part in mean_sums.values())]
+        squares, *joint = self.net.total(np.concatenate(own))
+        row = {"loss": loss, "consensus_distance": math.sqrt(squares / n)}
+        for name, metric in self.metrics.items():
+            row[name] = metric.result(sums[name])
+        for name, metric in primary.items():
+            row[f"mean_model_{name}"] = metric.result(np.reshape(joint, mean_sums[name].shape))
         return row
 
-    def test(self, x: Vector, part: slice) -> tuple[float, Any]:
-        """Mean loss of model x on these samples, and the number of hits in each class."""
+    def test(
+        self, x: Vector, part: slice, metrics: Mapping[str, Metric]
+    ) -> tuple[float, dict[str, Any]]:
+        """Return the mean loss of model x on these samples, and the sums of the metrics."""
         self.model.load(x)
         self.model.module.eval()
-        loss, hits = 0.0, np.zeros(max(1, self.classes))
+        loss, weight = 0.0, 0.0
+        sums = {name: metric.zero(len(self.samples)) for name, metric in metrics.items()}
         with torch.inference_mode():
             for start in range(part.start, part.stop, self.chunk):
-                stop = min(start + self.chunk, part.stop)
-                inputs, targets = self.samples.values(slice(start, stop))
-                outputs = self.model.module(inputs)
-                loss += self.model.loss(outputs, targets).item() * len(targets)
-                if self.classes:
-                    right = targets[predicted(outputs) == targets]
-                    hits += np.bincount(right.cpu().numpy(), minlength=self.classes)
+                batch = self.samples.values(slice(start, min(start + self.chunk, part.stop)))
+                outputs = self.model.module(batch.inputs)
+                loss += self.model.loss(outputs, batch).item() * batch.weight
+                weight += batch.weight
+                for name, metric in metrics.items():
+                    metric.add(sums[name], outputs, batch)
         self.model.module.train()
         regularizer = 0.5 * self.l2 * squared_norm(x) if self.l2 else 0.0
-        return loss / max(1, part.stop - part.start) + regularizer, hits
-
-
-def predicted(outputs: torch.Tensor) -> torch.Tensor:
-    """The class of largest logit; with one logit, class 1 where it is positive."""
-    return outputs.argmax(dim=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0).long()
+        return loss / max(1.0, weight) + regularizer, sums

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
-from torch.nn import functional
 
 from p2psim import rng
-from p2psim.base import Vector
+from p2psim.base import Batch, LearningRule, Vector
 from p2psim.experiment.scenario import Scenario
 
 torch.set_num_threads(1)  # ranks share the cores; one thread also fixes the order of sums
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
 
 def seed(key: int, device: str) -> None:
-    """What layers draw from now on follows from the key."""
+    """Seed the generators of all layers, on the host and on the device."""
     # torch.manual_seed is for all devices; it formats a traceback for those that are not there.
     torch.default_generator.manual_seed(key)
     if device.startswith("cuda"):
         torch.cuda.default_generators[torch.device(device).index].manual_seed(key)
 
 
-def logistic(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """log(1 + exp(-y z)) for one logit z and y = 2 target - 1, mean over the batch."""
-    return functional.binary_cross_entropy_with_logits(outputs[:, 0], targets.to(outputs.dtype))
-
-
-def half_squared(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(z - y)^2 / 2, mean over the batch."""
-    return 0.5 * functional.mse_loss(outputs.reshape(targets.shape), targets.to(outputs.dtype))
-
-
-LOSSES: dict[str, Loss] = {
-    "cross-entropy": functional.cross_entropy,
-    "logistic": logistic,
-    "half-squared": half_squared,
-}
+def bind_rule(rule: LearningRule, module: torch.nn.Module, seed: int) -> None:
+    """Bind a learning rule to the module, where it has a method `bind`."""
+    if hasattr(rule, "bind"):
+        rule.bind(module, lambda purpose: rng.key(seed, f"rule {purpose}"))
 
 
 class FlatModel:
@@ -55,9 +39,10 @@ class FlatModel:
             from p2psim.learning.int8 import quantize_model
 
             module = quantize_model(module)
+        bind_rule(experiment.learning.rule, module, experiment.head.seed)
         self.module = module.to(dtype)
         self.parameters: list[torch.Tensor] = list(self.module.parameters())
-        self.criterion = LOSSES[data.loss]
+        self.task = scenario.task
         self.device = device
         self.host = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         if self.device != "cpu" and torch.cuda.is_available():
@@ -101,5 +86,5 @@ class FlatModel:
         for name, buffer in self.module.named_buffers():
             buffer.copy_(state[name])
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return self.criterion(outputs, targets)
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self.task.loss(outputs, batch)

@@ -45,19 +45,19 @@ class MinibatchOracle(LocalOracle):
         self.alive()
         model = self.model
         model.load(x)
-        inputs, targets = self.batches.take(self.step_count)
+        batch = self.batches.take(self.step_count)
         if samples is not None:
-            inputs, targets = inputs[:samples], targets[:samples]
+            batch = batch.first(samples)
         # Random numbers of a layer (dropout) must not depend on earlier draws.
         seed(rng.key(self.setting.seed, "layers", self.rank, self.step_count), model.device)
-        loss, _ = self.rule.gradient(model, inputs, targets)
+        loss = self.rule.gradient(model, batch)
         g = model.gradient()
         if self.l2:
             g += self.l2 * model.x
             loss += 0.5 * self.l2 * squared_norm(model.x)
         self.losses.append(loss)
         if self.cost:
-            operations = cost_model.operations(self.cost, len(targets), self.precision)
+            operations = cost_model.operations(self.cost, len(batch.targets), self.precision)
             self.energy += operations.energy(self.precision)
         return g
 

@@ -8,6 +8,7 @@ other processes at once, and survives the sudden death of the peer.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
 import socket
@@ -47,12 +48,7 @@ EVAL = {
     "phase": ("i8", "", "0 = after local, 1 = after consensus"),
     "time": ("f8", "s", "virtual time"),
     "loss": ("f8", "", "mean loss of the peer's model on the test samples"),
-    "accuracy": ("f8", "", "share of test samples that the peer's model gets right, in [0, 1]"),
-    "seen_accuracy": ("f8", "", "accuracy on the classes in the peer's own training set"),
-    "unseen_accuracy": ("f8", "", "accuracy on all other classes; NaN if there are none"),
     "consensus_distance": ("f8", "", "sqrt(mean_i ||x_i - mean||^2), the same on every peer"),
-    "mean_model_accuracy": ("f8", "", "accuracy of the mean of all models"),
-    "class_accuracy": ("f8", "", "accuracy by class; NaN for a class without test samples"),
 }
 # In a peer's own file alone: where it is, or where it was when it died. One number, or a list.
 STATUS = {
@@ -72,10 +68,17 @@ def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str
     """Path -> (shape in a peer's file, type, unit, meaning) of every dataset."""
     rows = len(scenario.eval_rounds()) * len(set(scenario.experiment.eval.phases))
     kind = "f4" if scenario.experiment.model_section.dtype == "float32" else "f8"
-    wide = {"class_accuracy": (rows, scenario.classes)}
     return {
         **{f"train/{name}": ((scenario.rounds,), *spec) for name, spec in TRAIN.items()},
-        **{f"eval/{name}": (wide.get(name, (rows,)), *spec) for name, spec in EVAL.items()},
+        **{f"eval/{name}": ((rows,), *spec) for name, spec in EVAL.items()},
+        **{
+            f"eval/{name}": ((rows, *metric.shape), "f8", metric.unit, metric.meaning)
+            for name, metric in scenario.task.metrics.items()
+        },
+        **{
+            f"eval/mean_model_{name}": ((rows,), "f8", metric.unit, f"{name} of the mean model")
+            for name, metric in itertools.islice(scenario.task.metrics.items(), 1)
+        },
         **{
             f"algorithm/{name}": ((scenario.rounds,), "f8", "", meaning)
             for name, meaning in scenario.experiment.algorithm.metrics.items()
@@ -295,6 +298,8 @@ def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
             id=uuid.uuid4().hex,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             status="running",
+            metrics=list(scenario.task.metrics),
+            primary=next(iter(scenario.task.metrics), "loss"),
         )
         file["topology/weights"] = scenario.topology.weights
         file["topology/weights"].attrs["meaning"] = "W_t, row = receiver, one matrix per step"
@@ -308,6 +313,8 @@ def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
                 joint[rank] = h5py.VirtualSource(peer_file(rank), path, shape, kind)
             dataset = file.create_virtual_dataset(path, joint, fillvalue=fill_value(kind))
             dataset.attrs.update(unit=unit, meaning=meaning)
+        for name, metric in scenario.task.metrics.items():
+            file[f"eval/{name}"].attrs["better"] = metric.better
         name_dimensions(file)
         for rank in range(n if scenario.scheduled else 0):
             file[f"schedule/{rank:05d}"] = h5py.ExternalLink(schedule_file(rank), "schedule")

@@ -186,7 +186,7 @@ def check_all_peers(
         devices_found.append(devices.pick(scenario.experiment.run.device, local_rank))
 
     problem = capture_error(checks)
-    raise_on_all(problem or capture_error(holdings.train, control.rank), control)
+    raise_on_all(problem or capture_error(holdings.bind_task, control.rank), control)
     return devices_found[0]
 
 

@@ -18,7 +18,7 @@ from p2psim.network.clock import Clock, RealTimePacer
 from p2psim.network.collectives import ControlChannel
 from p2psim.network.transfer import Alarm, PeerNeighborhood, silent
 from p2psim.network.transport import Transport
-from p2psim.rng import Stream
+from p2psim.rng import RandomStream
 from p2psim.simulation import allocator
 from p2psim.simulation.agreement import Decision, RoundAgreement
 from p2psim.simulation.checkpoint import CheckpointStore
@@ -102,7 +102,7 @@ class Simulation:
         scenario, rank = self.scenario, self.rank
         data, seed = scenario.experiment.data, scenario.experiment.head.seed
         for compressor in self.algorithm.compressors():
-            compressor.bind(scenario.shapes, Stream(seed, "compressor", rank))
+            compressor.bind(scenario.shapes, RandomStream(seed, "compressor", rank))
         self.model = FlatModel(scenario, rank, device)
         samples = Samples(data, holdings.train(rank), self.model.g.dtype, device)
         batches = Batches(data, samples, scenario.batch_size(rank), seed, rank)

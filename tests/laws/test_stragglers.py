@@ -145,9 +145,9 @@ def test_what_was_not_finished_is_not_computed(
     gradient = Backpropagation.gradient
     name = ""
 
-    def counting(self: Any, learner: Any, inputs: Any, targets: Any) -> Any:
-        seen[name] += len(inputs)
-        return gradient(self, learner, inputs, targets)
+    def counting(self: Any, learner: Any, batch: Any) -> Any:
+        seen[name] += len(batch.inputs)
+        return gradient(self, learner, batch)
 
     monkeypatch.setattr(Backpropagation, "gradient", counting)
     problem, rounds = quadratics(N, same_start=True), 20

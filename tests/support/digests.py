@@ -249,7 +249,10 @@ def write_inputs(folder: Path) -> None:
 
 
 def digests(run: Path) -> dict[str, str]:
-    """Return a digest of type, shape and bytes of every dataset of a finished run, by path."""
+    """Return a digest of type, shape and bytes of every dataset of a finished run, by path.
+
+    A dataset of nothing but NaN holds no result and counts as absent, as do dimension scales.
+    """
     digest_by_path = {}
     with h5py.File(run / "run.h5", "r", locking=False) as file:
         if file.attrs["status"] != "done":

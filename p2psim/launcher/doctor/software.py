@@ -87,7 +87,7 @@ def plan(
         request = runner.requests(experiment, settings, out, force=True)[0]
         scenario = request.scenario()
         holdings = Holdings(scenario)
-        _ = holdings.train(0), holdings.test
+        holdings.bind_task(0)  # a damaged file shows here
         made.append(Plan(request.folder, scenario.peers, scenario))
         text = (
             f"{scenario.peers} peers, {scenario.parameters:,} parameters, {scenario.rounds} rounds"

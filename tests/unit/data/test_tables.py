@@ -86,7 +86,7 @@ def small_libsvm(path: Path, pair: tuple[str, str], rows: int = 50) -> None:
 def test_libsvm_own_file(tmp_path: Path, pair: tuple[str, str], name: str) -> None:
     small_libsvm(tmp_path / name, pair)
     data = opened("libsvm", tmp_path, file=name)
-    assert (data.shape, data.outputs, data.classes, data.loss) == ((7,), 1, 2, "logistic")
+    assert (data.shape, data.outputs, data.classes, data.task) == ((7,), 1, 2, "binary")
     labels, (inputs, targets) = data.labels(), data.test()
     assert (labels.size, targets.size) == (40, 10)
     assert labels.sum() + targets.sum() == 17
@@ -169,7 +169,7 @@ def test_quadratic_is_the_function_of_the_file(tmp_path: Path, dtype: Any) -> No
     arrays = problem(dtype=dtype)
     np.savez(tmp_path / "p.npz", **arrays)
     data = opened("quadratic", tmp_path, file="p.npz")
-    assert (data.shape, data.outputs, data.classes, data.loss) == ((2,), 1, 0, "half-squared")
+    assert (data.shape, data.outputs, data.classes, data.task) == ((2,), 1, 0, "least-squares")
     parts = data.parts(3)
     assert parts is not None
     for i, part in enumerate(parts):

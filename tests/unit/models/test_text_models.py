@@ -135,8 +135,8 @@ def test_token_ids_stay_whole_numbers() -> None:
     data = registry.names("data")["ag-news"](vocabulary=2**31 - 1)
     ids = np.array([[2**24 + 1, 2**31 - 2], [0, 3]], np.int32)
     samples = Samples(data, (ids, np.zeros(2, np.int64)), torch.float32, "cpu")
-    assert samples.values(slice(None))[0].tolist() == ids.tolist()
-    assert samples.values(torch.tensor([1]))[0].dtype == torch.int64
+    assert samples.values(slice(None)).inputs.tolist() == ids.tolist()
+    assert samples.values(torch.tensor([1])).inputs.dtype == torch.int64
 
 
 @pytest.mark.parametrize("bits", ["fp32", "int8"])

@@ -1,0 +1,32 @@
+"""Classification into C classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from p2psim.base import Batch, DataSpec, Task
+from p2psim.learning.metrics import check_labels, class_metrics
+from p2psim.registry import plugin
+
+if TYPE_CHECKING:
+    import torch
+
+
+@plugin("task", "classification")
+class Classification(Task):
+    """loss = -log softmax(z)_y, the cross-entropy of the logits z and the class y.
+
+    Metrics: accuracy on all classes (primary), on the classes of the peer's own training samples,
+    on the others, and by class.
+    """
+
+    def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
+        check_labels(own, spec.classes)
+        self.metrics = class_metrics(spec.classes, own)
+
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        from torch.nn import functional
+
+        return functional.cross_entropy(outputs, batch.targets)

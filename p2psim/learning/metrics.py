@@ -1,0 +1,159 @@
+"""Metrics that several tasks share; see base.Metric. Outputs have the shape (B, outputs)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2psim.base import Batch, Metric, Shape
+from p2psim.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+Sums = NDArray[np.float64]
+
+
+def predicted_class(outputs: torch.Tensor) -> torch.Tensor:
+    """Return the class of the largest logit; of one logit: class 1 where it is positive."""
+    return outputs.argmax(dim=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0).long()
+
+
+class ClassMetric:
+    """A metric of the correct predictions by class: sums are hits and samples, (2, classes)."""
+
+    unit = ""
+    better: Literal["higher", "lower"] = "higher"
+
+    def __init__(
+        self, classes: int, meaning: str, evaluate: Callable[[Sums, Sums], Any], shape: Shape = ()
+    ) -> None:
+        """Evaluate the metric as evaluate(hits, samples), both of shape (classes,)."""
+        self.classes, self.meaning, self.evaluate, self.shape = classes, meaning, evaluate, shape
+
+    def zero(self, samples: int) -> Sums:
+        return np.zeros((2, self.classes))
+
+    def add(self, sums: Sums, outputs: torch.Tensor, batch: Batch) -> None:
+        targets = batch.targets
+        hits = targets[predicted_class(outputs) == targets]
+        for row, labels in zip(sums, (hits, targets), strict=True):
+            row += np.bincount(labels.cpu().numpy(), minlength=self.classes)
+
+    def result(self, sums: Sums) -> Any:
+        with np.errstate(invalid="ignore"):  # a class without test samples is NaN
+            return self.evaluate(*sums)
+
+
+class SumMetric:
+    """A metric f of the sums of per-batch numbers, such as squared errors and their count."""
+
+    def __init__(
+        self,
+        size: int,
+        meaning: str,
+        numbers: Callable[[torch.Tensor, Batch], list[float]],
+        evaluate: Callable[[Sums], float],
+        better: Literal["higher", "lower"],
+        unit: str = "",
+    ) -> None:
+        """Sum numbers(outputs, batch), `size` of them, and evaluate f at the sums."""
+        self.size, self.meaning, self.numbers, self.evaluate = size, meaning, numbers, evaluate
+        self.better: Literal["higher", "lower"] = better
+        self.unit = unit
+        self.shape: Shape = ()
+
+    def zero(self, samples: int) -> Sums:
+        return np.zeros(self.size)
+
+    def add(self, sums: Sums, outputs: torch.Tensor, batch: Batch) -> None:
+        sums += self.numbers(outputs, batch)
+
+    def result(self, sums: Sums) -> float:
+        with np.errstate(all="ignore"):
+            return float(self.evaluate(sums))
+
+
+class AUC:
+    """Exact area under the ROC curve of one logit: scores are kept and ranked once.
+
+    Sums are the scores, the targets and marks of the samples seen, (3, samples). Equal scores
+    count half, as in the Mann-Whitney statistic. NaN where a class has no sample.
+    """
+
+    unit = ""
+    better: Literal["higher", "lower"] = "higher"
+    meaning = "area under the ROC curve"
+    shape: Shape = ()
+
+    def zero(self, samples: int) -> Sums:
+        return np.zeros((3, samples))
+
+    def add(self, sums: Sums, outputs: torch.Tensor, batch: Batch) -> None:
+        part = slice(batch.start, batch.start + len(batch.targets))
+        sums[0, part] = outputs[:, 0].cpu().numpy()
+        sums[1, part] = batch.targets.cpu().numpy()
+        sums[2, part] = 1.0
+
+    def result(self, sums: Sums) -> float:
+        from scipy.stats import rankdata
+
+        scores, targets, seen = sums
+        ranks, positive = rankdata(scores[seen > 0]), targets[seen > 0] > 0
+        many, few = positive.sum(), (~positive).sum()
+        if not many or not few or np.isnan(scores).any():
+            return float("nan")
+        return float((ranks[positive].sum() - many * (many + 1) / 2) / (many * few))
+
+
+def class_metrics(classes: int, own: NDArray[Any]) -> dict[str, Metric]:
+    """Return accuracy on all classes, on those in `own`, on the others, and by class."""
+    seen = np.isin(np.arange(classes), own)
+    return {
+        "accuracy": ClassMetric(
+            classes,
+            "share of test samples that the peer's model gets right, in [0, 1]",
+            lambda hits, samples: hits.sum() / samples.sum(),
+        ),
+        "seen_accuracy": ClassMetric(
+            classes,
+            "accuracy on the classes in the peer's own training set",
+            lambda hits, samples: hits[seen].sum() / samples[seen].sum(),
+        ),
+        "unseen_accuracy": ClassMetric(
+            classes,
+            "accuracy on all other classes; NaN if there are none",
+            lambda hits, samples: hits[~seen].sum() / samples[~seen].sum(),
+        ),
+        "class_accuracy": ClassMetric(
+            classes,
+            "accuracy by class; NaN for a class without test samples",
+            lambda hits, samples: hits / samples,
+            (classes,),
+        ),
+    }
+
+
+def check_labels(labels: NDArray[Any], classes: int) -> None:
+    """Check that labels are whole numbers from 0 to classes - 1; InputError otherwise."""
+    if classes < 1:
+        raise InputError(
+            "learning.task: the data set has no classes; choose the task 'regression', or another "
+            "data set"
+        )
+    wrong = labels[(labels < 0) | (labels >= classes) | (labels != np.floor(labels))]
+    if wrong.size:
+        raise InputError(
+            f"data: a label is {wrong[0]}, but labels are the numbers of the {classes} classes, "
+            f"0 to {classes - 1}; correct the data"
+        )
+
+
+def half_squared(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean of (z - y)^2 / 2 over all entries."""
+    from torch.nn import functional
+
+    return 0.5 * functional.mse_loss(outputs.reshape(targets.shape), targets.to(outputs.dtype))
