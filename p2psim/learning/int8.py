@@ -323,7 +323,7 @@ def quantized_module(
 
 
 def computes_as_torch(layer: Any) -> bool:
-    """Return True if forward is torch's own, no hooks are registered and padding is a number."""
+    """Return True if forward is torch's own, it has no hooks and pads a number of zeros."""
     classes = (nn.Linear, *CONVOLUTIONS)
     forward = next((cls.forward for cls in classes if isinstance(layer, cls)), None)
     has_hooks = any(getattr(layer, hooks) for hooks in HOOKS)
