@@ -1,4 +1,4 @@
-"""Undirected ring: neighbors are the next and the last rank. Gap 1 - (1 + 2 cos(2 pi / n)) / 3."""
+"""Undirected ring: neighbors are the ranks before and after. Gap 1 - (1 + 2 cos(2 pi / n)) / 3."""
 
 from __future__ import annotations
 

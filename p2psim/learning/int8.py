@@ -54,7 +54,7 @@ def affine(
 
 
 class Int8:
-    """The quantizers Q (to nearest) and QG (stochastic)."""
+    """Quantizers Q (rounding to nearest) and QG (stochastic rounding)."""
 
     @staticmethod
     def nearest(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
@@ -89,7 +89,7 @@ class Exact(Int8):
 
 
 class StraightThrough(torch.autograd.Function):
-    """A quantizer in the forward pass, the identity in the backward pass."""
+    """Quantizer in the forward pass, the identity in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, quantize: Callable[[torch.Tensor], Any]) -> Any:
@@ -101,7 +101,7 @@ class StraightThrough(torch.autograd.Function):
 
 
 class QuantizeGradient(torch.autograd.Function):
-    """The identity in the forward pass, QG in the backward pass."""
+    """Identity in the forward pass, QG in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, quantizer: type[Int8]) -> Any:
@@ -197,7 +197,7 @@ class BifurcatedProduct(torch.autograd.Function):
 
 
 class QuantizedLayer(Wrapper):
-    """A convolution or linear layer in 8 bits that computes as torch's own (the fast path)."""
+    """Convolution or linear layer in 8 bits that computes as torch's own (the fast path)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.layer
@@ -215,6 +215,7 @@ class QuantizedLayer(Wrapper):
         """Return the gradient of one operand: 0 for x, F_x(w, g), or 1 for w, F_w(x, g)."""
         if isinstance(self.layer, nn.Linear):
             return g @ w if operand == 0 else as_rows(g).T @ as_rows(x)
+        # torch computes only the gradient that the mask selects; the third one is the bias.
         mask = [operand == 0, operand == 1, False]
         grads = torch.ops.aten.convolution_backward(g, x, w, None, *self.geometry(), mask)
         return grads[operand]
@@ -245,7 +246,7 @@ class BifurcatedJoin(torch.autograd.Function):
 
 
 class QuantizedCustomLayer(Wrapper):
-    """A convolution or linear layer in 8 bits whose forward pass may be any function.
+    """Convolution or linear layer in 8 bits whose forward pass may be any function.
 
     It is called twice: once for the gradient of the weights, once for that of the input. This
     also serves layers with hooks, which implement spectral and weight norm, and layers with
@@ -262,7 +263,7 @@ class QuantizedCustomLayer(Wrapper):
 
 
 class QuantizedNorm(Wrapper):
-    """A norm in 8 bits."""
+    """Norm in 8 bits."""
 
     def __init__(self, layer: nn.Module, quantizer: type[Int8]) -> None:
         super().__init__(layer, quantizer)
@@ -322,7 +323,7 @@ def quantized_module(
 
 
 def computes_as_torch(layer: Any) -> bool:
-    """Return True if forward is torch's own, no hooks are registered and padding is a number."""
+    """Return True if forward is torch's own, it has no hooks and pads a number of zeros."""
     classes = (nn.Linear, *CONVOLUTIONS)
     forward = next((cls.forward for cls in classes if isinstance(layer, cls)), None)
     has_hooks = any(getattr(layer, hooks) for hooks in HOOKS)

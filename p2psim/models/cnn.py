@@ -1,4 +1,4 @@
-"""A small convolutional network."""
+"""Small convolutional network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small convolutional network with norms, for digits and MNIST."""
+"""Small convolutional network with norms, for digits and MNIST."""
 
 from __future__ import annotations
 

@@ -147,6 +147,7 @@ class Norm(Layer):
                 f"model.groups = {self.groups}: does not divide the {inputs[0]} channels of a "
                 "norm; give one that does"
             )
+        # A single value has no variance and no range.
         if self.kind in GROUPED and math.prod(inputs) < 2 * self.groups:
             raise InputError(
                 f"model.groups = {self.groups}: a group of a norm has one value only; give fewer "
@@ -169,7 +170,7 @@ class Norm(Layer):
 
         from p2psim.models.norms import make
 
-        self.shapes(inputs)
+        self.shapes(inputs)  # checks the groups
         norm = make(self.kind, inputs[0], self.groups)
         if self.zero and self.kind != "none":
             nn.init.zeros_(norm.weight)
@@ -285,6 +286,7 @@ def widest(layers: Sequence[Layer], inputs: Shape) -> int:
     """Return the number of entries of the largest activation of one sample."""
     largest = math.prod(inputs)
     for layer, entering in walk(layers, inputs):
+        # A shortcut has the shape of the sum, which is counted as the output of the layer.
         inner = widest(layer.main, entering) if isinstance(layer, Residual) else 0
         largest = max(largest, inner, math.prod(layer.out(entering)))
     return largest

@@ -60,6 +60,7 @@ class Scaled(nn.Module):
 
     def scaled(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Return gamma x / scale + beta; `scale` broadcasts over x."""
+        # gamma / scale is small, and addcmul then reads x only once.
         return torch.addcmul(by_channel(self.bias), x, by_channel(self.weight) / scale)
 
 

@@ -44,6 +44,7 @@ class ResidualNetwork(Layered):
         layers: list[Layer] = []
         for number in range(stages * blocks):
             channels = width << number // blocks
+            # The first block of each further stage halves the image.
             stride = 2 if number >= blocks and number % blocks == 0 else 1
             main = [
                 *(self.conv(channels, stride=stride), Norm(self.norm, self.groups)),

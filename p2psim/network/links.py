@@ -110,6 +110,7 @@ class LinkTrace:
             )
         self.rows: dict[tuple[int, int], list[tuple[float, float, float]]] = {}
         rows = zip(*(columns[name].tolist() for name in (*names, "time")), strict=True)
+        # By time, because `arrival` searches the rows of an edge by bisection.
         for sender, receiver, latency, bandwidth, time in sorted(rows, key=lambda row: row[4]):
             edge = int(sender), int(receiver)
             edge_rows = self.rows.setdefault(edge, [])
@@ -132,6 +133,7 @@ class LinkTrace:
     def arrival(self, sender: int, receiver: int, sent_at: float, nbytes: int) -> float:
         if (sender, receiver) not in self.rows:  # all-reduce sends to peers that are no neighbors
             raise ValueError(f"{self.file} has no row for messages from {sender} to {receiver}")
+        # The last row that starts at sent_at or before is valid.
         rows = self.rows[sender, receiver]
         row = rows[bisect.bisect_right(rows, sent_at, key=lambda row: row[0]) - 1]
         return sent_at + row[1] + nbytes / row[2]

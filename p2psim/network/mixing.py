@@ -67,17 +67,17 @@ def edges(graph: GraphArrays) -> Matrix:
     for i, j in np.argwhere(linked & ~((graph.weight > 0) & np.isfinite(graph.weight))):
         value = "none" if np.isnan(graph.weight[i, j]) else graph.weight[i, j]
         need = "'edges' needs a weight above 0 on every edge, or choose another rule"
-        raise InputError(f"topology.weights: that of edge {j} -> {i} is {value}; {need}")
+        raise InputError(f"topology.weights: the weight of edge {j} -> {i} is {value}; {need}")
     W = np.where(linked, graph.weight, 0.0)
     loop, total = graph.weight.diagonal(), W.sum(axis=1)
-    own = np.where(np.isnan(loop), 1 - total, loop)
-    own[np.abs(own) <= TOLERANCE * len(own)] = 0  # 1 - ten times 0.1 is not quite 0
-    for i in np.flatnonzero(~((own >= 0) & np.isfinite(own))):
-        rest = f"W_ii would be {own[i]:.6g}: lower the weights into {i} or give a self-loop"
+    diagonal = np.where(np.isnan(loop), 1 - total, loop)
+    diagonal[np.abs(diagonal) <= TOLERANCE * len(diagonal)] = 0  # 1 - ten times 0.1 is not quite 0
+    for i in np.flatnonzero(~((diagonal >= 0) & np.isfinite(diagonal))):
+        rest = f"W_ii would be {diagonal[i]:.6g}: lower the weights into {i} or give a self-loop"
         raise InputError(f"topology.weights: row {i} of W sums to {total[i]:.6g}, {rest}")
-    np.fill_diagonal(W, own)
+    np.fill_diagonal(W, diagonal)
     rows, columns = np.abs(W.sum(axis=1) - 1), np.abs(W.sum(axis=0) - 1)
-    if min(rows.max(), columns.max()) > TOLERANCE * len(own):
+    if min(rows.max(), columns.max()) > TOLERANCE * len(diagonal):
         i, need = rows.argmax(), "every row (or every column) of W must sum to 1"
         rest = "correct it, or leave out the self-loops and W_ii is the rest"
         raise InputError(f"topology.weights: row {i} sums to {W[i].sum():.12g}, but {need}; {rest}")

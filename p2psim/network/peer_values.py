@@ -32,7 +32,7 @@ def read_columns(path: Path, key: str, *required: str, **optional: float) -> dic
     if missing:
         raise InputError(
             f"{key}: {path.name} has no column {missing[0]!r}; give {', '.join(required)}"
-            + "".join(f", {name} if you like" for name in optional)
+            + "".join(f", and optionally {name}" for name in optional)
         )
     length = len(columns[required[0]])
     columns = {
@@ -55,6 +55,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> dict[str, Matrix]:
     names = [name.strip() for name in rows.pop(0)]
     if twice := [name for name in columns if names.count(name) > 1]:
         raise ValueError(f"its first line names {twice[0]!r} twice")
+    # Row 1 is the line of the names.
     for number, row in enumerate(rows, 2):
         if len(row) != len(names):
             raise ValueError(f"row {number} has {len(row)} fields, the first line {len(names)}")

@@ -1,4 +1,4 @@
-"""The graph of the peers and its mixing matrices: W_t[i, j] != 0 iff peer j sends to peer i.
+"""Graph of the peers and its mixing matrices: W_t[i, j] != 0 iff peer j sends to peer i.
 
 A graph is a file, either of the folder `topologies/` or of the user:
 - `.py` defines a function `graph(n, **parameters)`.
@@ -138,6 +138,7 @@ def build(
     steps = [_arrays(graph, peers, samples) for graph in graphs]
     _check_connected(np.max([step.adjacency for step in steps], axis=0) > 0)
     one_way = np.argwhere([step.adjacency > step.adjacency.T for step in steps])
+    # metropolis needs an undirected graph; out-degree is the rule of push-sum methods.
     rule = rule or ("out-degree" if len(one_way) else "metropolis")
     _check_rule(rule, one_way, steps)
     weights = np.stack([RULES[rule](step) for step in steps])
@@ -208,7 +209,8 @@ def _edge_list(path: Path) -> Callable[..., Any]:
             continue
         edge = (int(match[1]), int(match[2])) if match else None
         if not match or not edge or edge in lines:
-            why = "is no new edge; write each once: 'u v [weight [latency bandwidth]]', all from 0"
+            form = "write each edge once: 'u v [weight [latency bandwidth]]', with ranks from 0"
+            why = f"is no edge or a repeated one; {form}"
             raise InputError(f"topology.file: {path.name} line {number}: {text!r} {why}")
         fields = zip(("weight", *LINK), match.groups()[2:], strict=True)
         lines[edge] = {name: float(value) for name, value in fields if value}
@@ -291,6 +293,7 @@ def _arrays(graph: Any, peers: int, samples: Sequence[int]) -> GraphArrays:
     """Convert a networkx graph to arrays; InputError unless its nodes are the ranks."""
     _check_nodes(graph, peers)
     adjacency, weight = _edge_matrix(graph, None), _edge_matrix(graph, "weight")
+    # The rules set W_ii themselves, except "edges", which reads the weights of self-loops.
     loops = adjacency.diagonal() > 0
     np.fill_diagonal(adjacency, 0)
     return GraphArrays(adjacency, loops, weight, np.array(samples, float))

@@ -60,7 +60,7 @@ def test_links_that_are_refused(link: Table, says: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ("0 1 1 0.5\n", "write each once: 'u v [weight [latency bandwidth]]'"),
+        ("0 1 1 0.5\n", "write each edge once: 'u v [weight [latency bandwidth]]'"),
         ("0 1 1 0.5 0\n", "give an edge's bandwidth as > 0"),
         ("0 1 1 0.5 1\n1 0 1 0.6 1\n", "two weights or two links"),
     ],

@@ -340,7 +340,7 @@ def test_refusals(spec: dict[str, Any], words: str) -> None:
         ("0 1\n1 2", {}, "the graph has 3 nodes but peers = 4: set peers = 3"),
         ("1 2\n2 3\n3 4", {}, "one of them 4: number them 0 to 3"),
         ("0 1\n1 2\n2 3\n3 3", {}, "an edge from 3 to itself, but 'metropolis' sets W_ii"),
-        ("0 1\n1 b", {}, "a.edgelist line 2: '1 b' is no new edge"),
+        ("0 1\n1 b", {}, "a.edgelist line 2: '1 b' is no edge or a repeated one"),
         ("0,1", {}, "a.edgelist line 1"),
         ("0 1\n# x\n0 1", {}, "a.edgelist line 3"),
         ("0 1 -0.5", {}, "a.edgelist line 1"),
