@@ -31,9 +31,7 @@ def details(kind: str, name: str) -> str:
     """Return one plug-in's parameters and docstring as text. InputError for an unknown one."""
     listing(kind)  # refuses an unknown kind
     if kind == "topology":
-        raise InputError(
-            "list: a topology has no details; give the kind alone: p2psim list topology"
-        )
+        raise InputError(f"list: topology {name!r} has no details of its own; leave the name out")
     cls = registry.find(kind, name, Path())
     head = entry(name, first_line(cls), getattr(cls, "source", ""))
     text = textwrap.indent(inspect.getdoc(cls) or "", "  ").partition("\n")[2]
