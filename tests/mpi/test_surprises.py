@@ -20,13 +20,13 @@ import os, time
 import numpy as np
 from p2psim.algorithms.d_psgd import DPSGD
 from p2psim.data.digits import Digits
-from p2psim.launcher import place
+from p2psim.launcher import environment
 from p2psim.registry import plugin
 
 @plugin("data", "odd")
 class OddDigits(Digits):
     def train(self, indices):
-        if place.inside() and place.inside()[0] == {VICTIM}:
+        if environment.mpi_rank() and environment.mpi_rank()[0] == {VICTIM}:
             raise ArithmeticError("no such sample")
         return super().train(indices)
 

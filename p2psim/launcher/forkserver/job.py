@@ -1,4 +1,4 @@
-"""What the ranks of a node run, derived once for all of them."""
+"""Work of the ranks of a node, prepared once by the fork server for all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from p2psim.launcher import environment, ranks, runner, slurm
 
 
 class Application(Protocol):
-    """The command line, which lies above this package and is handed to it: see __main__."""
+    """Command line of p2psim, passed in by __main__.
+
+    This package must not import `p2psim.cli`, which lies on a higher floor.
+    """
 
     @property
     def main(self) -> Callable[[list[str]], Any]:
@@ -20,44 +23,48 @@ class Application(Protocol):
 
     @property
     def parse_run(self) -> Callable[[list[str]], tuple[list[runner.Request], int | None]]:
-        """Return the combinations that a command line `run ...` asks for, and `--only`."""
+        """Parse a command line `run ...`; returns the requests of all combinations, and --only."""
 
     @property
     def guarded(self) -> Callable[[Callable[[], Any]], Any]:
-        """Call a function; turn a user's mistake into one sentence and an exit code."""
+        """Call a function; report an InputError as one sentence and exit with its code."""
 
 
 class Job:
-    """The work of the ranks of this node; what each would derive alone is derived once here."""
+    """Request and scenario of the ranks of this node, built once for all of them.
+
+    `hello` is the message of the first stub, see stub.ForkedRank.hello.
+    """
 
     def __init__(self, application: Application, hello: dict[str, Any]) -> None:
         self.application = application
         self.key = hello["arguments"], hello["folder"]
         self.ranks: int = hello["ranks"]
         self.parts: tuple[Any, Any] | None = None
-        with contextlib.suppress(BaseException):  # a mistake: each rank will find it by itself
-            self.parts = self.derive()
+        # An error is ignored here: each rank builds the parts itself then, and reports it.
+        with contextlib.suppress(BaseException):
+            self.parts = self.build()
 
-    def derive(self) -> tuple[Any, Any]:
-        """The request, and the scenario with the data read that ranks share."""
+    def build(self) -> tuple[Any, Any]:
+        """Build the request and the scenario, with the data that the ranks share."""
         arguments, folder = self.key
         os.chdir(folder)
         try:
-            ((_, request),) = runner.choose(*self.application.parse_run(arguments))
-            ready = request.scenario()
-            _ = ready.test
-            if self.ranks == ready.peers:  # all are here: one passes through the file for them
-                ready.hold_all()
-            return request, ready
+            ((_, request),) = runner.select(*self.application.parse_run(arguments))
+            scenario = request.scenario()
+            _ = scenario.test  # read the test set, a cached property
+            if self.ranks == scenario.peers:  # all peers run here: read the file once for all
+                scenario.hold_all()
+            return request, scenario
         finally:
             os.chdir("/")
 
     def run(self, arguments: list[str]) -> None:
-        """Be a rank."""
-        here = environment.mpi_rank()
-        if not self.parts or (arguments, os.getcwd()) != self.key or not here:
+        """Run this process as a rank, which has the command line `arguments`."""
+        rank_and_size = environment.mpi_rank()
+        if not self.parts or (arguments, os.getcwd()) != self.key or not rank_and_size:
             self.application.main(arguments)
             return
         ranks.one_thread()
         slurm.short_addresses()
-        self.application.guarded(functools.partial(runner.run_rank, *self.parts, *here))
+        self.application.guarded(functools.partial(runner.run_rank, *self.parts, *rank_and_size))
