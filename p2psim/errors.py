@@ -1,4 +1,4 @@
-"""Exceptions that end a command, and the exit code of each (design.md, section 5)."""
+"""Exceptions that end a command, and the exit code of each."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def job_name() -> str:
-    """Return a name that is unique to this run and node, the same for all its ranks there."""
+    """Return a name that is unique to this run and node, and the same for all its ranks."""
     variables = os.environ
     # Virtual nodes of one Slurm host need different names.
     node = variables.get("SLURMD_NODENAME", "")
@@ -90,7 +90,7 @@ def stub_command(arguments: list[str]) -> list[str]:
     """Return the command line that starts the stub of the rank `p2psim ARGUMENTS`; see stub.py.
 
     -I and -S save the start-up of site packages, which a stub does not use. The stub is imported,
-    not run as a script, because Python compiles a script anew at every start.
+    not run as a script, because Python would compile a script at every start.
     """
     root = os.path.abspath(f"{__file__}/../../..")
     main = f"import sys; sys.path.append({root!r}); from p2psim.launcher import stub; stub.main()"

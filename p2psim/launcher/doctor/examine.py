@@ -64,6 +64,7 @@ def findings(
 
     Checks that wait for other programs run in threads meanwhile.
     """
+    # First, because the slow checks are useless if MPI is broken.
     libraries = [*run_check("mpiexec", mpi.mpiexec), *run_check("mpi4py", mpi.mpi4py)]
     yield from libraries
     mpi_is_broken = any(finding.level == PROBLEM for finding in libraries)

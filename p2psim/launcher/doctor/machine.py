@@ -176,7 +176,8 @@ def leftovers() -> Iterator[Finding]:
         return
     size = sum(path.stat().st_blocks * 512 for path in old if path.exists())
     prefixes = sorted({start for start in PREFIXES for path in old if path.name.startswith(start)})
-    cure = "while you have no run here: rm " + " ".join(f"{SHARED}/{p}*" for p in prefixes)
+    patterns = " ".join(f"{SHARED}/{prefix}*" for prefix in prefixes)
+    cure = f"while none of your runs uses this machine: rm {patterns}"
     yield Finding(
         WARNING, "leftovers", f"{len(old)} files of killed runs take {format_bytes(size)}; {cure}"
     )

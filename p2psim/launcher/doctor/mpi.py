@@ -41,6 +41,7 @@ def mpi4py() -> Iterator[Finding]:
         yield Finding(OK, "mpi4py", text)
         return
     starter = mpi_libraries.of_mpiexec(path)
+    # An error for two kinds of libraries; two versions of one kind may work together.
     mpi_libraries.check(f"{path} is", starter, loaded)
     if starter.title == loaded.title:
         yield Finding(OK, "mpi4py", f"{text}, as mpiexec does")
