@@ -1,7 +1,7 @@
 # Starts the ranks of one run with MPICH (or another Hydra-based MPI), on several machines.
-# Chosen by: p2psim run --launch mpich. It is called as: sh mpich.sh COMMAND..., with P2PSIM_PEERS
-# ranks wanted. Edit here what your site needs: module load, the hosts, binding, netmods.
-#   -f hosts.txt          one host a line, as host:ranks
-#   -bind-to core         where ranks do not outnumber cores
-#   -genv NAME VALUE      variables for all ranks
+# Selected by: p2psim run --launch mpich. Called as: sh mpich.sh COMMAND...; the number of ranks is
+# in P2PSIM_PEERS. Edit here what your site needs: module load, hosts, binding, network modules.
+#   -f hosts.txt          one host per line, as host:ranks
+#   -bind-to core         if there are at least as many cores as ranks
+#   -genv NAME VALUE      an environment variable for all ranks
 exec "$P2PSIM_MPIEXEC" ${HOSTFILE:+-f "$HOSTFILE"} -n "$P2PSIM_PEERS" "$@"

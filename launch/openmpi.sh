@@ -1,9 +1,9 @@
 # Starts the ranks of one run with Open MPI, on several machines.
-# Chosen by: p2psim run --launch openmpi. It is called as: sh openmpi.sh COMMAND..., with
-# P2PSIM_PEERS ranks wanted. Edit here what your site needs: module load, the hosts, binding.
-#   --hostfile hosts.txt  one host a line, as host slots=ranks
-#   --bind-to core        where ranks do not outnumber cores
-#   --mca NAME VALUE      parameters of the library
+# Selected by: p2psim run --launch openmpi. Called as: sh openmpi.sh COMMAND...; the number of ranks
+# is in P2PSIM_PEERS. Edit here what your site needs: module load, hosts, binding.
+#   --hostfile hosts.txt  one host per line, as host slots=ranks
+#   --bind-to core        if there are at least as many cores as ranks
+#   --mca NAME VALUE      a parameter of Open MPI
 if [ "$(id -u)" = 0 ]; then
     set -- --allow-run-as-root "$@"
 fi

@@ -1,4 +1,4 @@
-"""python -m p2psim, and the command p2psim."""
+"""Entry point of the command `p2psim` and of `python -m p2psim`."""
 
 import os
 import sys
@@ -8,8 +8,9 @@ from p2psim.launcher import environment
 
 
 def main() -> None:
-    """Run the command line. What mpiexec has started as a rank becomes the stub of a rank."""
-    # A stream that is closed would be taken by the next file opened, and mpiexec needs all three.
+    """Run the command line, or the fork server; a rank of mpiexec is replaced by its stub."""
+    # The next opened file would take the number of a closed standard stream, and mpiexec requires
+    # that all three streams are open.
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
@@ -22,12 +23,12 @@ def main() -> None:
         serve.serve(sys.argv[2], command_line)
         return
     if sys.argv[1:2] == ["run"] and "P2PSIM_STUB" not in os.environ and environment.mpi_rank():
-        os.execv(sys.executable, environment.command(sys.argv[1:]))
+        os.execv(sys.executable, environment.stub_command(sys.argv[1:]))
     command_line().main()
 
 
 def command_line() -> Any:
-    """Import the command line, which few of the processes started here need."""
+    """Import and return `p2psim.cli`, which a stub and a starting fork server do not need."""
     from p2psim import cli
 
     return cli

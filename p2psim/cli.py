@@ -1,4 +1,7 @@
-"""The commands. Thin: each reads its arguments, calls one function, prints what it returns."""
+"""Commands of p2psim: each one parses its arguments, calls one function and prints the result.
+
+Heavy libraries are imported inside the commands, so that `p2psim --help` starts quickly.
+"""
 
 from __future__ import annotations
 
@@ -20,30 +23,33 @@ if TYPE_CHECKING:
 
 
 def guarded(body: Callable[[], Any], traceback: bool = False) -> Any:
-    """Call it, and turn the user's mistakes into one sentence and an exit code."""
+    """Call `body`; report an error as one sentence on stderr and exit with its exit code.
+
+    With `traceback` the error is raised instead.
+    """
     try:
         return body()
     except (InputError, PeerError, AbortedError) as error:
         if traceback:
             raise
-        # Every rank finds the same mistake: one of them says it.
-        first = (environment.mpi_rank() or (0, 1))[0] == 0
-        if error.report_from_any_rank or (first and not isinstance(error, AbortedError)):
+        # All ranks fail with the same error: only rank 0 prints it.
+        is_first = (environment.mpi_rank() or (0, 1))[0] == 0
+        if error.report_from_any_rank or (is_first and not isinstance(error, AbortedError)):
             click.echo(f"p2psim: {error}", err=True)
-        elif not first and not isinstance(error, AbortedError):
+        elif not is_first and not isinstance(error, AbortedError):
             ranks.let_first_rank_report()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:  # while ranks run, the runner takes care of it
+    except KeyboardInterrupt:  # the launcher of ranks handles signals itself
         if environment.mpi_rank() is None:
             click.echo("p2psim: stopped", err=True)
         sys.stderr.flush()
-        # At once: MPI would wait for the others, and Python ends by the signal if it hit
-        # an import at a certain moment.
+        # Not sys.exit: MPI's exit handler would wait for the other ranks, and after a signal
+        # during an import Python may end by the signal instead of with this exit code.
         os._exit(STOPPED)
 
 
 class Commands(click.Group):
-    """A group of commands whose mistakes are one sentence."""
+    """Group of commands that reports errors in one sentence; see `guarded`."""
 
     def invoke(self, ctx: click.Context) -> Any:
         return guarded(lambda: super(Commands, self).invoke(ctx), ctx.params["traceback"])
@@ -53,7 +59,7 @@ class Commands(click.Group):
 @click.version_option(__version__)
 @click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
 def main(traceback: bool) -> None:
-    """Peer-to-peer deep learning for real: one MPI rank per peer."""
+    """Simulate peer-to-peer deep learning with one MPI rank per peer."""
 
 
 EXPERIMENT = click.argument("experiment", type=click.Path(path_type=Path))
@@ -62,22 +68,24 @@ SET = click.option(
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change a key of the experiment file; may be given again.",
+    help="Override a key of the experiment file; repeatable.",
 )
 OUT = click.option(
     "--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME)."
 )
-ONLY = click.option("--only", type=int, help="Only this combination of the [sweep], from 0.")
-RESUME = click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+ONLY = click.option(
+    "--only", type=int, help="Run only combination K of the [sweep], from 0.", metavar="K"
+)
+RESUME = click.option("--resume", is_flag=True, help="Continue the run in the run folder.")
 
 
 @main.command()
 @EXPERIMENT
 @SET
 @OUT
-@click.option("--force", is_flag=True, help="Replace the run in the folder.")
+@click.option("--force", is_flag=True, help="Replace the run in the run folder.")
 @RESUME
-@click.option("--debug", is_flag=True, help="All peers as threads of this process.")
+@click.option("--debug", is_flag=True, help="Run all peers as threads of this process.")
 @ONLY
 @click.option("--launch", metavar="NAME", help="Start the ranks with launch/NAME.sh.")
 def run(
@@ -90,20 +98,20 @@ def run(
     only: int | None,
     launch: str | None,
 ) -> None:
-    """Run an experiment: starts the ranks, or is one of them inside mpiexec."""
-    ranks.one_thread()  # before NumPy starts its own
+    """Run an experiment. Starts its ranks or, under mpiexec, runs as one of them."""
+    ranks.one_thread()  # before NumPy starts its thread pool
     slurm.short_addresses()
     if environment.mpi_rank():
         from p2psim.launcher import mpi_init
 
-        mpi_init.check()  # before the heavy libraries: nothing else is of use where it fails
+        mpi_init.check()  # before the slow imports, which are useless if MPI does not work
     from p2psim.launcher import runner
 
     runner.run(runner.requests(experiment, settings, out, force, resume), debug, only, launch)
 
 
 def parse_run(arguments: list[str]) -> tuple[list[Request], int | None]:
-    """Return the combinations that a command line `run ...` asks for, and its `--only`."""
+    """Parse a command line `run ...`; returns the requests of all combinations, and --only."""
     from p2psim.launcher import runner
 
     options = run.make_context("run", arguments[1:]).params
@@ -116,26 +124,32 @@ def parse_run(arguments: list[str]) -> tuple[list[Request], int | None]:
 @SET
 @OUT
 @RESUME
-@click.option("--nodes", type=int, help="Spread the peers over so many nodes.")
-@click.option("--peers-per-node", type=int, help="Put so many peers on a node.")
-@click.option("--cores-per-node", type=int, help="Let them share so many cores (default: 1 each).")
+@click.option("--nodes", type=int, help="Number of nodes that share the peers.")
+@click.option("--peers-per-node", type=int, help="Number of peers on each node.")
+@click.option(
+    "--cores-per-node", type=int, help="Cores that a node's peers share (default: 1 each)."
+)
 @click.option("--time", metavar="HH:MM:SS", help="Time limit (default: the partition's).")
-@click.option("--signal-before", type=int, default=120, help="Checkpoint so many seconds before.")
-@click.option("--print", "printed", is_flag=True, help="Show the batch script, submit nothing.")
+@click.option(
+    "--signal-before", type=int, default=120, help="Seconds before the limit to write a checkpoint."
+)
+@click.option(
+    "--print", "printed", is_flag=True, help="Print the batch script instead of submitting it."
+)
 def submit(
     experiment: Path,
     settings: tuple[str, ...],
     out: Path | None,
     resume: bool,
     printed: bool,
-    **wish: Any,
+    **options: Any,
 ) -> None:
-    """Run an experiment as a Slurm job, a [sweep] as a job array; prints the job's number."""
+    """Submit an experiment to Slurm. A [sweep] is a job array; prints the job number."""
     from p2psim.launcher import runner, submit
 
     requests = runner.requests(experiment, settings, out, resume=resume)
-    make = submit.script if printed else submit.submit
-    click.echo(make(requests, submit.SlurmRequest(**wish)))
+    action = submit.script if printed else submit.submit
+    click.echo(action(requests, submit.SlurmRequest(**options)))
 
 
 @main.command()
@@ -143,15 +157,17 @@ def submit(
 @SET
 @ONLY
 def plan(experiment: Path, settings: tuple[str, ...], only: int | None) -> None:
-    """Check an experiment and say what it would be, without running it."""
+    """Check an experiment without running it. Prints graph, traffic, memory and duration."""
     from p2psim.experiment import plan
     from p2psim.launcher import runner
 
-    requests = [one for _, one in runner.choose(runner.requests(experiment, settings, None), only)]
+    requests = [
+        request for _, request in runner.select(runner.requests(experiment, settings, None), only)
+    ]
     plans = [(request.label, plan.plan(request.scenario())) for request in requests]
-    for label, found in plans:
+    for label, rows in plans:
         click.echo(f"\n{label}" if label else "", nl=bool(label))
-        for name, text in found.items():
+        for name, text in rows.items():
             click.echo(f"{name:>14}  {text}")
 
 
@@ -163,7 +179,7 @@ def plan(experiment: Path, settings: tuple[str, ...], only: int | None) -> None:
 def doctor(
     ctx: click.Context, experiment: Path | None, settings: tuple[str, ...], out: Path | None
 ) -> None:
-    """Look for what goes wrong on this machine, perhaps for an experiment, and say what to do."""
+    """Check this machine. Prints problems and remedies, also for an EXPERIMENT if given."""
     from p2psim.launcher.doctor import examine
 
     ctx.exit(examine.examine(experiment, settings, out))
@@ -171,26 +187,26 @@ def doctor(
 
 @main.group()
 def data() -> None:
-    """Data sets."""
+    """Manage data sets."""
 
 
 @data.command()
 @click.argument("name")
 def fetch(name: str) -> None:
-    """Download mnist, cifar10, imagenette or ag-news into $P2PSIM_DATA and check it."""
-    from p2psim.data import fetch as fetching
+    """Download mnist, cifar10, imagenette or ag-news into $P2PSIM_DATA and verify it."""
+    from p2psim.data import fetch as downloads
 
-    click.echo(fetching.fetch(name))
+    click.echo(downloads.fetch(name))
 
 
-RUN = click.Path(path_type=Path)  # a run folder or its run.h5; whether it is one, results says
+RUN = click.Path(path_type=Path)  # a run folder or its run.h5, checked by analysis.results
 TO = click.option("--to", "target", type=click.Path(path_type=Path), metavar="FILE")
 
 
 @main.command()
 @click.argument("run", type=RUN)
 def show(run: Path) -> None:
-    """Show what a run was and what came of it."""
+    """Show the settings and results of a run."""
     from p2psim.analysis import tables
 
     click.echo(tables.summary(run))
@@ -198,17 +214,17 @@ def show(run: Path) -> None:
 
 @main.command()
 @click.argument("run", type=RUN)
-@click.option("--once", is_flag=True, help="Show how it stands, and end.")
+@click.option("--once", is_flag=True, help="Show the current state once and exit.")
 @click.option(
     "--wait",
     "patience",
     default=30.0,
     metavar="SECONDS",
     show_default=True,
-    help="For a run that has not begun.",
+    help="Time to wait for a run that has not begun.",
 )
 def watch(run: Path, once: bool, patience: float) -> None:
-    """Follow a run, or the runs of a sweep, until they end; Ctrl-C leaves, and they go on."""
+    """Monitor a run or a sweep until it ends. Ctrl-C ends the monitor, not the run."""
     with contextlib.suppress(KeyboardInterrupt):  # also while the libraries are imported
         from p2psim.analysis import watch
 
@@ -219,7 +235,7 @@ def watch(run: Path, once: bool, patience: float) -> None:
 @click.argument("run", type=RUN)
 @click.argument("other", type=RUN)
 def compare(run: Path, other: Path) -> None:
-    """Show side by side what differs between two runs."""
+    """Show the differences between two runs side by side."""
     from p2psim.analysis import tables
 
     click.echo(tables.compare(run, other))
@@ -228,22 +244,22 @@ def compare(run: Path, other: Path) -> None:
 @main.command()
 @click.argument("runs", type=RUN, nargs=-1, required=True, metavar="RUN...")
 @TO
-@click.option("--timeline", is_flag=True, help="One run's schedule in virtual time: timeline.png.")
-@click.option("--rounds", metavar="A:B", help="With --timeline: these rounds (default: the first).")
+@click.option("--timeline", is_flag=True, help="Draw the timeline of one run in virtual time.")
+@click.option("--rounds", metavar="A:B", help="Rounds of the --timeline (default: the first).")
 def plot(runs: tuple[Path, ...], target: Path | None, timeline: bool, rounds: str | None) -> None:
-    """Draw runs in one figure: .png, .svg or .pdf (default: RUN/figure.png of the first)."""
+    """Draw runs in one figure. Formats: .png, .svg, .pdf (default: RUN/figure.png of the first)."""
     from p2psim.analysis import plots
-    from p2psim.analysis import timeline as drawn
+    from p2psim.analysis import timeline as timelines
 
     if rounds and not timeline:
-        raise InputError("--rounds is for --timeline: give both, or none")
+        raise InputError("--rounds belongs to --timeline: give both, or none")
     if not timeline:
         click.echo(plots.plot(runs, target))
         return
     if len(runs) > 1:
         raise InputError(f"--timeline shows one run, not {len(runs)}: give one")
-    file, said = drawn.plot(runs[0], target, rounds)
-    click.echo(f"{said}\n{file}")
+    file, summary = timelines.plot(runs[0], target, rounds)
+    click.echo(f"{summary}\n{file}")
 
 
 @main.command()
@@ -251,7 +267,7 @@ def plot(runs: tuple[Path, ...], target: Path | None, timeline: bool, rounds: st
 @TO
 @click.option("--force", is_flag=True, help="Replace the file.")
 def join(run: Path, target: Path | None, force: bool) -> None:
-    """Turn a run's files into a single one (default: RUN/joined.h5)."""
+    """Join the files of a run into one. Its default name is RUN/joined.h5."""
     from p2psim.analysis import results
 
     click.echo(results.join(run, target, force))
@@ -261,7 +277,7 @@ def join(run: Path, target: Path | None, force: bool) -> None:
 @click.argument("kind", required=False)
 @click.argument("name", required=False)
 def list_(kind: str | None, name: str | None) -> None:
-    """List the plug-ins, or those of one KIND, with parameters and sources; all about one NAME."""
+    """List plug-ins. Shows parameters and sources of all or of one KIND, or details of a NAME."""
     from p2psim.experiment import catalog
 
     click.echo(catalog.details(kind, name) if kind and name else catalog.listing(kind))

@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code that each kind ends with (design: commands)."""
+"""Exceptions that end a command, and the exit code of each."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ STOPPED = 4  # exit code of a run that a signal ended
 
 
 class InputError(Exception):
-    """The user's input is wrong: one sentence with what was given, what is allowed, what to do."""
+    """Wrong user input; the message names the value, the allowed values and the remedy."""
 
     exit_code = 2
-    report_from_any_rank = False  # whether this rank says it although it is not the first
+    # Every rank reads the same input and raises the same error, so rank 0 alone reports it.
+    report_from_any_rank = False
 
 
 class PeerError(Exception):
-    """A peer failed: which one, where and why; `recorded` where its file says so as well."""
+    """Failure of a peer; the message names the peer, the phase and the cause.
+
+    `recorded` is True if the peer's file contains the cause, from which the launcher reports it.
+    """
 
     exit_code = 3
     report_from_any_rank = True
@@ -27,23 +31,26 @@ class PeerError(Exception):
 
 
 class StoppedError(Exception):
-    """The run was told to stop; a checkpoint from which --resume goes on has been written."""
+    """End of a run on request, after it wrote a checkpoint that --resume continues from."""
 
     exit_code = STOPPED
 
 
 class AbortedError(Exception):
-    """Another peer has said what is wrong; this one ends without a word."""
+    """End of this peer because another peer failed and reports the error; this peer is silent."""
 
     exit_code = 2
     report_from_any_rank = False
 
 
-def suggest(given: str, allowed: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest valid one, and all of them."""
+def suggest(name: str, allowed: Iterable[str]) -> str:
+    """Return the end of an error message about an unknown `name`: the nearest and all valid ones.
+
+    The result reads "did you mean 'ring'? allowed: grid, ring".
+    """
     names = sorted(allowed)
     if not names:
-        return "there are none to give here; remove it"
-    near = difflib.get_close_matches(given, names, n=1)
+        return "nothing is allowed here; remove it"
+    near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}allowed: {', '.join(names)}"

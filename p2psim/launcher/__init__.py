@@ -1,1 +1,1 @@
-"""Finding MPI and starting ranks; knows neither torch nor MPI."""
+"""Start of the ranks of a run: MPI libraries, Slurm, stubs, fork server, doctor."""

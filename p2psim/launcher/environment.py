@@ -1,4 +1,7 @@
-"""Where this process stands among the ranks of a run; quick to import, as every rank does it."""
+"""Identity of this process among the ranks of a run, read from environment variables.
+
+Every stub imports this module: it must stay cheap, standard library only.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ import sys
 RANK_VARIABLES = (
     ("PMI_RANK", "PMI_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # a batch script has SLURM_NTASKS, but this not
+    # Not SLURM_NTASKS: a batch script, which is no rank, has that variable as well.
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
 
 
 def mpi_rank() -> tuple[int, int] | None:
-    """(rank, size) where this process was started by mpiexec or srun, else None."""
+    """Return (rank, size) if mpiexec or srun started this process as a rank, else None."""
     if is_interactive_step():
         return None
     for rank, size in RANK_VARIABLES:
@@ -23,15 +27,16 @@ def mpi_rank() -> tuple[int, int] | None:
 
 
 def is_interactive_step() -> bool:
-    """Whether this is a step of one task that p2psim has not started: a shell of srun --pty, say.
+    """Return True in a Slurm step of one task that p2psim has not started: srun --pty, say.
 
-    Its PMI_RANK and SLURM_PROCID say 0 of 1; what runs in it is no rank, but may start ranks.
+    PMI_RANK and SLURM_PROCID show rank 0 of 1 in such a shell, but it is not a rank; p2psim run
+    may start ranks from it.
     """
     return os.environ.get("SLURM_STEP_NUM_TASKS") == "1" and "P2PSIM_LAUNCHED" not in os.environ
 
 
 def local_rank() -> tuple[int, int]:
-    """(number among the ranks of this node, how many they are); (0, 0) where nobody says."""
+    """Return (rank within this node, number of ranks on this node); (0, 0) if unknown."""
     for rank, size in (
         ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
         ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
@@ -47,7 +52,7 @@ def local_rank() -> tuple[int, int]:
 
 
 def tasks_per_node(text: str) -> list[int]:
-    """Slurm's "8(x2),4" as [8, 8, 4]."""
+    """Parse Slurm's compressed list of task counts: "8(x2),4" gives [8, 8, 4]."""
     tasks: list[int] = []
     for part in text.split(","):
         count, _, times = part.partition("(x")
@@ -55,10 +60,11 @@ def tasks_per_node(text: str) -> list[int]:
     return tasks
 
 
-def job() -> str:
-    """A name that the ranks of this run on this node share, and no others."""
+def job_name() -> str:
+    """Return a name that is unique to this run and node, and the same for all its ranks."""
     variables = os.environ
-    node = variables.get("SLURMD_NODENAME", "")  # virtual nodes share a host
+    # Virtual nodes of one Slurm host need different names.
+    node = variables.get("SLURMD_NODENAME", "")
     if "P2PSIM_LAUNCHED" in variables:
         return f"{variables['P2PSIM_LAUNCHED']}-{node}"
     if "SLURM_STEP_ID" in variables:
@@ -66,8 +72,11 @@ def job() -> str:
     return f"{variables.get('PMIX_NAMESPACE') or os.getppid()}-{node}"
 
 
-def remove(home: str) -> bool:
-    """Remove the folder of a server that was killed; whether this process was the first to."""
+def remove_server_folder(home: str) -> bool:
+    """Remove the folder of a killed fork server; True if this process removed its socket.
+
+    All stubs of a node call it at once. The one that gets True reports that the server was killed.
+    """
     first = True
     for name in ("socket", "lock", "log", ""):
         try:
@@ -77,10 +86,11 @@ def remove(home: str) -> bool:
     return first
 
 
-def command(arguments: list[str]) -> list[str]:
-    """The command line of a stub, which becomes the rank `p2psim ARGUMENTS`.
+def stub_command(arguments: list[str]) -> list[str]:
+    """Return the command line that starts the stub of the rank `p2psim ARGUMENTS`; see stub.py.
 
-    Isolated and without site: neither is of use to it. Imported, since a script is compiled anew.
+    -I and -S save the start-up of site packages, which a stub does not use. The stub is imported,
+    not run as a script, because Python would compile a script at every start.
     """
     root = os.path.abspath(f"{__file__}/../../..")
     main = f"import sys; sys.path.append({root!r}); from p2psim.launcher import stub; stub.main()"

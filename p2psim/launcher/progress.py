@@ -1,4 +1,4 @@
-"""A live progress bar for a run whose ranks are other processes."""
+"""Live progress bar of a run whose ranks are other processes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from rich.progress import Progress as Bar
 
 from p2psim.analysis.monitor import Pace
 
-State = tuple[int, int, float]  # rounds that every peer has completed, of how many, mean loss
+# (rounds that every peer has completed, rounds of the run, mean training loss over the peers)
+State = tuple[int, int, float]
 
 
 class Progress:
-    """Rounds, rounds per second, time left and training loss."""
+    """Progress bar with rounds, rounds per second, remaining time and training loss.
+
+    `poll` reads the state from the run folder; it returns None before the first round.
+    """
 
     def __init__(self, name: str, poll: Callable[[], State | None]) -> None:
         self.poll, self.pace = poll, Pace(0.2)
@@ -42,16 +46,16 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.pace.next = 0.0
+        self.pace.next = 0.0  # show the last state, even if the previous update was just before
         self.update()
         self.bar.stop()
 
-    def say(self, text: str) -> None:
-        """A line above the bar."""
+    def print(self, text: str) -> None:
+        """Print one line above the bar."""
         self.bar.console.print(text, highlight=False)
 
     def update(self) -> None:
-        """Look, if it is time to; then sleep a little."""
+        """Sleep 50 ms, then read and show the state if the last reading was long enough ago."""
         time.sleep(0.05)
         if not self.pace.due():
             return
@@ -61,7 +65,7 @@ class Progress:
                 self.show(now, *state)
 
     def show(self, now: float, done: int, total: int, loss: float) -> None:
-        """Draw a state."""
+        """Draw the state: `done` of `total` rounds at monotonic time `now`, mean loss `loss`."""
         self.first = self.first or (now, done)
         elapsed, rounds = now - self.first[0], done - self.first[1]
         rate = f"{rounds / elapsed:.1f}/s" if rounds else "starting"

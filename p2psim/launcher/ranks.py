@@ -1,4 +1,4 @@
-"""Start the ranks of a run with the launch file that fits the MPI library at hand."""
+"""Start of the ranks of a run, with the launch file that fits the installed MPI library."""
 
 from __future__ import annotations
 
@@ -21,37 +21,44 @@ from pathlib import Path
 from p2psim.errors import InputError, suggest
 from p2psim.launcher import environment, mpi_libraries, slurm
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a run is to end
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # requests to stop
 PR_SET_PDEATHSIG = 1
-STARTS = ("auto", "forkserver", "plain")  # see stub.py
-FILES = 16  # that mpiexec may have open for each rank
-YOUNG = 5.0  # seconds in which a server may not listen yet
+STARTS = ("auto", "forkserver", "plain")  # values of P2PSIM_START; see stub.start_rank
+FILES = 16  # open files that mpiexec needs for each rank
+YOUNG = 5.0  # seconds after the creation of its socket in which a fork server may not listen yet
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def let_first_rank_report(limit: float = 5.0) -> None:
-    """Let the first rank speak: Open MPI and Slurm end all ranks once one has left with an error.
+    """Delay the exit of this rank, so that rank 0 can print the error that all ranks have.
 
-    Hydra does not, and waits for each.
+    Open MPI and Slurm terminate all ranks as soon as one exits with an error. MPICH's mpiexec,
+    Hydra, waits for each rank instead, so no delay is needed.
     """
-    if mpi_libraries.STARTERS["MPICH"] not in os.environ:
+    if mpi_libraries.MPIEXEC_VARIABLES["MPICH"] not in os.environ:
         time.sleep(limit)
 
 
 def one_thread() -> None:
-    """Ranks share the cores: one thread each, set before the libraries start theirs."""
+    """Limit numerical libraries to one thread, because ranks share the cores.
+
+    Call it before the import of NumPy and torch, which read these variables only then.
+    """
     for name in THREADS:
         os.environ[name] = "1"
 
 
 def launch_folder() -> Path:
-    """The folder of launch files: beside the package, else where it was installed."""
-    beside = Path(__file__).resolve().parents[2] / "launch"
-    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "p2psim" / "launch"
+    """Return the folder of launch files: next to the package, or else where pip installed it."""
+    source = Path(__file__).resolve().parents[2] / "launch"
+    return source if source.is_dir() else Path(sys.prefix) / "share" / "p2psim" / "launch"
 
 
 def find_mpiexec() -> tuple[str, str]:
-    """(path of mpiexec, name of the launch file for it). This environment's own comes first."""
+    """Return (path of mpiexec, name of its launch file); InputError if no mpiexec is usable.
+
+    The mpiexec of this Python environment has priority over those on PATH.
+    """
     path = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
     if path is None:
         raise InputError(f"no mpiexec found: {mpi_libraries.INSTALL}, or run with --debug")
@@ -66,33 +73,33 @@ def find_mpiexec() -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class LaunchCommand:
-    """How ranks are started here: a launch file, and what it finds in its environment."""
+    """Launch file that starts ranks, and the environment variables that it reads."""
 
     file: Path
     environment: dict[str, str]
 
     def command(self, peers: int) -> tuple[list[str], dict[str, str]]:
-        """What stands before the command of each rank, and the environment that it needs."""
+        """Return the command that precedes the command of each rank, and its whole environment."""
         added = {**self.environment, "P2PSIM_PEERS": str(peers)}
         return ["/bin/sh", str(self.file)], {**os.environ, **added}
 
 
 def launch_names() -> list[str]:
-    """What --launch may be given."""
+    """Return the allowed values of --launch."""
     return sorted(path.stem for path in launch_folder().glob("*.sh"))
 
 
-def find_launcher(wanted: str | None = None) -> LaunchCommand:
-    """The launch file `wanted`, or the one that fits this place.
+def find_launcher(launch: str | None = None) -> LaunchCommand:
+    """Return the launch file named `launch`, or by default the one for this environment.
 
-    InputError where there is nothing to start ranks with, or where ranks would not find each other.
+    InputError if no program can start ranks, or if the started ranks could not reach each other.
     """
     start = os.environ.get("P2PSIM_START", STARTS[0])
     if start not in STARTS:
         raise InputError(f"P2PSIM_START = {start!r}: {suggest(start, STARTS)}")
-    if wanted not in (None, *launch_names()):
-        raise InputError(f"--launch {wanted!r}: {suggest(str(wanted), launch_names())}")
-    name = wanted or ("slurm" if slurm.at_hand() else "local")
+    if launch not in (None, *launch_names()):
+        raise InputError(f"--launch {launch!r}: {suggest(str(launch), launch_names())}")
+    name = launch or ("slurm" if slurm.in_allocation() else "local")
     file = launch_folder() / f"{name}.sh"
     if name == "slurm":
         return LaunchCommand(file, {"P2PSIM_PMI": slurm.flavor(file)})
@@ -101,22 +108,25 @@ def find_launcher(wanted: str | None = None) -> LaunchCommand:
         f"{mpiexec} is", mpi_libraries.of_mpiexec(mpiexec), mpi_libraries.of_mpi4py()
     )
     if name in mpi_libraries.SIGNS and name != kind:
-        raise InputError(f"--launch {name}: {mpiexec} is another library's; give --launch {kind}")
+        raise InputError(
+            f"--launch {name}: {mpiexec} belongs to another MPI library; give --launch {kind}"
+        )
     return LaunchCommand(file, {"P2PSIM_MPIEXEC": mpiexec, "P2PSIM_MPI": kind})
 
 
-def start(way: LaunchCommand, peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start `p2psim ARGUMENTS` on `peers` ranks; they end when this process does.
+def start(launcher: LaunchCommand, peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start `p2psim ARGUMENTS` on `peers` ranks, which end when this process ends.
 
-    They have a session of their own: Ctrl-C is for this process, which knows what to do about it.
+    They get a session of their own, so that Ctrl-C reaches only this process, which then requests
+    a checkpoint.
     """
     one_thread()
-    allow_files(FILES * peers + 256)
-    command, variables = way.command(peers)
-    # No other launch is called that.
+    allow_open_files(FILES * peers + 256)
+    command, variables = launcher.command(peers)
+    # A unique name: environment.job_name derives the folder of the fork server from it.
     variables["P2PSIM_LAUNCHED"] = f"{os.getpid()}-{time.time_ns()}"
     return subprocess.Popen(
-        [*command, *environment.command(list(arguments))],
+        [*command, *environment.stub_command(list(arguments))],
         env=variables,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
@@ -124,17 +134,17 @@ def start(way: LaunchCommand, peers: int, arguments: Sequence[str]) -> subproces
     )
 
 
-def allow_files(wanted: int) -> None:
-    """Let this process and mpiexec have so many files open, or as many as the system allows."""
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if now != resource.RLIM_INFINITY and now < wanted:
-        more = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (more, most))
+def allow_open_files(count: int) -> None:
+    """Raise the limit of open files of this process and of mpiexec to `count`, if permitted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        limit = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End all ranks at once, by means that are ever less kind."""
-    # Once is a request to mpiexec and the ranks, twice is not.
+def terminate(process: subprocess.Popen[bytes]) -> None:
+    """Terminate mpiexec and all ranks, with signals of increasing force."""
+    # The first SIGINT asks mpiexec and the ranks to stop; the second one terminates them.
     for name, seconds in (("INT", 0.3), ("INT", 1), ("TERM", 1), ("KILL", 30)):
         process.send_signal(signal.Signals[f"SIG{name}"])
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -143,55 +153,55 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def remove_leftovers(folder: Path = Path("/tmp"), limit: float = 10.0) -> None:
-    """Remove what MPICH's proxies leave when they are killed, unless one runs that may need it.
+    """Remove the files of killed MPICH proxies, unless a running proxy may still use them.
 
-    Those of this launcher are about to end and are waited for, at most `limit` seconds.
+    Proxies of this launcher are about to end: wait for them, at most `limit` seconds.
     """
-    left = [path for path in folder.glob("hydra_hwloc_xmlfile_*") if is_mine(path)]
+    files = [path for path in folder.glob("hydra_hwloc_xmlfile_*") if is_mine(path)]
     end = time.monotonic() + limit
-    while left and (running := proxies()):
+    while files and (running := proxies()):
         if time.monotonic() > end or not any(map(is_started_here, running)):
             return
         time.sleep(0.05)
-    for path in left:
+    for path in files:
         path.unlink(missing_ok=True)
 
 
 def remove_dead_servers(folder: Path = Path("/tmp")) -> None:
     """Remove the folders of fork servers that were killed together with all their stubs."""
-    for bell in folder.glob(f"p2psim-{os.geteuid()}-*/socket"):
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
-            if not is_mine(bell) or time.time() - bell.stat().st_mtime < YOUNG:
+    for path in folder.glob(f"p2psim-{os.geteuid()}-*/socket"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            if not is_mine(path) or time.time() - path.stat().st_mtime < YOUNG:
                 continue
-            if knock.connect_ex(str(bell)) == errno.ECONNREFUSED:
-                environment.remove(str(bell.parent))
+            if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                environment.remove_server_folder(str(path.parent))
 
 
 def is_mine(path: Path) -> bool:
-    """Whether a file is there, and this user's."""
+    """Return True if the file exists and belongs to this user."""
     with contextlib.suppress(OSError):
         return path.stat().st_uid == os.geteuid()
     return False
 
 
 def proxies() -> list[Path]:
-    """MPICH's own processes that start ranks here, of any run; none that has ended."""
-    found = []
+    """Return the /proc folders of all running MPICH proxies, the processes that start its ranks."""
+    folders = []
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             _, name, state = (folder / "stat").read_text().split(maxsplit=3)[:3]
-            found += [folder] * (name == "(hydra_pmi_proxy)" and state != "Z")
-    return found
+            folders += [folder] * (name == "(hydra_pmi_proxy)" and state != "Z")
+    return folders
 
 
 def is_started_here(process: Path) -> bool:
-    """Whether a process, a folder of /proc, belongs to what this launcher has started."""
+    """Return True if this launcher has started the process with the /proc folder `process`."""
     with contextlib.suppress(OSError):
         return f"P2PSIM_LAUNCHED={os.getpid()}-".encode() in (process / "environ").read_bytes()
     return False
 
 
 def end_with_parent() -> Callable[[], object] | None:
-    """What a child must do so that it gets SIGTERM when this process dies; Linux alone can."""
+    """Return a function for a child that requests SIGTERM when this process dies; Linux only."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     return prctl and functools.partial(prctl, PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What `p2psim run` does: be one rank, be all ranks as threads, or start the ranks and watch."""
+"""Implementation of `p2psim run`: one rank, all peers as threads, or start of all ranks."""
 
 from __future__ import annotations
 
@@ -24,52 +24,53 @@ from p2psim.launcher import environment, mpi_init, ranks
 from p2psim.launcher.progress import Progress
 from p2psim.network.transport import MPITransport, run_threads
 from p2psim.simulation import allocator, checkpoint, recorder, run_folder, session
-from p2psim.simulation.watchdog import Overseer
+from p2psim.simulation.watchdog import HangDetector
 
-ECHO = 1.0  # seconds in which a rank may get a signal twice, sent to it and passed on by its stub
+# Seconds in which a rank may receive one signal twice: directly, and forwarded by its stub.
+ECHO = 1.0
 
 
 @dataclass
 class Request:
-    """One combination of an experiment, to be run in one folder."""
+    """One combination of an experiment and the options of `p2psim run` for it."""
 
     file: Path
     settings: tuple[str, ...]
     table: dict[str, Any]
-    base: Path  # the folder of the experiment
-    label: str  # of the combination of a sweep, else empty
+    base: Path  # run folder of the experiment
+    label: str  # of the combination of a sweep, "" without a sweep
     force: bool
     resume: bool
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
+        """Run folder of this combination."""
         return self.base / self.label
 
     @property
-    def begun(self) -> bool:
-        """Whether there is a run in the folder."""
+    def has_run(self) -> bool:
+        """True if the folder contains a run."""
         return (self.folder / "run.h5").exists()
 
     @property
-    def goes_on(self) -> bool:
-        """Whether the run in the folder is to be continued."""
-        return self.resume and self.begun
+    def resumes_run(self) -> bool:
+        """True if the run in the folder is to be resumed."""
+        return self.resume and self.has_run
 
     @property
-    def finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.goes_on and recorder.status(self.folder) == "done"
+    def is_complete(self) -> bool:
+        """True if --resume is given and the run in the folder has completed all rounds."""
+        return self.resumes_run and recorder.status(self.folder) == "done"
 
     def arguments(self, number: int | None = None) -> list[str]:
-        """The command line of a rank; `number` is the combination's, None leaves it open."""
-        made = ["run", str(self.file), "--out", str(self.base)]
-        made += [] if number is None else ["--only", str(number)]
-        made += [part for setting in self.settings for part in ("--set", setting)]
-        return made + ["--force"] * self.force + ["--resume"] * self.resume
+        """Return the command line of a rank; without `number` the caller adds --only."""
+        arguments = ["run", str(self.file), "--out", str(self.base)]
+        arguments += [] if number is None else ["--only", str(number)]
+        arguments += [part for setting in self.settings for part in ("--set", setting)]
+        return arguments + ["--force"] * self.force + ["--resume"] * self.resume
 
     def scenario(self) -> scenario.Scenario:
-        """A fresh Scenario: every peer has plug-ins of its own."""
+        """Build a new Scenario, since peers of one process must not share plug-in objects."""
         return scenario.load(self.table, self.file.resolve().parent)
 
 
@@ -80,41 +81,42 @@ def requests(
     force: bool = False,
     resume: bool = False,
 ) -> list[Request]:
-    """Every combination of the experiment."""
+    """Return one request for each combination of the experiment."""
     if force and resume:
-        raise InputError("--force starts anew and --resume goes on: give one of them")
+        raise InputError("--force replaces the run and --resume continues it: give one of them")
     table = assign(config.read(file), settings)
     base = out or Path("runs") / str(table["name"])
     return [
-        Request(file, settings, one, base, label, force, resume)
-        for label, one in combinations(table)
+        Request(file, settings, combination, base, label, force, resume)
+        for label, combination in combinations(table)
     ]
 
 
-def choose(wanted: list[Request], only: int | None) -> list[tuple[int, Request]]:
-    """All combinations by number, or the one numbered `only`."""
+def select(requests: list[Request], only: int | None) -> list[tuple[int, Request]]:
+    """Return (number, request) of all combinations, or of the one numbered `only`."""
     if only is None:
-        return list(enumerate(wanted))
-    if not 0 <= only < len(wanted):
-        raise InputError(f"--only {only}: the combinations are numbered 0 to {len(wanted) - 1}")
-    return [(only, wanted[only])]
+        return list(enumerate(requests))
+    if not 0 <= only < len(requests):
+        raise InputError(f"--only {only}: the combinations are numbered 0 to {len(requests) - 1}")
+    return [(only, requests[only])]
 
 
-def run(wanted: list[Request], debug: bool, only: int | None, launch: str | None = None) -> None:
-    """Run each combination of an experiment in turn, or the one numbered `only`."""
-    chosen = choose(wanted, only)
-    here = environment.mpi_rank()
-    if here and len(chosen) > 1:
+def run(requests: list[Request], debug: bool, only: int | None, launch: str | None = None) -> None:
+    """Run the combinations of an experiment one after the other, or the one numbered `only`."""
+    selected = select(requests, only)
+    rank_and_size = environment.mpi_rank()
+    if rank_and_size and len(selected) > 1:
         raise InputError("inside mpiexec a [sweep] needs --only K; or run it without mpiexec")
     if here:
         request = chosen[0][1]
         ready = request.scenario()
         run_rank(request, ready, Holdings(ready), *here)
         return
-    sizes = [check(request) for _, request in chosen]  # all, before the first starts
+    # Check all combinations before the first one starts, so that no error appears hours later.
+    sizes = [check(request) for _, request in selected]
     launcher = None if debug else ranks.find_launcher(launch)
-    for (number, request), size in zip(chosen, sizes, strict=True):
-        if request.finished:
+    for (number, request), size in zip(selected, sizes, strict=True):
+        if request.is_complete:
             pass
         elif launcher:
             start_ranks(request, launcher, size, number)
@@ -124,7 +126,7 @@ def run(wanted: list[Request], debug: bool, only: int | None, launch: str | None
 
 
 def print_result(text: str) -> None:
-    """Print what came out; whoever does not listen misses that, and no more."""
+    """Print `text`; ignore a closed stdout, because the result is in the run folder anyway."""
     try:
         click.echo(text)
         sys.stdout.flush()
@@ -133,20 +135,21 @@ def print_result(text: str) -> None:
 
 
 class Size(NamedTuple):
-    """What the launcher has to know of a run."""
+    """Properties of a run that its launcher requires."""
 
     peers: int
-    patience: float
+    patience: float  # seconds, of [run] patience
 
 
 def check(request: Request) -> Size:
-    """Everything that can be known before a rank starts."""
-    ready = request.scenario()
+    """Check everything that can be checked before a rank starts; InputError if it cannot run."""
+    checked = request.scenario()
     run_folder.check_idle(request.folder)
-    if request.resume and not request.begun and not request.label:  # a sweep may have come so far
-        click.echo(f"p2psim: no run in {request.folder} to resume: from the beginning", err=True)
-    if request.goes_on:
-        run_folder.check_same(request.folder, ready)
+    # In a sweep, an interrupted run may not have reached this combination: that is no surprise.
+    if request.resume and not request.has_run and not request.label:
+        click.echo(f"p2psim: no run in {request.folder} to resume: starting a new run", err=True)
+    if request.resumes_run:
+        run_folder.check_same(request.folder, checked)
     else:
         run_folder.check_folder(request.folder, request.force)
     run_folder.check_writable(request.folder)
@@ -159,25 +162,28 @@ def check(request: Request) -> Size:
 
 
 class StopRequest:
-    """Whether the run is to stop: by signals to this process, or by a file in the run folder."""
+    """Request to stop a run: signals to this process, or a file in the run folder."""
 
     def __init__(self, folder: Path) -> None:
         folder = folder.absolute()
         self.file, self.signals, self.first = folder / recorder.STOP, 0, 0.0
 
     def listen(self, *numbers: int) -> StopRequest:
-        """Count these signals, whatever this process was told to do about them."""
+        """Count these signals, even if this process inherited that they are ignored."""
         for number in numbers:
-            signal.signal(number, self.note)
+            signal.signal(number, self.count)
         return self
 
-    def note(self, number: int, frame: object) -> None:
-        """A signal has come. An exception raised here might get lost, or hit any line."""
+    def count(self, number: int, frame: object) -> None:
+        """Count a signal (as its handler).
+
+        It raises nothing at the first signal: the exception might be lost, or interrupt any line.
+        """
         self.signals += 1
         now = time.monotonic()
         self.first = self.first or now
         if number == signal.SIGINT and environment.mpi_rank() and now - self.first > ECHO:
-            raise KeyboardInterrupt  # a rank that is to end at once
+            raise KeyboardInterrupt  # a second SIGINT ends a rank at once
 
     def __call__(self) -> bool:
         return self.signals > 0 or self.file.exists()
@@ -188,19 +194,19 @@ def run_rank(
 ) -> None:
     """Be the peer that mpiexec started here."""
     allocator.return_freed_memory()  # until the first round
-    asked = StopRequest(request.folder).listen(*ranks.STOPPING)
-    session.check_size(ready, size)
+    stop_requested = StopRequest(request.folder).listen(*ranks.STOPPING)
+    session.check_size(own, size)
     mpi_init.init_mpi(size)
-    wire = MPITransport()
+    transport = MPITransport()
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher reports
     try:
         session.run_peer(
-            ready,
-            wire,
+            own,
+            transport,
             request.folder,
             request.force,
             request.resume,
-            asked,
+            stop_requested,
             environment.local_rank()[0],
             holdings,
         )
@@ -208,103 +214,118 @@ def run_rank(
         if not launched or not error.recorded:
             click.echo(f"p2psim: {error}", err=True)
             wait_until_stderr_is_read()
-        wire.abort(error.exit_code)
+        transport.abort(error.exit_code)
     except StoppedError:
         if not launched and rank == 0:
-            click.echo(f"p2psim: {how_it_stopped(request.folder)}", err=True)
-        sys.exit(0 if launched else STOPPED)  # mpiexec would have its own words about a 4
+            click.echo(f"p2psim: {stop_message(request.folder)}", err=True)
+        # Not 4 under a launcher: mpiexec would print a message of its own about that exit code.
+        sys.exit(0 if launched else STOPPED)
     if rank == 0 and not launched:
         print_result(tables.summary(request.folder))
 
 
 def wait_until_stderr_is_read(limit: float = 2.0) -> None:
-    """Wait until mpiexec has read what this rank wrote: from ranks that abort it reads no more."""
+    """Wait until mpiexec has read this rank's stderr: it discards the rest after an abort."""
     sys.stderr.flush()
-    until = time.monotonic() + limit
-    with contextlib.suppress(OSError):  # what is no pipe cannot say, and need not
-        while time.monotonic() < until and any(fcntl.ioctl(2, termios.FIONREAD, bytes(4))):
+    end = time.monotonic() + limit
+    with contextlib.suppress(OSError):  # only a pipe reports unread bytes
+        while time.monotonic() < end and any(fcntl.ioctl(2, termios.FIONREAD, bytes(4))):
             time.sleep(0.01)
-    time.sleep(0.1)  # to pass it on
+    time.sleep(0.1)  # time for mpiexec to print what it has read
 
 
 def run_threads_locally(request: Request, peers: int) -> None:
-    """Be all peers (--debug). A first signal asks them to stop, a second ends them."""
-    asked = StopRequest(request.folder)
+    """Run all peers as threads (--debug); a first signal requests a stop, a second one ends it."""
+    stop_requested = StopRequest(request.folder)
 
-    def note(number: int, frame: object) -> None:
-        asked.note(number, frame)
-        if asked.signals > 1 or not request.begun:
+    def count(number: int, frame: object) -> None:
+        stop_requested.count(number, frame)
+        if stop_requested.signals > 1 or not request.has_run:
             raise KeyboardInterrupt
 
     for number in ranks.STOPPING:
-        signal.signal(number, note)
+        signal.signal(number, count)
     try:
         run_threads(
             peers,
-            lambda wire: session.run_peer(
-                request.scenario(), wire, request.folder, request.force, request.resume, asked
+            lambda transport: session.run_peer(
+                request.scenario(),
+                transport,
+                request.folder,
+                request.force,
+                request.resume,
+                stop_requested,
             ),
         )
     except (KeyboardInterrupt, StoppedError):
-        stopped(request.folder)
+        exit_stopped(request.folder)
 
 
 def start_ranks(request: Request, launcher: ranks.LaunchCommand, size: Size, number: int) -> None:
-    """Start the ranks, show how far they are, and say how it ended."""
-    asked = StopRequest(request.folder).listen(*ranks.STOPPING)
+    """Start the ranks, show their progress until they end, and raise the error they ended with."""
+    stop_requested = StopRequest(request.folder).listen(*ranks.STOPPING)
     process = ranks.start(launcher, size.peers, request.arguments(number))
-    overseer, hang = Overseer(request.folder, *size), ""
+    detector, hang = HangDetector(request.folder, *size), ""
     with Progress(request.folder.name, lambda: results.progress(request.folder)) as progress:
-        told = 0
+        handled = 0  # signals
         while process.poll() is None:
             progress.update()
-            if asked.signals > told:
-                told = asked.signals
-                if told > 1 or not request.begun:
-                    recorder.set_status(request.folder, "stopped")  # no peer is to blame
-                    ranks.end(process)
-                elif told == 1:
-                    progress.say("p2psim: stopping with a checkpoint; once more: at once")
-            if told == 1 and request.begun:
-                asked.file.touch()  # again and again: peers that only now begin remove it
-            if hang := hang or overseer():
-                ranks.end(process)
-    code = process.returncode
-    if code:
+            if stop_requested.signals > handled:
+                handled = stop_requested.signals
+                if handled > 1 or not request.has_run:
+                    recorder.set_status(request.folder, "stopped")  # no peer has failed
+                    ranks.terminate(process)
+                elif handled == 1:
+                    progress.print(
+                        "p2psim: stopping with a checkpoint; a second signal ends it now"
+                    )
+            if handled == 1 and request.has_run:
+                stop_requested.file.touch()  # repeatedly: peers that start now remove the file
+            if hang := hang or detector():
+                ranks.terminate(process)
+    if process.returncode:
         ranks.remove_leftovers()
         ranks.remove_dead_servers()
-    how = recorder.status(request.folder) if request.begun and not code else ""
-    if how == "done":
+    check_end(request, stop_requested, process.returncode, hang)
+
+
+def check_end(request: Request, stop_requested: StopRequest, code: int, hang: str) -> None:
+    """Return if the run is done; else report why it ended, by exit or PeerError.
+
+    `code` is the exit code of mpiexec, `hang` the report of a hang or "".
+    """
+    status = recorder.status(request.folder) if request.has_run and not code else ""
+    if status == "done":
         return
-    if how == "stopped" or asked.signals:
-        stopped(request.folder)
+    if status == "stopped" or stop_requested.signals:
+        exit_stopped(request.folder)
     if code == InputError.exit_code:
-        sys.exit(code)  # the ranks have said it
+        sys.exit(code)  # the ranks have printed the error
     if hang:
-        raise PeerError(hang + go_on(request.folder))
+        raise PeerError(hang + resume_hint(request.folder))
     with contextlib.suppress(OSError):  # a full disk
         recorder.set_status(request.folder, "failed")
     if code > 0 and (reasons := results.failures(request.folder)):
-        raise PeerError("; ".join(reasons) + go_on(request.folder))
-    died = "mpiexec was killed by signal" if code < 0 else "the ranks have ended with exit code"
-    where = f"; the rows so far are in {request.folder}" if request.begun else " at the start"
-    raise PeerError(f"{died} {abs(code)}{where}{go_on(request.folder)}")
+        raise PeerError("; ".join(reasons) + resume_hint(request.folder))
+    cause = "mpiexec was killed by signal" if code < 0 else "the ranks have ended with exit code"
+    where = f"; the rows so far are in {request.folder}" if request.has_run else " at the start"
+    raise PeerError(f"{cause} {abs(code)}{where}{resume_hint(request.folder)}")
 
 
-def stopped(folder: Path) -> None:
-    """Say that the run was stopped, and end."""
+def exit_stopped(folder: Path) -> None:
+    """Record and report that the run was stopped, and exit with the code STOPPED."""
     recorder.set_status(folder, "stopped")
-    click.echo(f"p2psim: {how_it_stopped(folder)}", err=True)
+    click.echo(f"p2psim: {stop_message(folder)}", err=True)
     sys.exit(STOPPED)
 
 
-def how_it_stopped(folder: Path) -> str:
-    """What is left of a run that was stopped."""
+def stop_message(folder: Path) -> str:
+    """Return the message about a stopped run and its rows."""
     if not (folder / "run.h5").exists():
         return "stopped before it began"
-    return f"stopped; the rows so far are in {folder}{go_on(folder)}"
+    return f"stopped; the rows so far are in {folder}{resume_hint(folder)}"
 
 
-def go_on(folder: Path) -> str:
-    """How, if it can be."""
+def resume_hint(folder: Path) -> str:
+    """Return the end of a message that recommends --resume, "" without a checkpoint."""
     return "; go on with --resume" * bool(checkpoint.rounds(folder))

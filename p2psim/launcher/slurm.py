@@ -1,4 +1,4 @@
-"""Slurm: which PMI joins ranks inside an allocation, and jobs to be submitted."""
+"""Slurm: the PMI that connects ranks inside an allocation, and the submission of batch jobs."""
 
 from __future__ import annotations
 
@@ -13,108 +13,109 @@ from pathlib import Path
 
 from p2psim.errors import InputError
 
-# Three: where Slurm's PMIx is older than the MPI library's, two find each other and more do not.
+# Three: if Slurm's PMIx is older than that of the MPI library, two ranks connect, three do not.
 TRIAL = 3
-JOINED = f"import sys; from mpi4py import MPI; sys.exit(MPI.COMM_WORLD.size != {TRIAL})"
-USUAL = ("pmi2", "pmix")
-TRIAL_SECONDS = 120  # to import mpi4py, from a slow shared file system at worst
+TRIAL_PROGRAM = f"import sys; from mpi4py import MPI; sys.exit(MPI.COMM_WORLD.size != {TRIAL})"
+USUAL = ("pmi2", "pmix")  # the first ones to try
+TRIAL_SECONDS = 120  # a slow shared file system may take that long for the import of mpi4py
 
 
-def at_hand() -> bool:
-    """Whether ranks are to be started with srun: inside an allocation of salloc or sbatch."""
+def in_allocation() -> bool:
+    """Return True inside an allocation of salloc or sbatch, where srun starts the ranks."""
     return "SLURM_JOB_ID" in os.environ and shutil.which("srun") is not None
 
 
 def short_addresses() -> None:
-    """Make MPICH take a network whose addresses fit through Slurm's PMI, where none was chosen.
+    """Select MPICH's network module ofi under Slurm, unless the user has selected one.
 
-    Slurm reads a request of at most 1024 characters; what UCX sends from node to node is longer,
-    and the ranks would hang in MPI_Init. An MPICH that has one network only ignores the choice.
+    Slurm's PMI reads at most 1024 characters per request. The addresses that UCX sends between
+    nodes are longer, and the ranks would hang in MPI_Init. An MPICH with a single network module
+    ignores the variable.
     """
     if "SLURM_JOB_ID" in os.environ:
         os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
 
 
 def check_joined(started: int, joined: int) -> None:
-    """InputError where srun started ranks of which MPI knows only this one."""
+    """Raise InputError if srun started more ranks than MPI has joined."""
     if "SLURM_STEP_NUM_TASKS" in os.environ and joined < started:
         raise InputError(
-            f"srun started {started} ranks, but nothing joins them and each believes it is alone: "
+            f"srun started {started} ranks, but no PMI joins them, so that each rank is alone: "
             "start them with srun --mpi=pmi2 (MPICH) or srun --mpi=pmix (Open MPI), or with "
-            "p2psim run inside the allocation, which finds out what fits"
+            "p2psim run inside the allocation, which selects the PMI itself"
         )
 
 
 def flavor(launch_file: Path) -> str:
-    """The PMI that joins ranks here, for srun --mpi; $P2PSIM_PMI where the user has set it.
+    """Return the value for srun --mpi that joins ranks; $P2PSIM_PMI if the user has set it.
 
-    Found by starting a few ranks with each: srun lists plugins whose library is missing, and with
-    one that the MPI library does not speak every rank starts and believes it is alone.
-    InputError where none does.
+    Each listed value is tried with a few ranks, because the list alone proves nothing: srun also
+    lists plugins whose library is missing, and with a PMI that the MPI library does not support
+    every rank starts alone. InputError if no value joins the ranks.
     """
-    given = os.environ.get("P2PSIM_PMI")
-    if given:
-        return given
-    listed = flavors()
-    for name in listed:
+    chosen = os.environ.get("P2PSIM_PMI")
+    if chosen:
+        return chosen
+    names = flavors()
+    for name in names:
         if joins(name, launch_file):
             return name
     raise InputError(
-        f"srun joins no ranks here, whichever --mpi it is given ({', '.join(listed)}): install an "
+        f"srun joins no ranks with any --mpi that it lists ({', '.join(names)}): install an "
         "MPI library that fits (MPICH needs pmi2, Open MPI needs pmix), or have its mpiexec start "
         "the ranks (--launch mpich or --launch openmpi)"
     )
 
 
 def flavors() -> list[str]:
-    """What srun --mpi=list says that can join ranks, the most usual first."""
+    """Return the values for --mpi that srun lists, the usual ones first; InputError if none."""
     answer = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True)
-    found = re.findall(r"^(?:srun: )?\s*(\w+)$", answer.stdout + answer.stderr, re.MULTILINE)
-    if answer.returncode or not found:
-        raise InputError(f"srun --mpi=list says nothing of use: {last_line(answer.stderr)}")
-    return sorted(set(found) - {"none"}, key=lambda name: (name not in USUAL, name))
+    names = re.findall(r"^(?:srun: )?\s*(\w+)$", answer.stdout + answer.stderr, re.MULTILINE)
+    if answer.returncode or not names:
+        raise InputError(f"srun --mpi=list lists no PMI: {last_line(answer.stderr)}")
+    return sorted(set(names) - {"none"}, key=lambda name: (name not in USUAL, name))
 
 
 def joins(name: str, launch_file: Path) -> bool:
-    """Whether a few ranks, started as the peers will be, find each other."""
+    """Return True if a few ranks connect when they are started as the peers will be."""
     command = ["timeout", str(TRIAL_SECONDS), "/bin/sh", str(launch_file), sys.executable, "-c"]
     environment = {**os.environ, "P2PSIM_PMI": name, "P2PSIM_PEERS": str(TRIAL)}
-    tried = subprocess.run([*command, JOINED], env=environment, capture_output=True)
-    return tried.returncode == 0
+    trial = subprocess.run([*command, TRIAL_PROGRAM], env=environment, capture_output=True)
+    return trial.returncode == 0
 
 
 def script(template: str, options: Mapping[str, object], command: Sequence[str]) -> str:
-    """Fill in the lines @options and @command of a launch file; returns the batch script.
+    """Replace the marks @options and @command of a launch file; returns the batch script.
 
-    InputError if a value holds a control character: a line break would begin a line of its own,
-    which the shell runs as a command and sbatch reads as an option.
+    InputError if a value contains a control character: after a line break the shell would run the
+    rest of the value as a command, or sbatch would read it as an option.
     """
     for text in (*map(str, options.values()), *command):
         if not text.isprintable():
             raise InputError(
-                f"{text!r} cannot stand in a batch script, which holds no line breaks and no other "
-                "control characters; remove them"
+                f"{text!r} cannot be written into a batch script: remove its line breaks and other "
+                "control characters"
             )
     lines = [f"#SBATCH --{name}={shlex.quote(str(value))}\n" for name, value in options.items()]
     values = {"@options\n": "".join(lines), "@command": shlex.join(command)}
-    # In one pass: a value that holds the other mark must stay as it is.
+    # In one pass, so that a mark inside a value is not replaced.
     return re.sub("|".join(values), lambda mark: values[mark.group()], template)
 
 
 def submit(text: str) -> str:
-    """Hand a script to sbatch; returns the number of the job."""
+    """Submit a batch script with sbatch; returns the number of the job."""
     if shutil.which("sbatch") is None:
         raise InputError(
-            "there is no sbatch on this machine: submit where the cluster's Slurm is, or see the "
+            "no sbatch on this machine: submit from a machine of the Slurm cluster, or print the "
             "script with --print"
         )
     answer = subprocess.run(["sbatch", "--parsable"], input=text, capture_output=True, text=True)
     if answer.returncode:
-        raise InputError(f"sbatch does not take the job: {last_line(answer.stderr)}")
-    return answer.stdout.strip().partition(";")[0]  # number;cluster
+        raise InputError(f"sbatch rejects the job: {last_line(answer.stderr)}")
+    return answer.stdout.strip().partition(";")[0]  # sbatch prints NUMBER;CLUSTER
 
 
 def last_line(text: str) -> str:
-    """What a Slurm command said last, without its name."""
+    """Return the last line of a Slurm command's output, without the prefix of the command."""
     lines = text.strip().splitlines() or ["it gives no reason"]
     return lines[-1].removeprefix("sbatch: ").removeprefix("srun: ").removeprefix("error: ")

@@ -1,13 +1,16 @@
-"""What mpiexec starts in place of a rank: it has the rank made, waits, and ends as the rank ends.
+"""Process that mpiexec starts in place of a rank: it starts the rank, waits, and ends like it.
 
-The rank is forked by the node's fork server (server.py), which has imported torch once for all; the
-first stub of a node starts the server. Where that cannot be, the stub starts an interpreter of the
-rank's own. Either way the stub is what the process manager sees: it keeps its own copies of all
-descriptors until it ends, passes signals on, kills the rank when the process manager dies, and
-dies by the signal that the rank died by.
+The fork server of the node (forkserver/server.py), which has imported torch once for all ranks,
+forks the rank; the first stub of a node starts the server. If no server can run, the stub starts a
+Python interpreter for its rank. In both cases the process manager of MPI sees only the stub, which
 
-Standard library only, and of it what is cheap: array and contextlib alone would add a fifth to the
-3 MB of a stub, of which there is one per rank. `command` in environment.py starts it.
+- keeps its copies of all descriptors open until it ends,
+- forwards signals to the rank,
+- kills the rank if the process manager dies, and
+- ends with the exit code or by the signal that ended the rank.
+
+This file imports only cheap modules of the standard library: the 3 MB of a stub are needed once per
+rank, and array and contextlib alone would add a fifth. `stub_command` in environment.py starts it.
 """
 
 from __future__ import annotations
@@ -31,37 +34,37 @@ from _socket import AF_UNIX, SCM_RIGHTS, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM,
 
 from p2psim.launcher import environment
 
-signal(SIGINT, SIG_DFL)  # until `main` listens
+signal(SIGINT, SIG_DFL)  # until `main` installs its handlers
 PARENT = os.getppid()
-PASSED = (SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2)
-# What belongs to one rank and must not reach the server.
-OWN = ("PMI", "OMPI_COMM", "PRTE", "PMIX", "MPI_LOCAL", "HYD")
+FORWARDED = (SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2)
+# Prefixes of variables that belong to a single rank and must not reach the server.
+RANK_PREFIXES = ("PMI", "OMPI_COMM", "PRTE", "PMIX", "MPI_LOCAL", "HYD")
 DIED = "it ended at its start"
 RECENT = 60.0  # seconds: an older socket was left by another run that had the same name
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class RefusedError(Exception):
-    """There is no fork server to be had, and why."""
+    """No fork server can fork this rank; the message is the reason."""
 
 
-def folder() -> str:
-    """A folder of this user's own for this run on this node."""
-    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in environment.job())[-60:]
-    # Not in TMPDIR: the path of a socket has room for 107 bytes.
+def server_folder() -> str:
+    """Create and return the folder of this run's fork server, which only this user can access."""
+    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in environment.job_name())[-60:]
+    # Not in TMPDIR: the path of a socket is limited to 107 bytes.
     path = f"/tmp/p2psim-{os.geteuid()}-{name}"
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
         pass
-    found = os.lstat(path)
-    if found.st_uid != os.geteuid() or found.st_mode & 0o170777 != 0o040700:
-        raise RefusedError(f"{path} is not a folder of this user alone")
+    status = os.lstat(path)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o170777 != 0o040700:
+        raise RefusedError(f"{path} is not a folder that only this user can access")
     return path
 
 
-def attempt(path: str) -> socket | None:
-    """A socket connected to the server, or None."""
+def try_to_connect(path: str) -> socket | None:
+    """Return a socket connected to the server, None if no server listens."""
     connected = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     try:
         connected.connect(path)
@@ -72,27 +75,31 @@ def attempt(path: str) -> socket | None:
 
 
 def connect(home: str) -> socket:
-    """A socket connected to this node's server, which the first stub starts."""
+    """Return a socket connected to this node's server; the first stub starts the server."""
     path = home + "/socket"
-    connected = attempt(path)
+    connected = try_to_connect(path)
     if connected is None:
         lock = os.open(home + "/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        connected = attempt(path)
-        if connected is None and not killed(path):
+        # Another stub may have started the server while this one waited for the lock.
+        connected = try_to_connect(path)
+        if connected is None and not had_server(path):
             start_server(home, path)
-            connected = attempt(path)
+            connected = try_to_connect(path)
         os.close(lock)
     if connected is None:
         raise RefusedError("it could not be started")
     owner = connected.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
     if int.from_bytes(owner[4:8], sys.byteorder) != os.geteuid():
-        raise RefusedError("it is another user's")
+        raise RefusedError("it belongs to another user")
     return connected
 
 
-def killed(path: str) -> bool:
-    """Whether this run had a server: with a second one some ranks would wait for the others."""
+def had_server(path: str) -> bool:
+    """Return True if this run had a server, which was killed.
+
+    A second server must not be started: some ranks would wait for those that died with the first.
+    """
     try:
         return time.time() - os.stat(path).st_mtime < RECENT
     except OSError:
@@ -100,7 +107,10 @@ def killed(path: str) -> bool:
 
 
 def start_server(home: str, path: str) -> None:
-    """Listen, and have a process that is nobody's child accept: no race, nothing to wait for."""
+    """Create the listening socket and start the server, as a daemon that inherits the socket.
+
+    Stubs can connect from now on, even before the server accepts: nothing has to wait for it.
+    """
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -108,10 +118,11 @@ def start_server(home: str, path: str) -> None:
     listening = socket(AF_UNIX, SOCK_STREAM)
     listening.bind(path)
     listening.listen(4096)
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(OWN)}
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(RANK_PREFIXES)}
     variables.update(dict.fromkeys(THREADS, "1"))
     if os.fork() == 0:
         os.setsid()
+        # Fork twice, so that the server is not a child of this stub.
         if os.fork():
             os._exit(0)
         null = os.open("/dev/null", os.O_RDWR)
@@ -126,44 +137,45 @@ def start_server(home: str, path: str) -> None:
 
 
 class Rank:
-    """The process that is the rank, whoever made it."""
+    """Process of the rank, as its stub sees it."""
 
     pid = 0
-    told = False  # to end, by a signal
-    news = -1  # a descriptor to poll for its end; without one, look from time to time
+    signaled = False  # True if the stub has forwarded a signal: then its end is no crash
+    end_descriptor = -1  # readable when the rank ends; -1: poll the rank from time to time
 
     def signal(self, number: int) -> None:
-        """Pass a signal on."""
+        """Forward a signal to the rank."""
         try:
             os.kill(self.pid, number)
         except OSError:
             pass
 
-    def look(self) -> int | None:
-        """Its wait status, None while it runs."""
+    def wait_status(self) -> int | None:
+        """Return the wait status of the rank, None while it runs."""
         raise NotImplementedError
 
     def kill(self) -> None:
-        """End it and its children."""
+        """Kill the rank and its children."""
         try:
             os.killpg(self.pid, SIGKILL)
         except OSError:
             pass
 
 
-class Forked(Rank):
-    """A rank forked by the server, in which this stub's environment and descriptors live on."""
+class ForkedRank(Rank):
+    """Rank forked by the server, with the environment and the descriptors of this stub."""
 
     def __init__(self, arguments: list[str], crash_file: int, home: str) -> None:
         self.home = home
         self.server = connect(self.home)
-        self.news = self.server.fileno()
-        given = {"P2PSIM_CRASH_FD": crash_file}
+        self.end_descriptor = self.server.fileno()
+        descriptors = {"P2PSIM_CRASH_FD": crash_file}
         if "PMI_FD" in os.environ:
-            given["PMI_FD"] = int(os.environ["PMI_FD"])
-        hello = self.hello(arguments, list(given))
+            descriptors["PMI_FD"] = int(os.environ["PMI_FD"])
+        hello = self.hello(arguments, list(descriptors))
         packet = len(hello).to_bytes(8, "little") + hello
-        rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in (0, 1, 2, *given.values()))
+        numbers = (0, 1, 2, *descriptors.values())
+        rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in numbers)
         try:
             sent = self.server.sendmsg([packet], [(SOL_SOCKET, SCM_RIGHTS, rights)])
             self.server.sendall(packet[sent:])
@@ -171,17 +183,17 @@ class Forked(Rank):
             raise RefusedError(DIED) from None
         answer = self.read(5)
         if answer[:1] != b"F":
-            raise RefusedError(self.reason(answer))
+            raise RefusedError(self.refusal(answer))
         self.pid = int.from_bytes(answer[1:], "little")
 
     @staticmethod
     def hello(arguments: list[str], descriptors: list[str]) -> bytes:
-        """All that a process is made of, as a Python literal."""
-        mask = os.umask(0o22)
+        """Return the attributes of the process to fork, as a Python literal."""
+        mask = os.umask(0o22)  # the only way to read it is to set it
         os.umask(mask)
         return ascii(
             {
-                "rank": name_of_rank(),
+                "rank": rank_number(),
                 "executable": sys.executable,
                 "arguments": arguments,
                 "environment": dict(os.environ),
@@ -194,17 +206,17 @@ class Forked(Rank):
         ).encode()
 
     def read(self, size: int) -> bytes:
-        """So many bytes, fewer where the server has gone."""
-        got = b""
+        """Read `size` bytes from the server; fewer if it has ended."""
+        received = b""
         try:
-            while len(got) < size and (more := self.server.recv(size - len(got))):
-                got += more
+            while len(received) < size and (more := self.server.recv(size - len(received))):
+                received += more
         except OSError:
             pass
-        return got
+        return received
 
-    def reason(self, answer: bytes) -> str:
-        """Why the server refused."""
+    def refusal(self, answer: bytes) -> str:
+        """Return the reason why the server refused, which may follow its `answer`."""
         if answer[:1] == b"R":
             return self.read(int.from_bytes(answer[1:], "little")).decode()
         return DIED
@@ -215,18 +227,18 @@ class Forked(Rank):
         except OSError:
             pass
 
-    def look(self) -> int | None:
+    def wait_status(self) -> int | None:
         answer = self.read(5)
         if answer[:1] == b"X":
             return int.from_bytes(answer[1:], "little")
-        self.kill()  # the server has gone and the rank with it, but perhaps not its children
-        if environment.remove(self.home):
+        self.kill()  # the server was killed and with it the rank, but perhaps not its children
+        if environment.remove_server_folder(self.home):
             os.write(2, b"p2psim: the fork server of this node was killed\n")
         return 1 << 8
 
 
-class Plain(Rank):
-    """A rank with an interpreter of its own."""
+class SpawnedRank(Rank):
+    """Rank with a Python interpreter of its own, a child of this stub."""
 
     def __init__(self, arguments: list[str], crash_file: int, home: str = "") -> None:
         self.crash_file, self.home = crash_file, home
@@ -243,16 +255,16 @@ class Plain(Rank):
             variables = {**os.environ, "P2PSIM_STUB": "1", "P2PSIM_CRASH_FD": str(crash_file)}
             command = [sys.executable, "-m", "p2psim", *arguments]
             os.execve(sys.executable, command, variables)
-        self.news = descriptor_of(self.pid)
+        self.end_descriptor = open_pidfd(self.pid)
 
-    def look(self) -> int | None:
+    def wait_status(self) -> int | None:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if not pid:
             return None
         self.kill()
-        if self.home:  # of a server that could not serve, and perhaps not clean up
-            environment.remove(self.home)
-        if not self.told and os.pread(self.crash_file, 1, 0):
+        if self.home:  # of a server that failed and may not have removed its folder
+            environment.remove_server_folder(self.home)
+        if not self.signaled and os.pread(self.crash_file, 1, 0):
             command = [
                 sys.executable,
                 "-m",
@@ -264,53 +276,61 @@ class Plain(Rank):
         return status
 
 
-def descriptor_of(pid: int) -> int:
-    """What becomes readable when this process ends; -1 on systems that have no such thing."""
+def open_pidfd(pid: int) -> int:
+    """Return a descriptor that becomes readable when the process ends; -1 if unsupported."""
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
         return -1
 
 
-def rank(arguments: list[str], crash_file: int) -> Rank:
-    """The rank, by the fork server where there is one to be had."""
+def start_rank(arguments: list[str], crash_file: int) -> Rank:
+    """Start the rank, if possible by the fork server.
+
+    P2PSIM_START selects the way: "plain" never uses the server, "forkserver" always, and "auto"
+    (the default) uses it if more than one rank runs on this node.
+    """
     start, (local, count) = os.environ.get("P2PSIM_START", ""), environment.local_rank()
     if start == "plain" or (start != "forkserver" and count == 1):
-        return Plain(arguments, crash_file)
+        return SpawnedRank(arguments, crash_file)
     home = ""
     try:
-        home = folder()
-        return Forked(arguments, crash_file, home)
+        home = server_folder()
+        return ForkedRank(arguments, crash_file, home)
     except (RefusedError, OSError) as error:
-        alone = start == "forkserver"
+        required = start == "forkserver"
         if local == 0:
-            so = "" if alone else ": ranks start one by one"
-            os.write(2, f"p2psim: no fork server ({error}){so}\n".encode())
-        if alone:
-            time.sleep(0 if local == 0 else 1)  # some mpiexec end all once one has ended
+            result = "" if required else ": ranks start one by one"
+            os.write(2, f"p2psim: no fork server ({error}){result}\n".encode())
+        if required:
+            # Some mpiexec end all ranks once one has ended: the first one must print its message.
+            time.sleep(0 if local == 0 else 1)
             os._exit(3)
-        return Plain(arguments, crash_file, home)
+        return SpawnedRank(arguments, crash_file, home)
 
 
-def report(number: int, begun: bool) -> None:
-    """Say which rank was killed, unless a launcher finds it in the rank's file."""
-    if begun and "P2PSIM_LAUNCHED" in os.environ:
+def report_kill(number: int, recorded: bool) -> None:
+    """Report that a signal killed the rank, unless a launcher reports it from the rank's file.
+
+    `recorded` is True if the rank had registered a result file, which contains the cause then.
+    """
+    if recorded and "P2PSIM_LAUNCHED" in os.environ:
         return
-    who = f"peer {name_of_rank()} on {os.uname().nodename}"
-    os.write(2, f"p2psim: {who} was killed by signal {number}\n".encode())
+    peer = f"peer {rank_number()} on {os.uname().nodename}"
+    os.write(2, f"p2psim: {peer} was killed by signal {number}\n".encode())
 
 
-def name_of_rank() -> str:
-    """The rank's number."""
+def rank_number() -> str:
+    """Return the number of this rank in decimal, "?" if unknown."""
     return str((environment.mpi_rank() or ("?",))[0])
 
 
 def end_like(status: int) -> None:
-    """Leave as the rank has left."""
+    """End this process by the signal or with the exit code of a wait status."""
     if os.WIFSIGNALED(status):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump of a stub is useless
         number = os.WTERMSIG(status)
         if number != SIGKILL:
             signal(number, SIG_DFL)
@@ -320,38 +340,38 @@ def end_like(status: int) -> None:
 
 
 def main() -> None:
-    """Be the stub of one rank."""
-    if not sys.platform.startswith("linux"):  # elsewhere a process cannot be handed on like this
+    """Start one rank, forward signals to it until it ends, and end like it."""
+    if not sys.platform.startswith("linux"):  # only Linux supports what a stub uses
         os.environ["P2PSIM_STUB"] = "1"
         os.execv(sys.executable, [sys.executable, "-m", "p2psim", *sys.argv[1:]])
     crash_file = os.memfd_create("crash_file")
-    made, early = None, []
+    rank, early = None, []  # signals that arrive before the rank has started
 
     def forward(number: int, frame: object) -> None:
-        if made is None:
+        if rank is None:
             early.append(number)
         else:
-            made.told = True
-            made.signal(number)
+            rank.signaled = True
+            rank.signal(number)
 
-    for number in PASSED:
+    for number in FORWARDED:
         signal(number, forward)
-    made = rank(sys.argv[1:], crash_file)
+    rank = start_rank(sys.argv[1:], crash_file)
     for number in early:
         forward(number, None)
-    watched = [made.news, descriptor_of(PARENT)]
+    watched = [rank.end_descriptor, open_pidfd(PARENT)]
     poll = select.poll()
     for descriptor in watched:
         if descriptor >= 0:
             poll.register(descriptor, select.POLLIN)
     status = None
     while status is None:
-        ready = poll.poll(None if min(watched) >= 0 else 200)
+        events = poll.poll(None if min(watched) >= 0 else 200)
         if os.getppid() != PARENT:  # the process manager was killed
-            made.kill()
+            rank.kill()
             os._exit(1)
-        if made.news < 0 or any(descriptor == made.news for descriptor, _ in ready):
-            status = made.look()
-    if os.WIFSIGNALED(status) and not made.told:
-        report(os.WTERMSIG(status), begun=bool(os.pread(crash_file, 1, 0)))
+        if rank.end_descriptor < 0 or any(d == rank.end_descriptor for d, _ in events):
+            status = rank.wait_status()
+    if os.WIFSIGNALED(status) and not rank.signaled:
+        report_kill(os.WTERMSIG(status), recorded=bool(os.pread(crash_file, 1, 0)))
     end_like(status)

@@ -1,4 +1,4 @@
-"""What `p2psim submit` does: turn an experiment into a Slurm job, each combination into a task."""
+"""Implementation of `p2psim submit`: an experiment as a Slurm job, a sweep as a job array."""
 
 from __future__ import annotations
 
@@ -13,42 +13,45 @@ from p2psim.errors import InputError
 from p2psim.launcher import ranks, runner, slurm
 from p2psim.launcher.runner import Request
 
-MOST_WARNING = 65535  # seconds, of sbatch --signal
+MAX_WARNING = 65535  # seconds, the limit of sbatch --signal
 
 
 @dataclass(frozen=True)
 class SlurmRequest:
-    """What a job is to have; None where the launch file or the site decides."""
+    """Requested resources of a Slurm job; None leaves the choice to the launch file or the site."""
 
     nodes: int | None = None
     peers_per_node: int | None = None
-    cores_per_node: int | None = None  # None: one for each peer
+    cores_per_node: int | None = None  # None: one per peer
     time: str | None = None  # HH:MM:SS or D-HH:MM:SS
     signal_before: int = 120  # seconds before the time limit
 
 
-def script(requests: Sequence[Request], wish: SlurmRequest) -> str:
-    """The batch script, once everything is checked as `p2psim run` does; InputError likewise."""
-    peers = max([runner.check(request).peers for request in requests])
+def script(requests: Sequence[Request], resources: SlurmRequest) -> str:
+    """Check all combinations as `p2psim run` does; returns the batch script.
+
+    InputError if a combination cannot run or if `resources` are contradictory.
+    """
+    peers = max([runner.check(combination).peers for combination in requests])
     first, last = requests[0], len(requests) - 1
     log = str(first.base).replace("%", "%%") + (".slurm-%A_%a.log" if last else ".slurm-%j.log")
     options = {
         "job-name": first.table["name"],
         "chdir": Path.cwd(),
         "output": log,
-        **size(peers, wish),
-        **limit(wish),
+        **size(peers, resources),
+        **limit(resources),
         **({"array": f"0-{last}"} if last else {}),
     }
-    # Whatever ends the job, its next start goes on from there.
+    # With --resume a job that was requeued continues from its last checkpoint.
     run = [sys.executable, "-m", "p2psim", *replace(first, resume=True).arguments()]
     template = (ranks.launch_folder() / "slurm.batch").read_text(encoding="utf-8")
     return slurm.script(template, options, run)
 
 
-def size(peers: int, wish: SlurmRequest) -> dict[str, int]:
-    """How many nodes, and peers or cores on each, as options of sbatch."""
-    nodes, per_node, cores = wish.nodes, wish.peers_per_node, wish.cores_per_node
+def size(peers: int, resources: SlurmRequest) -> dict[str, int]:
+    """Return the options of sbatch for the number of nodes, and of peers or cores on each."""
+    nodes, per_node, cores = resources.nodes, resources.peers_per_node, resources.cores_per_node
     for name, value in (("--nodes", nodes), ("--peers-per-node", per_node)):
         if value is not None and not 1 <= value <= peers:
             raise InputError(f"{name} {value}: give a number from 1 to the {peers} peers")
@@ -61,35 +64,37 @@ def size(peers: int, wish: SlurmRequest) -> dict[str, int]:
     if nodes * per_node < peers:
         raise InputError(
             f"--nodes {nodes} with --peers-per-node {per_node} has room for {nodes * per_node} of "
-            f"the {peers} peers: give more, or leave one of the two out"
+            f"the {peers} peers: give larger numbers, or leave one of the two out"
         )
-    # Slurm gives every task a core of its own: of peers that share cores it is not to know.
+    # Slurm reserves a core for every task, so peers that share cores must not be declared as tasks.
     return {"nodes": nodes, **({"mincpus": cores} if cores else {"ntasks-per-node": per_node})}
 
 
-def limit(wish: SlurmRequest) -> dict[str, str]:
-    """The time limit and the warning before it, as options of sbatch."""
-    warning = wish.signal_before
-    if not 1 <= warning <= MOST_WARNING:
-        raise InputError(f"--signal-before {warning}: give seconds, from 1 to {MOST_WARNING}")
-    options = {"signal": f"B:USR1@{warning}"}  # B: to the script, which passes it on
-    if wish.time is None:
+def limit(resources: SlurmRequest) -> dict[str, str]:
+    """Return the options of sbatch for the time limit and for the warning signal before it."""
+    warning = resources.signal_before
+    if not 1 <= warning <= MAX_WARNING:
+        raise InputError(f"--signal-before {warning}: give seconds, from 1 to {MAX_WARNING}")
+    options = {"signal": f"B:USR1@{warning}"}  # B: only to the batch script, which passes it on
+    if resources.time is None:
         return options
-    parts = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", wish.time)
+    parts = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", resources.time)
     if parts is None:
-        raise InputError(f"--time {wish.time}: give HH:MM:SS or DAYS-HH:MM:SS, such as 02:30:00")
+        raise InputError(
+            f"--time {resources.time}: give HH:MM:SS or DAYS-HH:MM:SS, such as 02:30:00"
+        )
     days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
     if warning >= ((days * 24 + hours) * 60 + minutes) * 60 + seconds:
         raise InputError(
             f"--signal-before {warning}: the warning must come within the time limit of "
-            f"{wish.time}; give fewer seconds or a longer --time"
+            f"{resources.time}; give fewer seconds or a longer --time"
         )
-    return {"time": wish.time, **options}
+    return {"time": resources.time, **options}
 
 
-def submit(requests: Sequence[Request], wish: SlurmRequest) -> str:
-    """Submit the job; returns its number."""
-    text = script(requests, wish)
-    # Without a folder for its log the job would die, and nobody would hear why.
+def submit(requests: Sequence[Request], resources: SlurmRequest) -> str:
+    """Submit the job; returns the number of the job."""
+    text = script(requests, resources)
+    # Slurm cannot create the folder of the log: without it the job would fail with no message.
     requests[0].base.parent.mkdir(parents=True, exist_ok=True)
     return slurm.submit(text)

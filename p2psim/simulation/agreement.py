@@ -1,8 +1,8 @@
-"""What all peers agree on between two rounds: to write a checkpoint, to stop.
+"""Agreement of all peers, between two rounds, on writing a checkpoint and on stopping.
 
-A signal reaches one peer before another, and clocks differ, but a checkpoint must show all peers
-after the same round. So they meet about once a second, at rounds that all derive from what they
-agreed on before, and take the maximum of what each has to say.
+A signal reaches peers at different times and their clocks differ, but a checkpoint must contain all
+peers after the same round. So the peers take part in a collective maximum of their requests about
+once a second. All derive the round of the next collective from the previous one.
 """
 
 from __future__ import annotations
@@ -16,46 +16,52 @@ import numpy as np
 from p2psim.experiment.config import Execution
 from p2psim.network.collectives import ControlChannel
 
-OFTEN, SELDOM = 0.5, 1.0  # seconds between two meetings, about
+# Approximate bounds of the wall time between two collectives.
+MIN_SECONDS, MAX_SECONDS = 0.5, 1.0
 
 
 class Decision(NamedTuple):
-    """What to do after a round."""
+    """Actions that all peers take after a round."""
 
     checkpoint: bool = False
     stop: bool = False
 
 
 class RoundAgreement:
-    """Asks all peers after a round; `asked` tells whether this one was told to stop."""
+    """Collective decision after each round, the same on every peer.
+
+    `stop_requested` returns True if this peer has received a request to stop.
+    """
 
     def __init__(
         self, control: ControlChannel, settings: Execution, asked: Callable[[], bool]
     ) -> None:
-        self.control, self.asked = control, asked
+        self.control, self.stop_requested = control, stop_requested
         self.every = settings.checkpoint_rounds
         self.seconds = 60 * settings.checkpoint_minutes
-        self.met = self.saved = time.monotonic()
-        self.gap = 1
-        self.next = 0
+        self.agreed_at = self.saved_at = time.monotonic()
+        self.gap = 1  # rounds from one collective to the next
+        self.next = 0  # round of the next collective
 
-    def __call__(self, number: int) -> Decision:
-        """The same answer on every peer."""
-        due = self.every is not None and number % self.every == 0
-        if number < self.next:
-            return self.answer(Decision(checkpoint=due))
+    def __call__(self, round_: int) -> Decision:
+        """Return the decision after round `round_`; collective, and the same on every peer."""
+        due = self.every is not None and round_ % self.every == 0
+        if round_ < self.next:
+            return self.note_time(Decision(checkpoint=due))
         now = time.monotonic()
-        mine = [now - self.met, now - self.saved >= self.seconds, self.asked()]
-        took, late, stop = self.control.maximum(np.array(mine, float)).tolist()
-        if took < OFTEN:
+        own = [now - self.agreed_at, now - self.saved_at >= self.seconds, self.stop_requested()]
+        elapsed, late, stop = self.control.maximum(np.array(own, float)).tolist()
+        # The elapsed time is a maximum over the peers, so all of them choose the same gap.
+        if elapsed < MIN_SECONDS:
             self.gap *= 2
-        elif took > SELDOM:
+        elif elapsed > MAX_SECONDS:
             self.gap = max(1, self.gap // 2)
-        self.met, self.next = now, number + self.gap
-        return self.answer(Decision(checkpoint=due or bool(late) or bool(stop), stop=bool(stop)))
+        self.agreed_at, self.next = now, round_ + self.gap
+        save = due or bool(late) or bool(stop)
+        return self.note_time(Decision(checkpoint=save, stop=bool(stop)))
 
-    def answer(self, decision: Decision) -> Decision:
-        """The decision; one that is to save starts the time to the next."""
+    def note_time(self, decision: Decision) -> Decision:
+        """Return the decision; a checkpoint restarts the period of `checkpoint_minutes`."""
         if decision.checkpoint:
-            self.saved = time.monotonic()
+            self.saved_at = time.monotonic()
         return decision

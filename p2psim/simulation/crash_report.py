@@ -1,7 +1,8 @@
-"""Crash reports: a rank registers its file; the process that sees it die writes the cause there.
+"""Crash reports: a rank registers its result file; after a crash another process writes the cause.
 
 P2PSIM_CRASH_FD is the descriptor of an unnamed file that a rank shares with its stub and with the
-fork server: they can read there what the rank wrote before it was killed.
+fork server. The rank writes the path of its result file into it; if the rank is killed, the stub or
+the fork server reads this path and writes the cause into the result file.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ LONGEST_PATH = 4096  # bytes
 
 
 def register(path: Path) -> None:
-    """Register the file of this peer, where a stub or a fork server shares the descriptor."""
+    """Register the result file of this peer, if a stub or a fork server shares the descriptor."""
     if "P2PSIM_CRASH_FD" in os.environ:
         os.pwrite(int(os.environ["P2PSIM_CRASH_FD"]), os.fsencode(path.resolve()), 0)
 
 
 def unregister() -> None:
-    """Withdraw the registration: this peer ends in order, or has reported its failure itself."""
+    """Withdraw the registration: this peer ends normally, or has recorded its failure itself."""
     if "P2PSIM_CRASH_FD" in os.environ:
         os.ftruncate(int(os.environ["P2PSIM_CRASH_FD"]), 0)
 
 
 def write(crash_file: int, cause: str) -> None:
-    """Write the cause of a death into the file that the peer has registered, if any."""
+    """Write the cause of a crash into the result file that the peer has registered, if any."""
     path = os.fsdecode(os.pread(crash_file, LONGEST_PATH, 0))
     if path:
         recorder.record_crash(Path(path), cause)
 
 
 def cause_of(status: int) -> str:
-    """Return what a wait status means, as the predicate of a sentence about the peer."""
+    """Return the meaning of a wait status as the predicate of a sentence, as in "was killed by"."""
     if not os.WIFSIGNALED(status):
         return f"ended with exit code {os.WEXITSTATUS(status)}"
     number = os.WTERMSIG(status)

@@ -1,7 +1,7 @@
-"""Where gradients are computed: the processor, or a GPU that the peers of a node share.
+"""Device on which a peer computes gradients: the CPU, or a GPU that the peers of a node share.
 
-What algorithms and compressors work on lies in host memory in either case: a model goes to the GPU
-and its gradient comes back through pinned memory, and messages are made and sent from the host.
+Algorithms and compressors always operate on host memory. With a GPU, the model is copied to it and
+the gradient is copied back through pinned memory; messages are built in and sent from the host.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ import os
 
 from p2psim.errors import InputError
 
-# Without it cuBLAS may sum in another order the next time.
+# Without this variable cuBLAS may sum in a different order each time.
 REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
-def pick(wanted: str, place: int) -> str:
-    """torch's name of the device for the `place`-th peer of this node; see config.Execution.
+def pick(device: str, local_rank: int) -> str:
+    """Return torch's name of the device for a peer; `device` is [run] device.
 
-    InputError where there is no such device. GPUs are set to give the same bits every time.
+    Peers use the GPUs of their node in turn, by `local_rank`. InputError if the device does not
+    exist. GPU arithmetic is configured to give the same bits in every run.
     """
-    if wanted == "cpu":
+    if device == "cpu":
         return "cpu"
     import torch
 
     count = torch.cuda.device_count()
     if not count:
-        if wanted == "auto":
+        if device == "auto":
             return "cpu"
         raise InputError(
-            f"run.device = {wanted!r}: torch {torch.__version__} finds no GPU here; give 'cpu' or "
+            f"run.device = {device!r}: torch {torch.__version__} finds no GPU here; give 'cpu' or "
             "'auto', or install a torch that is built for this machine's GPU"
         )
     for name, value in REPEATABLE.items():
@@ -36,4 +37,4 @@ def pick(wanted: str, place: int) -> str:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    return f"cuda:{place % count}"
+    return f"cuda:{local_rank % count}"

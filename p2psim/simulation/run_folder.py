@@ -1,4 +1,7 @@
-"""Whether a run can start in a folder, or go on in it. InputError says why not."""
+"""Checks of a run folder: whether a run can start in it or be resumed in it.
+
+Functions named check_* raise InputError with the reason and the remedy.
+"""
 
 from __future__ import annotations
 
@@ -20,90 +23,93 @@ from p2psim.experiment.scenario import Scenario
 from p2psim.simulation import recorder
 
 Table: TypeAlias = dict[str, Any]
-DYING = 2.0  # seconds that a run may take to end once it is over
+# Seconds in which the processes of a finished run may still be exiting.
+EXIT_SECONDS = 2.0
 
 
 def check_writable(folder: Path) -> None:
-    """InputError where nothing can be written in this folder, or it cannot be made."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
+    """Check that files can be written in this folder, or that it can be created."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(
-            f"cannot write to the run folder {str(folder)!r}, since {str(there)!r} is closed to "
-            "you: give another with --out DIR"
+            f"cannot write to the run folder {str(folder)!r}, since you have no write access to "
+            f"{str(existing)!r}: give another folder with --out DIR"
         )
 
 
 def check_folder(folder: Path, force: bool) -> None:
-    """InputError where a run in this folder would overwrite something, or cannot be."""
+    """Check that the folder can be created, and that it is empty unless --force is given."""
     blocked = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
     if blocked:
         raise InputError(
-            f"the run folder {str(folder)!r} cannot be made, since {str(blocked)!r} is a file: "
-            "give another with --out DIR"
+            f"the run folder {str(folder)!r} cannot be created, since {str(blocked)!r} is a "
+            "file: give another folder with --out DIR"
         )
     if folder.exists() and any(folder.iterdir()) and not force:
-        go_on = "--resume to go on with the run in it, " * (folder / "run.h5").exists()
+        resume = "--resume to continue the run in it, " * (folder / "run.h5").exists()
         raise InputError(
             f"the run folder {str(folder)!r} exists and is not empty: give another with --out "
-            f"DIR, {go_on}or --force to replace what is in it"
+            f"DIR, {resume}or --force to replace what is in it"
         )
 
 
 def check_same(folder: Path, scenario: Scenario) -> None:
-    """InputError where the run in this folder is not the run of this scenario."""
+    """Check that the run in this folder has the experiment, version and graph of the scenario."""
     try:
         with h5py.File(folder / "run.h5", "r", locking=False) as file:
-            was = tomllib.loads(file.attrs["experiment"])
+            old = tomllib.loads(file.attrs["experiment"])
             version, weights = file.attrs["p2psim_version"], file["topology/weights"][...]
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise InputError(
             f"the run in {str(folder)!r} cannot be read ({error}): start it again with --force"
         ) from None
-    now = tomllib.loads(tomli_w.dumps(scenario.experiment.table))
-    found = [] if version == __version__ else [f"p2psim was {version} and is {__version__}"]
-    found += differences({**was, "run": {}}, {**now, "run": {}})
-    if not found and not np.array_equal(weights, scenario.topology.weights):
-        found = ["the graph's file has changed"]
-    if found:
-        more = f"; and {len(found) - 4} more" * (len(found) > 4)
+    # Through TOML and back, as the table in run.h5, so that equal values compare equal.
+    new = tomllib.loads(tomli_w.dumps(scenario.experiment.table))
+    changes = [] if version == __version__ else [f"p2psim was {version} and is {__version__}"]
+    changes += differences({**old, "run": {}}, {**new, "run": {}})  # [run] may change
+    if not changes and not np.array_equal(weights, scenario.topology.weights):
+        changes = ["the graph's file has changed"]
+    if changes:
+        more = f"; and {len(changes) - 4} more" * (len(changes) > 4)
         raise InputError(
             f"cannot resume the run in {str(folder)!r}, since the experiment has changed: "
-            f"{'; '.join(found[:4])}{more}: undo that, or start anew with --out DIR or --force"
+            f"{'; '.join(changes[:4])}{more}: undo that, or start a new run with --out DIR or "
+            "--force"
         )
 
 
 def check_file(folder: Path, scenario: Scenario, rank: int, run: str) -> None:
-    """InputError where the rows of this peer of that run cannot be gone on with."""
+    """Check that this peer's file belongs to the run with identifier `run` and has its layout."""
     path = folder / recorder.peer_file(rank)
     layout = {name: shape for name, (shape, *_) in recorder.layout(scenario).items()}
-    why = "it belongs elsewhere"
+    cause = "it belongs to another run or peer"
     try:
         with h5py.File(path, "r", locking=False) as file:
-            found = {name: file[name].shape for name in layout}
-            if found == layout and (file.attrs["rank"], file.attrs["run"]) == (rank, run):
+            shapes = {name: file[name].shape for name in layout}
+            if shapes == layout and (file.attrs["rank"], file.attrs["run"]) == (rank, run):
                 return
     except (OSError, KeyError) as error:
-        why = str(error)
+        cause = str(error)
     raise InputError(
-        f"cannot resume the run in {str(folder)!r}: {path.name} cannot be used ({why}), and "
-        "with it the rows of that peer are lost; bring it back, or start anew with --force"
+        f"cannot resume the run in {str(folder)!r}: {path.name} cannot be used ({cause}), so "
+        "that the rows of that peer are lost; restore the file, or start a new run with --force"
     )
 
 
-def differences(was: Any, now: Any, key: str = "") -> list[str]:
-    """What differs between two experiments, by dotted key."""
-    if isinstance(was, dict) and isinstance(now, dict):
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Return one phrase for each dotted key that differs between two experiments."""
+    if isinstance(old, dict) and isinstance(new, dict):
         return [
             text
-            for name in {**was, **now}
-            for text in differences(was.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+            for name in {**old, **new}
+            for text in differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
         ]
-    said = ["not there" if value is None else repr(value) for value in (was, now)]
-    return [] if was == now else [f"{key} was {said[0]} and is {said[1]}"]
+    values = ["not set" if value is None else repr(value) for value in (old, new)]
+    return [] if old == new else [f"{key} was {values[0]} and is {values[1]}"]
 
 
 def peer_attributes(path: Path) -> Table:
-    """Attributes of a peer's file; `lost` says why they cannot be read."""
+    """Return the attributes of a peer's file; if it is unreadable only `lost`, the reason."""
     if not path.exists():
         return {"lost": "its file is missing"}
     try:
@@ -114,37 +120,41 @@ def peer_attributes(path: Path) -> Table:
 
 
 def alive(member: Table) -> bool:
-    """Whether the peer may still be running; on another machine nobody can tell."""
+    """Return False if the process of a peer has ended, True if it runs or may run.
+
+    `member` is the result of `peer_attributes`. A process on another machine may always run.
+    """
     if member["host"] != socket.gethostname():
         return True
     try:
         os.kill(int(member["pid"]), 0)
-    except OSError as error:  # else it is there, but somebody else's
+    except OSError as error:  # else it runs, as another user's process
         return not isinstance(error, ProcessLookupError)
     return True
 
 
 def check_idle(folder: Path) -> None:
-    """InputError while a run is going on in this folder, as far as this machine can tell."""
+    """Check that no peer of a run in this folder is running on this machine."""
     if not (folder / "run.h5").exists():
         return
     for path in sorted(folder.glob("peers/peer-*.h5")):
         member = peer_attributes(path)
         if member.get("host") != socket.gethostname() or member["pid"] == os.getpid():
-            continue  # elsewhere nobody can tell, and a process knows itself what it does
-        end = time.monotonic() + DYING
+            continue  # on another machine it is unknown; this process itself is no other run
+        end = time.monotonic() + EXIT_SECONDS
         while is_rank(int(member["pid"])) and time.monotonic() < end:
             time.sleep(0.05)
         if is_rank(int(member["pid"])):
             raise InputError(
                 f"a run is going on in {str(folder)!r} (process {member['pid']} is one of its "
-                "peers): wait for its end or stop it, or give another folder with --out DIR"
+                "peers): wait until it ends, stop it, or give another folder with --out DIR"
             )
 
 
 def is_rank(pid: int) -> bool:
-    """Whether this is a running rank: a number alone may have gone to another process."""
+    """Return True if `pid` is a running rank: its name is checked, as the system reuses numbers."""
     with contextlib.suppress(OSError):
-        rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2]
-        return rest.startswith(("p2psim:", "python")) and rest.rpartition(") ")[2][0] not in "ZX"
+        # /proc/PID/stat is "PID (NAME) STATE ..."; Z and X are the states of an ended process.
+        text = Path(f"/proc/{pid}/stat").read_text().partition("(")[2]
+        return text.startswith(("p2psim:", "python")) and text.rpartition(") ")[2][0] not in "ZX"
     return False

@@ -1,9 +1,11 @@
-"""Turns a hang into a report: who waits for whom, since when, and who does not wait at all.
+"""Detection of hangs, with a report of all waiting peers and of the peer that they wait for.
 
-Every peer's own file says what it does at this moment (recorder.STATUS). A peer that has waited for
-[run] patience reads all of them, and so does p2psim run, which has started them. If one peer is at
-work and has for as long taken no step and begun no phase, the run is over: that peer is the
-culprit. If none is at work, they wait for each other.
+Each peer records its current status in its file (recorder.STATUS). A peer that has waited for
+[run] patience seconds reads the status of all peers; p2psim run reads it as well. The run hangs if
+
+- a peer that does not wait has completed no step and begun no phase for `patience` seconds: this
+  peer is the culprit; or
+- all peers have waited for each other for `patience` seconds.
 """
 
 from __future__ import annotations
@@ -15,37 +17,38 @@ from pathlib import Path
 from p2psim.simulation import recorder
 from p2psim.simulation.recorder import PeerStatus, Recorder
 
-GRACE = 5.0  # seconds more than peers have to find it out by themselves
+# Seconds that p2psim run waits longer than the peers, which then report the hang themselves.
+GRACE = 5.0
 
 
 class HangError(Exception):
-    """The run hangs; `culprit` is the peer that all others wait for."""
+    """Hang of the run; `culprit` is the rank of the peer that all others wait for."""
 
     def __init__(self, culprit: int, report: str) -> None:
         super().__init__(report)
         self.culprit = culprit
 
 
-def look(folder: Path, peers: int, patience: float, began: float = 0.0) -> None:
-    """Read what all peers do, and judge what they have done since the run `began`.
+def check_progress(folder: Path, peers: int, patience: float, began: float = 0.0) -> None:
+    """Read the status of all peers; HangError if the run hangs for `patience` seconds.
 
-    HangError where the run hangs.
+    `began` (Unix time) is the start of this run: a resumed run reads older times from its files.
     """
-    now, moments = time.time(), {}
+    now, statuses = time.time(), {}
     for rank in range(peers):
         try:
-            moments[rank] = recorder.status_of(folder, rank)
+            statuses[rank] = recorder.status_of(folder, rank)
         except OSError:
-            raise HangError(rank, f"peer {rank} has not come to its first round") from None
-    waiting = {rank: m for rank, m in moments.items() if m.waits}
-    at_work = {rank: m for rank, m in moments.items() if not m.waits}
-    # The one that has been at it for longest; others may have come to wait just now.
-    culprit = min(at_work or waiting, key=lambda rank: moments[rank].since)
-    since = moments[culprit].since if at_work else min(m.waits for m in waiting.values())
+            raise HangError(rank, f"peer {rank} has not begun its first round") from None
+    waiting = {rank: status for rank, status in statuses.items() if status.waits}
+    working = {rank: status for rank, status in statuses.items() if not status.waits}
+    # The peer with the oldest progress: others may have begun to work or to wait just now.
+    culprit = min(working or waiting, key=lambda rank: statuses[rank].since)
+    since = statuses[culprit].since if working else min(s.waits for s in waiting.values())
     if now - max(since, began) < patience:
         return
-    chain = [waits(rank, m, now) for rank, m in waiting.items()]
-    raise HangError(culprit, "; ".join([blame(culprit, moments[culprit], now), *chain]))
+    waits = [describe_wait(rank, status, now) for rank, status in waiting.items()]
+    raise HangError(culprit, "; ".join([describe_culprit(culprit, statuses[culprit], now), *waits]))
 
 
 class Watchdog:
@@ -66,18 +69,18 @@ class Watchdog:
     def __call__(self, seconds: float, others: list[int]) -> None:
         """Record that this peer has waited `seconds` for others; without others the wait is over.
 
-        HangError where the run hangs.
+        HangError if the run hangs.
         """
         if self.log is None:
             return
         now = time.time()
         self.log.waiting(now - seconds if others else 0.0, others)
         if seconds >= self.patience:
-            look(self.folder, self.peers, self.patience)
+            check_progress(self.folder, self.peers, self.patience)
 
 
-class Overseer:
-    """Looks from outside, for a run whose peers are all at work: none of them would look."""
+class HangDetector:
+    """Hang detection in the launcher, for the case that no peer waits and each one is stuck."""
 
     def __init__(self, folder: Path, peers: int, patience: float) -> None:
         self.folder, self.peers, self.patience = folder, peers, patience + GRACE
@@ -85,7 +88,7 @@ class Overseer:
         self.next = self.began + self.patience
 
     def __call__(self) -> str:
-        """What the culprit does, after that has been written down; "" as long as nothing hangs."""
+        """Return the report of a hang and record it in the culprit's file; "" if nothing hangs."""
         if time.time() < self.next:
             return ""
         self.next = time.time() + max(1.0, self.patience / 10)
@@ -93,7 +96,7 @@ class Overseer:
         if not all(file.exists() for file in files) or recorder.status(self.folder) != "running":
             return ""
         try:
-            look(self.folder, self.peers, self.patience, self.began)
+            check_progress(self.folder, self.peers, self.patience, self.began)
         except HangError as error:
             with contextlib.suppress(OSError):  # a full disk
                 recorder.set_failure(self.folder, error.culprit, str(error))
@@ -101,19 +104,19 @@ class Overseer:
         return ""
 
 
-def blame(rank: int, moment: PeerStatus, now: float) -> str:
-    """What the culprit does."""
-    who = f"peer {rank} on {moment.host}"
-    where = f"phase {moment.phase!r} of round {moment.round}"
-    if moment.waits:
-        return f"all peers wait for each other, {who} since longest, in {where}"
-    return f"{who} hangs: in {where} for {now - moment.since:.0f} s, waiting for nobody"
+def describe_culprit(rank: int, status: PeerStatus, now: float) -> str:
+    """Return the part of a report about the culprit."""
+    peer = f"peer {rank} on {status.host}"
+    phase = f"phase {status.phase!r} of round {status.round}"
+    if status.waits:
+        return f"all peers wait for each other, {peer} has waited longest, in {phase}"
+    return f"{peer} hangs: in {phase} for {now - status.since:.0f} s, waiting for no other peer"
 
 
-def waits(rank: int, moment: PeerStatus, now: float) -> str:
-    """What a peer that waits does."""
-    others = ", ".join(map(str, moment.waits_for))
+def describe_wait(rank: int, status: PeerStatus, now: float) -> str:
+    """Return the part of a report about a waiting peer."""
+    others = ", ".join(map(str, status.waits_for))
     return (
-        f"peer {rank} waits for {others} for {now - moment.waits:.0f} s "
-        f"({moment.phase}, round {moment.round})"
+        f"peer {rank} has waited for {others} for {now - status.waits:.0f} s "
+        f"({status.phase}, round {status.round})"
     )

@@ -224,7 +224,7 @@ def test_a_lost_peer_file_is_told(content: bytes | None, tmp_path: Path) -> None
     lost.unlink()
     if content:
         lost.write_bytes(content)
-    with pytest.raises(InputError, match=r"peer-00002.h5 cannot be used .* start anew"):
+    with pytest.raises(InputError, match=r"peer-00002.h5 cannot be used .* start a new run"):
         be_threads(table, tmp_path, place, resume=True)
 
 
@@ -240,7 +240,7 @@ def test_rows_that_belong_elsewhere_are_told(source: str, tmp_path: Path) -> Non
         other = place
     name = Path("peers") / f"peer-{rank:05d}.h5"
     (place / "peers" / "peer-00002.h5").write_bytes((other / name).read_bytes())
-    with pytest.raises(InputError, match=r"peer-00002.h5 cannot be used \(it belongs elsewhere"):
+    with pytest.raises(InputError, match=r"peer-00002.h5 .*it belongs to another run or peer"):
         be_threads(table, tmp_path, place, resume=True)
 
 

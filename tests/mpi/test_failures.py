@@ -286,7 +286,7 @@ def test_ctrl_c(slow: Started, tmp_path: Path) -> None:
     ended = slow.end(20)
     assert ended.code == 4, ended.stderr
     assert ended.said() == [
-        "p2psim: stopping with a checkpoint; once more: at once",
+        "p2psim: stopping with a checkpoint; a second signal ends it now",
         "p2psim: stopped; the rows so far are in out; go on with --resume",
     ]
     assert "Traceback" not in ended.stderr
@@ -300,7 +300,7 @@ def test_ctrl_c_twice(slow: Started, tmp_path: Path) -> None:
     stuck = pids(tmp_path / "out")[0]
     os.kill(stuck, signal.SIGSTOP)
     slow.interrupt()
-    wait_for(lambda: "once more" in slow.text(slow.err), slow)
+    wait_for(lambda: "second signal" in slow.text(slow.err), slow)
     slow.interrupt()
     ended = slow.end(20)
     assert ended.code == 4, ended.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from p2psim.launcher import mpi_libraries, ranks
-from p2psim.launcher.doctor.machine import SHARED, mapped
+from p2psim.launcher.doctor.machine import SHARED, files_in_use
 from tests.support import foreign_mpi
 from tests.support.programs import assert_refused, p2psim, run, write
 
@@ -49,7 +49,7 @@ def memory() -> set[Path]:
 
     def unused() -> set[Path]:
         there = {path for name in ("mpich_shm_*", "sm_segment.*") for path in SHARED.glob(name)}
-        used = mapped()
+        used = files_in_use()
         return {path for path in there if str(path) not in used}
 
     found = unused()
@@ -89,7 +89,7 @@ def test_the_cure_names_the_folder_of_the_right_mpiexec() -> None:
     beside = shutil.which("mpiexec", path=str(Path(loaded.path).resolve().parents[1] / "bin"))
     if beside is None:
         pytest.skip("this MPI library keeps its mpiexec elsewhere")
-    assert f"{Path(beside).parent}" in mpi_libraries.apart(loaded)
+    assert f"{Path(beside).parent}" in mpi_libraries.mismatch_message(loaded)
     assert os.path.samefile(ranks.find_mpiexec()[0], beside)
 
 

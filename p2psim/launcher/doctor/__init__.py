@@ -1,1 +1,1 @@
-"""`p2psim doctor`: what goes wrong on real machines, looked for before it does."""
+"""Implementation of `p2psim doctor`: checks of the machine, the software and an experiment."""

@@ -1,4 +1,4 @@
-"""All checks, and the table that shows them."""
+"""All checks of the doctor, and the table that shows their findings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ from rich.text import Text
 
 from p2psim.errors import InputError
 from p2psim.launcher.doctor import machine, mpi, software
-from p2psim.launcher.doctor.finding import OK, PROBLEM, WARNING, Check, Finding, Plan, guarded
+from p2psim.launcher.doctor.finding import (
+    OK,
+    PROBLEM,
+    WARNING,
+    Check,
+    Examination,
+    Finding,
+    run_check,
+)
 
 COLORS = {OK: "green", WARNING: "yellow", PROBLEM: "bold red"}
 
 
 def examine(experiment: Path | None, settings: tuple[str, ...], out: Path | None) -> int:
-    """Show what all checks find; the exit code: that of wrong input where there is a problem."""
+    """Show the findings of all checks; returns the exit code, which is not 0 after a problem."""
     code = 0
     with display() as show:
         for finding in findings(experiment, settings, out):
@@ -32,16 +40,18 @@ def examine(experiment: Path | None, settings: tuple[str, ...], out: Path | None
 
 @contextmanager
 def display() -> Iterator[Callable[[Finding], None]]:
-    """Takes findings one by one: into a table on a terminal, else each on a plain line."""
+    """Yield a function that shows a finding: in a table on a terminal, else as a line of text."""
     if not sys.stdout.isatty():
-        yield lambda found: print(f"{found.level:<9}{found.check:<15}{found.text}", flush=True)
+        yield lambda finding: print(
+            f"{finding.level:<9}{finding.check:<15}{finding.text}", flush=True
+        )
         return
     table = Table.grid(padding=(0, 2, 0, 0))
     with Live(table, auto_refresh=False) as live:
 
-        def add(found: Finding) -> None:
-            level = Text(found.level, COLORS[found.level])
-            table.add_row(level, Text(found.check), Text(found.text, overflow="fold"))
+        def add(finding: Finding) -> None:
+            level = Text(finding.level, COLORS[finding.level])
+            table.add_row(level, Text(finding.check), Text(finding.text, overflow="fold"))
             live.refresh()
 
         yield add
@@ -50,36 +60,40 @@ def display() -> Iterator[Callable[[Finding], None]]:
 def findings(
     experiment: Path | None, settings: tuple[str, ...], out: Path | None
 ) -> Iterator[Finding]:
-    """In the order to show them; what mostly waits for other programs goes on meanwhile."""
-    together = [*guarded("mpiexec", mpi.mpiexec), *guarded("mpi4py", mpi.mpi4py)]
-    yield from together
-    apart = any(found.level == PROBLEM for found in together)
+    """Yield the findings of all checks, in the order to show them.
+
+    Checks that wait for other programs run in threads meanwhile.
+    """
+    # First, because the slow checks are useless if MPI is broken.
+    libraries = [*run_check("mpiexec", mpi.mpiexec), *run_check("mpi4py", mpi.mpi4py)]
+    yield from libraries
+    mpi_is_broken = any(finding.level == PROBLEM for finding in libraries)
     with ThreadPoolExecutor() as pool:
-        made = later if apart else guarded
-        launch = pool.submit(made, "launch", mpi.launch)
-        slurm = pool.submit(guarded, "Slurm", mpi.slurm)
-        torch = pool.submit(made, "torch", software.torch)
-        plan, problems = software.plan(experiment, settings, out)
+        run_slow_check = skip_check if mpi_is_broken else run_check
+        launch = pool.submit(run_slow_check, "launch", mpi.launch)
+        slurm = pool.submit(run_check, "Slurm", mpi.slurm)
+        torch = pool.submit(run_slow_check, "torch", software.torch)
+        examination, problems = software.load_experiment(experiment, settings, out)
         yield from launch.result()
         yield from slurm.result()
         yield from problems
-        for name, check in checks(plan):
-            yield from guarded(name, check)
+        for name, check in checks(examination):
+            yield from run_check(name, check)
         yield from torch.result()
-    yield from guarded("data sets", software.data_sets)
+    yield from run_check("data sets", software.data_sets)
 
 
-def later(name: str, _: Check) -> list[Finding]:
-    """In place of a check that takes seconds, where it is known already that nothing can run."""
-    return [Finding(WARNING, name, "not tried before MPI is mended, see above")]
+def skip_check(name: str, _: Check) -> list[Finding]:
+    """Return the finding of a slow check that is skipped, because no run is possible anyway."""
+    return [Finding(WARNING, name, "not checked, because MPI has a problem, see above")]
 
 
-def checks(plan: Plan) -> Sequence[tuple[str, Check]]:
-    """Those that look at the machine only."""
+def checks(examination: Examination) -> Sequence[tuple[str, Check]]:
+    """Return the (name, check) pairs that examine only the machine."""
     return [
-        ("cores", partial(mpi.cores, plan)),
-        ("memory", partial(machine.memory, plan)),
-        ("shared memory", partial(machine.shared_memory, plan)),
+        ("cores", partial(mpi.cores, examination)),
+        ("memory", partial(machine.memory, examination)),
+        ("shared memory", partial(machine.shared_memory, examination)),
         ("leftovers", machine.leftovers),
-        ("run folder", partial(machine.files, plan)),
+        ("run folder", partial(machine.files, examination)),
     ]

@@ -1,4 +1,4 @@
-"""What a check says, and what all checks need."""
+"""Findings of the doctor, and functions that its checks share."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: `check` was looked at, and found to be so; what to do stands in the text."""
+    """Result of one check: a line with its level, its name and a text that contains the remedy."""
 
-    level: str  # OK, WARNING: it may go wrong or disturb others, PROBLEM: it must be mended
+    level: str  # OK; WARNING: runs may fail or disturb others; PROBLEM: runs fail
     check: str
     text: str
 
@@ -28,34 +28,37 @@ Check: TypeAlias = Callable[[], Iterable[Finding]]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the machine is to be good for. Without an experiment only the folder is known."""
+class Examination:
+    """Run that the machine is examined for; without an experiment only its folder is known."""
 
     folder: Path  # of the run
     peers: int | None = None
-    scenario: Any = None  # scenario.Scenario, which needs libraries that may be broken
+    scenario: Any = (
+        None  # not typed as Scenario, whose import requires libraries that may be broken
+    )
 
     @property
-    def here(self) -> int | None:
-        """Peers on this machine, in equal shares over the nodes of a Slurm job."""
+    def local_peers(self) -> int | None:
+        """Peers on this node, if a Slurm job distributes them equally over its nodes."""
         nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
         return None if self.peers is None else math.ceil(self.peers / nodes)
 
 
-def guarded(name: str, check: Check) -> list[Finding]:
-    """What the check found; that it could not be made is a problem, too."""
+def run_check(name: str, check: Check) -> list[Finding]:
+    """Return the findings of a check; an exception in it is a problem, too."""
     try:
         return list(check())
     except InputError as error:
         return [Finding(PROBLEM, name, str(error))]
-    except Exception as error:  # whatever is broken here, the other checks go on
+    except Exception as error:  # the other checks must still run
         return [Finding(PROBLEM, name, f"cannot be checked ({type(error).__name__}: {error})")]
 
 
-def ask(command: Sequence[str], limit: float, **more: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of a program that is ended after `limit` seconds, as 124.
+def run_program(command: Sequence[str], limit: float, **variables: str) -> tuple[int, str, str]:
+    """Run a program; returns its exit code, stdout and stderr.
 
-    `more` is added to its environment.
+    After `limit` seconds the program is terminated, and the exit code is 124. `variables` are added
+    to its environment.
     """
     with subprocess.Popen(
         command,
@@ -63,12 +66,12 @@ def ask(command: Sequence[str], limit: float, **more: str) -> tuple[int, str, st
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **more},
+        env={**os.environ, **variables},
     ) as process:
         try:
             out, errors = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            process.terminate()  # an mpiexec ends its ranks
+            process.terminate()  # not kill: mpiexec has to end its ranks
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
@@ -78,11 +81,11 @@ def ask(command: Sequence[str], limit: float, **more: str) -> tuple[int, str, st
 
 
 def last_line(text: str) -> str:
-    """What a program said last, which mostly is the cause."""
-    return (text.strip().splitlines() or ["without a word"])[-1].strip()
+    """Return the last line of a program's output, which usually is the cause of a failure."""
+    return (text.strip().splitlines() or ["no output"])[-1].strip()
 
 
-def amount(number: float) -> str:
-    """Bytes for people."""
-    power = min(4, int(math.log2(max(1.0, number))) // 10)
-    return f"{number / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+def format_bytes(count: float) -> str:
+    """Format a number of bytes with a binary unit, such as 1.5 GiB."""
+    power = min(4, int(math.log2(max(1.0, count))) // 10)
+    return f"{count / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

@@ -1,4 +1,4 @@
-"""Programs and data: torch, the data sets, the experiment itself."""
+"""Checks of software and data: torch, the data sets and the experiment."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from pathlib import Path
 
 from p2psim.errors import InputError
 from p2psim.launcher import mpi_libraries
-from p2psim.launcher.doctor.finding import OK, PROBLEM, Finding, Plan, ask, guarded, last_line
+from p2psim.launcher.doctor.finding import (
+    OK,
+    PROBLEM,
+    Examination,
+    Finding,
+    last_line,
+    run_check,
+    run_program,
+)
 
 TORCH = "import torch; print(torch.__version__, torch.cuda.device_count())"
-TORCH_SECONDS = 120.0  # its import takes two seconds, from a slow shared file system many more
+TORCH_SECONDS = 120.0  # the import takes 2 s, but much longer from a slow shared file system
 
 
 def torch() -> Iterator[Finding]:
-    """That it can be imported, and the GPUs that peers can compute on."""
-    code, out, errors = ask([sys.executable, "-c", TORCH], TORCH_SECONDS)
+    """Check that torch can be imported, and report the GPUs that peers can use."""
+    code, out, errors = run_program([sys.executable, "-c", TORCH], TORCH_SECONDS)
     if code:
         cause = f"cannot be imported ({last_line(errors)})"
         yield Finding(PROBLEM, "torch", f"{cause}: pip install --force-reinstall torch")
@@ -26,7 +34,11 @@ def torch() -> Iterator[Finding]:
     if devices == "0":
         yield Finding(OK, "torch", f"{version}, peers compute on the CPU (no CUDA device)")
         return
-    aware = {True: "is CUDA-aware", False: "is not CUDA-aware", None: "does not say if CUDA-aware"}
+    aware = {
+        True: "is CUDA-aware",
+        False: "is not CUDA-aware",
+        None: "does not report if it is CUDA-aware",
+    }
     yield Finding(
         OK,
         "torch",
@@ -36,12 +48,12 @@ def torch() -> Iterator[Finding]:
 
 
 def data_sets() -> Iterator[Finding]:
-    """Which are here. The one that an experiment needs is checked with the experiment."""
+    """Report the installed data sets; the one of the experiment is checked with the experiment."""
     from p2psim import registry
     from p2psim.data import ag_news, fetch, files, imagenette, libsvm, senteval_length
 
     opened = ("digits", "mnist", "cifar10")
-    looks: dict[str, Callable[[], object]] = {
+    probes: dict[str, Callable[[], object]] = {
         name: partial(registry.names("data")[name]().open, "") for name in opened
     }
     # Only looked for: opening them would take seconds.
@@ -62,21 +74,20 @@ def data_sets() -> Iterator[Finding]:
     yield Finding(OK, "data sets", text)
 
 
-def found(look: Callable[[], object]) -> bool:
-    """Whether a data set is there."""
+def is_found(probe: Callable[[], object]) -> bool:
+    """Return True if `probe` finds its data set, that is, raises no InputError."""
     try:
-        look()
+        probe()
     except InputError:
         return False
     return True
 
 
-def plan(
+def load_experiment(
     experiment: Path | None, settings: tuple[str, ...], out: Path | None
-) -> tuple[Plan, list[Finding]]:
-    """What the machine is examined for, and how it stands with the experiment."""
-    folder = out or Path.cwd()
-    made = [Plan(folder)]
+) -> tuple[Examination, list[Finding]]:
+    """Load the experiment, if given; returns the run to examine, and findings about the file."""
+    examinations = [Examination(out or Path.cwd())]
 
     def load() -> Iterator[Finding]:
         from p2psim.experiment.holdings import Holdings
@@ -94,5 +105,5 @@ def plan(
         )
         yield Finding(OK, "experiment", text)
 
-    problems = guarded("experiment", load)
-    return made[-1], problems
+    problems = run_check("experiment", load)
+    return examinations[-1], problems

@@ -1,5 +1,5 @@
-"""The fork server of one node: imports torch once, then forks every rank that a stub asks for.
+"""Fork server of one node: it imports torch once and forks every rank that a stub requests.
 
-A rank forked here costs a tenth of the memory and time of one that imports torch itself, since it
-shares what was there before the fork. See launcher/stub.py for the other side.
+A forked rank takes a tenth of the memory and time of a rank that imports torch itself, because it
+shares the memory pages that the server had filled before the fork. launcher/stub.py is the client.
 """

@@ -1,4 +1,4 @@
-"""What the ranks of a node run, derived once for all of them."""
+"""Work of the ranks of a node, prepared once by the fork server for all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from p2psim.launcher import environment, ranks, runner, slurm
 
 
 class Application(Protocol):
-    """The command line, which lies above this package and is handed to it: see __main__."""
+    """Command line of p2psim, passed in by __main__.
+
+    This package must not import `p2psim.cli`, which lies on a higher floor.
+    """
 
     @property
     def main(self) -> Callable[[list[str]], Any]:
@@ -21,15 +24,18 @@ class Application(Protocol):
 
     @property
     def parse_run(self) -> Callable[[list[str]], tuple[list[runner.Request], int | None]]:
-        """Return the combinations that a command line `run ...` asks for, and `--only`."""
+        """Parse a command line `run ...`; returns the requests of all combinations, and --only."""
 
     @property
     def guarded(self) -> Callable[[Callable[[], Any]], Any]:
-        """Call a function; turn a user's mistake into one sentence and an exit code."""
+        """Call a function; report an InputError as one sentence and exit with its code."""
 
 
 class Job:
-    """The work of the ranks of this node; what each would derive alone is derived once here."""
+    """Request and scenario of the ranks of this node, built once for all of them.
+
+    `hello` is the message of the first stub, see stub.ForkedRank.hello.
+    """
 
     def __init__(self, application: Application, hello: dict[str, Any]) -> None:
         self.application = application
@@ -55,11 +61,11 @@ class Job:
             os.chdir("/")
 
     def run(self, arguments: list[str]) -> None:
-        """Be a rank."""
-        here = environment.mpi_rank()
-        if not self.parts or (arguments, os.getcwd()) != self.key or not here:
+        """Run this process as a rank, which has the command line `arguments`."""
+        rank_and_size = environment.mpi_rank()
+        if not self.parts or (arguments, os.getcwd()) != self.key or not rank_and_size:
             self.application.main(arguments)
             return
         ranks.one_thread()
         slurm.short_addresses()
-        self.application.guarded(functools.partial(runner.run_rank, *self.parts, *here))
+        self.application.guarded(functools.partial(runner.run_rank, *self.parts, *rank_and_size))

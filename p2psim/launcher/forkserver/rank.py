@@ -1,4 +1,4 @@
-"""From fork to exit: becoming the rank that mpiexec meant to start, and leaving in order."""
+"""Life of a forked rank: it takes the attributes of its stub, runs the job, and exits in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from p2psim.launcher.forkserver.job import Job
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
-CRASH_FILE = 3  # which of a rank's descriptors, after the standard streams, holds its will
+CRASH_FILE = 3  # index of the crash file in a rank's descriptors, after the standard streams
 
 
 def become(
@@ -27,33 +27,38 @@ def become(
     server: int,
     gate: tuple[int, int] | None,
 ) -> NoReturn:
-    """Turn this fork of the server into the process that mpiexec meant to start."""
+    """Turn this fork of the server into the rank of a stub, run it and exit.
+
+    `gate` is a pipe that the server closes when all ranks of the node are forked.
+    """
     if LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != server:
         os._exit(1)
     os.setsid()  # a group of its own, so that its children can be ended with it
     take_over(hello, descriptors)
-    # First registered, last run: it skips the destructors of torch, which take long.
+    # Exit handlers run in reverse order: this first one runs last, and skips the slow destructors
+    # of torch.
     LIBC.on_exit(LIBC._exit, None)
     if gate:
         os.close(gate[1])
         os.read(gate[0], 1)
         os.close(gate[0])
     code = run(job)
-    LIBC.exit(code)  # not os._exit: MPICH tells the process manager in an exit handler of C
+    LIBC.exit(code)  # not os._exit: MPICH informs the process manager in an exit handler of C
     raise AssertionError("exit has returned")
 
 
 def take_over(hello: dict[str, Any], descriptors: list[int]) -> None:
-    """Have all that the stub has: name, descriptors, environment, folder, cores."""
-    given = descriptors[CRASH_FILE:]
+    """Copy the attributes of the stub: name, descriptors, environment, folder, umask, cores."""
+    passed = descriptors[CRASH_FILE:]
     LIBC.prctl(PR_SET_NAME, b"p2psim:" + hello["rank"].encode())  # for ps and top
     for number in range(CRASH_FILE):
         os.dup2(descriptors[number], number)
         os.close(descriptors[number])
-    # Descriptors under the numbers that they have here: the old ones may be in use.
-    numbers = zip(hello["descriptors"], map(str, given), strict=True)
+    # The variables get the numbers that the descriptors have here: in this process the numbers
+    # of the stub may be in use.
+    numbers = zip(hello["descriptors"], map(str, passed), strict=True)
     adapt(os.environ, {**hello["environment"], "P2PSIM_STUB": "1", **dict(numbers)})
-    for descriptor in given:
+    for descriptor in passed:
         os.set_inheritable(descriptor, True)
     os.chdir(hello["folder"])
     os.umask(hello["umask"])
@@ -65,15 +70,18 @@ def take_over(hello: dict[str, Any], descriptors: list[int]) -> None:
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
 
 
-def adapt(environment: MutableMapping[str, str], wanted: dict[str, str]) -> None:
-    """Change only what differs: the rest stays on pages that all ranks share."""
-    for name in environment.keys() - wanted:
+def adapt(environment: MutableMapping[str, str], variables: dict[str, str]) -> None:
+    """Make `environment` equal to `variables`.
+
+    Equal entries are not assigned again: their memory pages stay shared with the other ranks.
+    """
+    for name in environment.keys() - variables:
         del environment[name]
-    environment.update({k: v for k, v in wanted.items() if environment.get(k) != v})
+    environment.update({k: v for k, v in variables.items() if environment.get(k) != v})
 
 
 def run(job: Job) -> int:
-    """Run the command line and leave Python and MPI in order; the exit code."""
+    """Run the job, then the exit handlers of Python and MPI; returns the exit code."""
     from mpi4py import MPI
 
     code = 0

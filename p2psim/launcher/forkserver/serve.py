@@ -1,4 +1,4 @@
-"""`python -m p2psim forkserver FOLDER`: the first stub of a node starts it."""
+"""Entry point `python -m p2psim forkserver FOLDER`, which the first stub of a node starts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from p2psim.launcher.forkserver.job import Application
-from p2psim.launcher.forkserver.server import DEAF, Server
+from p2psim.launcher.forkserver.server import IGNORED, Server
 
-LISTENING = 3  # the descriptor that the stub left
-# Any experiment: to build it imports what is imported late.
+LISTENING = 3  # descriptor of the listening socket, inherited from the stub
+# Any experiment: to build it imports the modules that are imported on first use.
 EXAMPLE = {
     "name": "example",
     "peers": 2,
@@ -27,7 +27,7 @@ EXAMPLE = {
 
 
 def load() -> None:
-    """Import all modules that ranks need."""
+    """Import all modules that ranks use."""
     from p2psim import registry
     from p2psim.launcher import mpi_init
 
@@ -39,7 +39,7 @@ def load() -> None:
 
 
 def warm_up() -> None:
-    """What runs for the first time imports and allocates; done here, ranks share it."""
+    """Build a model, so that its imports and first allocations happen before the fork."""
     from p2psim.experiment import scenario
     from p2psim.simulation.flat_model import FlatModel
 
@@ -47,17 +47,20 @@ def warm_up() -> None:
 
 
 def serve(folder: str, command_line: Callable[[], Application]) -> None:
-    """Be the server of a folder until no rank is left; `command_line` imports the commands."""
+    """Serve the stubs of a folder until no rank is left, then remove the folder.
+
+    `command_line` imports and returns the command line.
+    """
     home = Path(folder)
     os.chdir("/")
     listening = socket.socket(fileno=LISTENING)
-    for number in DEAF:
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     application, refusal = None, ""
     try:
         load()
         application = command_line()
-    except Exception as error:  # the stubs start their ranks one by one and say why
+    except Exception as error:  # the stubs report it and start their ranks one by one
         refusal = f"{type(error).__name__} at its start: {error}"
     try:
         Server(listening, application, refusal).serve()

@@ -138,7 +138,7 @@ IMPOSSIBLE: dict[str, tuple[Changes, Fragments]] = {
     ),
     "sgp-has-no-parameters": (
         {**SGP, "algorithm.push_sum": True},
-        ("'algorithm.push_sum'", "there are none", "remove it"),
+        ("'algorithm.push_sum'", "nothing is allowed", "remove it"),
     ),
     "deep-squeeze-on-a-directed-ring": (
         {"algorithm": "deep-squeeze", "topology": "directed-ring"},

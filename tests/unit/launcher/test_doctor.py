@@ -15,7 +15,7 @@ import pytest
 from p2psim.errors import InputError
 from p2psim.launcher import mpi_libraries, runner
 from p2psim.launcher.doctor import examine, finding, machine, mpi, software
-from p2psim.launcher.doctor.finding import OK, PROBLEM, WARNING, Finding, Plan
+from p2psim.launcher.doctor.finding import OK, PROBLEM, WARNING, Examination, Finding
 from tests.support.programs import GOOD, Ended, changed, p2psim, run, write
 
 LIMIT = 120.0
@@ -84,7 +84,7 @@ def test_what_is_broken_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_wrong_experiment_is_a_problem(tmp_path: Path) -> None:
-    plan, problems = software.plan(tmp_path / "none.toml", (), None)
+    plan, problems = software.load_experiment(tmp_path / "none.toml", (), None)
     found = only(problems)
     assert (found.level, found.check) == (PROBLEM, "experiment")
     assert "none.toml" in found.text
@@ -95,39 +95,41 @@ def test_a_check_that_fails_itself_is_a_problem() -> None:
     def broken() -> list[Finding]:
         raise KeyError("unheard of")
 
-    (found,) = finding.guarded("this", broken)
+    (found,) = finding.run_check("this", broken)
     assert found.level == PROBLEM
     assert "KeyError" in found.text
 
     def wrong() -> list[Finding]:
         raise InputError("what: cure")
 
-    assert finding.guarded("this", wrong) == [Finding(PROBLEM, "this", "what: cure")]
+    assert finding.run_check("this", wrong) == [Finding(PROBLEM, "this", "what: cure")]
 
 
 def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
     began = time.monotonic()
-    code, _, errors = finding.ask([sys.executable, "-c", "import time; time.sleep(1000)"], 0.5)
+    code, _, errors = finding.run_program(
+        [sys.executable, "-c", "import time; time.sleep(1000)"], 0.5
+    )
     assert (code, "0.5 s" in errors) == (124, True)
     assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("check", [machine.memory, machine.shared_memory])
 def test_too_many_peers_for_the_memory(
-    check: Callable[[Plan], Iterable[Finding]], tmp_path: Path
+    check: Callable[[Examination], Iterable[Finding]], tmp_path: Path
 ) -> None:
-    few, many = (only(check(Plan(tmp_path, peers))) for peers in (1, 10**8))
+    few, many = (only(check(Examination(tmp_path, peers))) for peers in (1, 10**8))
     assert few.level == OK
     assert many.level == PROBLEM
-    assert "fewer peers a node" in many.text
-    assert "enough for" in only(check(Plan(tmp_path))).text
+    assert "fewer peers per node" in many.text
+    assert "enough for" in only(check(Examination(tmp_path))).text
 
 
 def test_peers_are_spread_over_the_nodes_of_a_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
-    assert Plan(tmp_path, 100).here == 34
+    assert Examination(tmp_path, 100).local_peers == 34
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_peers_are_spread_over_the_nodes_of_a_job(
 def test_what_a_control_group_leaves(files: dict[str, str], free: float, tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text + "\n")
-    assert machine.left(tmp_path) == free
+    assert machine.group_limit(tmp_path) == free
 
 
 def test_leftovers_are_those_that_nobody_uses(
@@ -185,7 +187,7 @@ def test_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_run_takes_on_the_disk(tmp_path: Path) -> None:
     file = write(tmp_path, changed(GOOD, {"peers": 2, "rounds": 500}))
-    plan, _ = software.plan(file, (), tmp_path / "out")
+    plan, _ = software.load_experiment(file, (), tmp_path / "out")
     runner.run(runner.requests(file, (), tmp_path / "out"), True, None)
     taken = sum(path.stat().st_size for path in (tmp_path / "out" / "peers").iterdir())
     assert taken - 2 * 2**16 < machine.disk(plan) < taken
@@ -193,18 +195,18 @@ def test_what_a_run_takes_on_the_disk(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "disk", lambda _: 2**60)
-    with pytest.raises(InputError, match="free some, or give another folder"):
-        list(machine.files(Plan(tmp_path)))
+    with pytest.raises(InputError, match="free some space, or give another folder"):
+        list(machine.files(Examination(tmp_path)))
 
 
 def test_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = len(os.sched_getaffinity(0))
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    found = only(mpi.cores(Plan(tmp_path, 3 * mine)))
+    found = only(mpi.cores(Examination(tmp_path, 3 * mine)))
     assert "OMP_NUM_THREADS=8" in found.text
     assert ("up to 3 on each" in found.text) == (found.level == OK)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert "OMP" not in only(mpi.cores(Plan(tmp_path))).text
+    assert "OMP" not in only(mpi.cores(Examination(tmp_path))).text
 
 
 def test_too_few_cores_of_the_machine(tmp_path: Path) -> None:
@@ -278,5 +280,5 @@ def test_libraries_are_known_by_their_own_words(text: str, kind: str, title: str
 
 
 def test_checks_stand_in_the_order_of_the_lines(tmp_path: Path) -> None:
-    names = [name for name, _ in examine.checks(Plan(tmp_path))]
+    names = [name for name, _ in examine.checks(Examination(tmp_path))]
     assert names == [name for name in CHECKS if name in names]

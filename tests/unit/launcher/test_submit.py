@@ -18,8 +18,8 @@ from tests.support.programs import GOOD, Bench, assert_refused, bench_in, write
 TEMPLATE = (ranks.launch_folder() / "slurm.batch").read_text()
 HEAD = """\
 #!/bin/bash
-# The job of one run, or of one combination of a [sweep]: p2psim submit fills in the lines with an
-# at sign and hands it to sbatch. p2psim run starts the ranks then, with slurm.sh.
+# Job of one run, or of one combination of a [sweep]. p2psim submit replaces the marks that begin
+# with an at sign and calls sbatch. In the job, p2psim run starts the ranks with slurm.sh.
 #SBATCH --job-name=experiment
 #SBATCH --chdir={folder}
 #SBATCH --output='runs/a b.slurm-%A_%a.log'
@@ -28,7 +28,8 @@ HEAD = """\
 #SBATCH --time=1-02:30:00
 #SBATCH --signal=B:USR1@300
 #SBATCH --array=0-5
-# After the warning before the time limit, or a node's death, it goes on where it was, in one log.
+# After the warning signal or the failure of a node, the job is requeued, resumes its run and
+# appends to its log.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 """
@@ -179,7 +180,7 @@ def test_no_line_of_the_script_comes_from_the_folder(
     monkeypatch.chdir(bench.folder / BREAK)
     result = bench.call("submit", bench.file, "--print")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "holds no line breaks" in result.stderr
+    assert "remove its line breaks" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["@command", "@options", "@options @command $(touch harmed)"])
@@ -210,7 +211,7 @@ def test_a_job_is_submitted(bench: Bench) -> None:
 def test_what_sbatch_does_not_take(bench: Bench) -> None:
     program(bench.folder, "sbatch", "echo 'sbatch: error: No partition specified' >&2; exit 1")
     result = bench.call("submit", "experiment.toml")
-    fragment = "sbatch does not take the job: No partition specified"
+    fragment = "sbatch rejects the job: No partition specified"
     assert_refused(result.exit_code, result.stderr, [fragment])
 
 

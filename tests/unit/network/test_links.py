@@ -94,7 +94,7 @@ def test_timelines_that_are_refused_and_joined_runs(tmp_path: Path) -> None:
     assert "give some of the rounds 1 to 3" in said(place, "--timeline", "--rounds", "2:4")
     assert "give one round, or first:last" in said(place, "--timeline", "--rounds", "1-2")
     assert "shows one run, not 2" in said(place, place, "--timeline")
-    assert "--rounds is for --timeline" in said(place, "--rounds", "1:2")
+    assert "--rounds belongs to --timeline" in said(place, "--rounds", "1:2")
     joined = results.join(place)
     here, there = results.schedules(place), results.schedules(joined)
     assert all((one == other).all() for one, other in zip(here, there, strict=True))

@@ -62,8 +62,8 @@ def test_a_device_with_memory_of_its_own_gives_the_same(
 
 
 def test_the_doctor_tells_of_gpus_and_of_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(software, "ask", lambda *_: (0, "2.13.0 2", ""))
-    for aware, text in ((True, "is CUDA-aware"), (None, "does not say")):
+    monkeypatch.setattr(software, "run_program", lambda *_: (0, "2.13.0 2", ""))
+    for aware, text in ((True, "is CUDA-aware"), (None, "does not report")):
         monkeypatch.setattr(mpi_libraries, "cuda_aware", lambda aware=aware: aware)
         (found,) = software.torch()
         assert "2 CUDA devices" in found.text
