@@ -107,10 +107,10 @@ def run(requests: list[Request], debug: bool, only: int | None, launch: str | No
     rank_and_size = environment.mpi_rank()
     if rank_and_size and len(selected) > 1:
         raise InputError("inside mpiexec a [sweep] needs --only K; or run it without mpiexec")
-    if here:
-        request = chosen[0][1]
-        ready = request.scenario()
-        run_rank(request, ready, Holdings(ready), *here)
+    if rank_and_size:
+        request = selected[0][1]
+        own = request.scenario()
+        run_rank(request, own, Holdings(own), *rank_and_size)
         return
     # Check all combinations before the first one starts, so that no error appears hours later.
     sizes = [check(request) for _, request in selected]
@@ -153,12 +153,11 @@ def check(request: Request) -> Size:
     else:
         run_folder.check_folder(request.folder, request.force)
     run_folder.check_writable(request.folder)
-    holdings = Holdings(ready)
-    holdings.bind_task(0)  # a damaged file shows here
-    if "warning" in (said := plan.diagnose(ready)):
-        of = f"{request.label}: " if request.label else ""
-        click.echo(f"p2psim: warning: {of}{said['warning']}", err=True)
-    return Size(ready.peers, ready.experiment.run.patience)
+    Holdings(checked).bind_task(0)  # a damaged file shows here
+    if "warning" in (diagnostics := plan.diagnose(checked)):
+        prefix = f"{request.label}: " if request.label else ""
+        click.echo(f"p2psim: warning: {prefix}{diagnostics['warning']}", err=True)
+    return Size(checked.peers, checked.experiment.run.patience)
 
 
 class StopRequest:
@@ -190,9 +189,9 @@ class StopRequest:
 
 
 def run_rank(
-    request: Request, ready: scenario.Scenario, holdings: Holdings, rank: int, size: int
+    request: Request, own: scenario.Scenario, holdings: Holdings, rank: int, size: int
 ) -> None:
-    """Be the peer that mpiexec started here."""
+    """Run the peer of this rank, which mpiexec started, with its own scenario `own`."""
     allocator.return_freed_memory()  # until the first round
     stop_requested = StopRequest(request.folder).listen(*ranks.STOPPING)
     session.check_size(own, size)

@@ -34,7 +34,7 @@ class RoundAgreement:
     """
 
     def __init__(
-        self, control: ControlChannel, settings: Execution, asked: Callable[[], bool]
+        self, control: ControlChannel, settings: Execution, stop_requested: Callable[[], bool]
     ) -> None:
         self.control, self.stop_requested = control, stop_requested
         self.every = settings.checkpoint_rounds

@@ -33,11 +33,11 @@ def run_peer(
     folder: Path,
     force: bool = False,
     resume: bool = False,
-    asked: Callable[[], bool] = bool,
+    stop_requested: Callable[[], bool] = bool,
     local_rank: int = 0,
     holdings: Holdings | None = None,
 ) -> None:
-    """Be one peer of a run in `folder`; `asked` says whether to stop soon, with a checkpoint.
+    """Be one peer of a run in `folder`; `stop_requested` says whether to stop soon, with a checkpoint.
 
     `local_rank` is the number of this peer among those of its node.
 
@@ -64,7 +64,7 @@ def run_peer(
         writes_run_file = create_run_folder(folder, control, anew=not store.round)
         try:
             parts = Parts(scenario, holdings, wire, control, watchdog, device)
-            perform(parts, store, writes_run_file, asked)
+            perform(parts, store, writes_run_file, stop_requested)
         except StoppedError:
             finish(folder, "stopped", writes_run_file, control)
             raise
@@ -101,7 +101,7 @@ class Parts:
 
 
 def perform(
-    parts: Parts, store: CheckpointStore, writes_run_file: bool, asked: Callable[[], bool]
+    parts: Parts, store: CheckpointStore, writes_run_file: bool, stop_requested: Callable[[], bool]
 ) -> None:
     """Run all rounds; PeerError where this peer fails, after the cause has been recorded."""
     scenario, wire, control, folder = parts.scenario, parts.wire, parts.control, store.folder
@@ -120,7 +120,7 @@ def perform(
         simulation = Simulation(scenario, wire, control, log, schedule, parts.watchdog)
         parts.watchdog.start(log)
         x = simulation.prepare(parts.holdings, parts.device)
-        agreement = RoundAgreement(control, scenario.experiment.run, asked)
+        agreement = RoundAgreement(control, scenario.experiment.run, stop_requested)
         x = simulation.run(x, agreement, store)
         parts.watchdog.stop()
         log.close(x)

@@ -52,7 +52,7 @@ def check_progress(folder: Path, peers: int, patience: float, began: float = 0.0
 
 
 class Watchdog:
-    """Alarm of a peer's neighborhoods (transfer.Alarm), active while the peer has an open file."""
+    """Alarm of a peer's neighborhoods: records waits and detects hangs while a file is open."""
 
     def __init__(self, folder: Path, peers: int, patience: float) -> None:
         self.folder, self.peers, self.patience = folder, peers, patience
@@ -67,7 +67,7 @@ class Watchdog:
         self.log = None
 
     def __call__(self, seconds: float, others: list[int]) -> None:
-        """Record that this peer has waited `seconds` for others; without others the wait is over.
+        """Record that this peer has waited `seconds` for the peers `others`; none ends the wait.
 
         HangError if the run hangs.
         """

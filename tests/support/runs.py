@@ -177,7 +177,11 @@ def be_threads(
         # Each peer needs a deep copy: the table is shared, and resolving it may fill in defaults.
         loaded = scenario.load(sweep.assign(table, ()), folder)
         session.run_peer(
-            loaded, transport, run_folder, resume=resume, asked=lambda: next(remaining, 1) == 0
+            loaded,
+            transport,
+            run_folder,
+            resume=resume,
+            stop_requested=lambda: next(remaining, 1) == 0,
         )
 
     run_threads(table["peers"], body)

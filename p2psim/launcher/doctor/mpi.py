@@ -53,8 +53,10 @@ def mpi4py() -> Iterator[Finding]:
 def launch() -> Iterator[Finding]:
     """Check that two ranks, started as the peers will be, reach each other."""
     command, added = ranks.find_launcher().command(2)
-    meet = "from p2psim.launcher import mpi_init; mpi_init.init_mpi(2)"
-    code, _, errors = ask([*command, sys.executable, "-c", meet], LAUNCH_SECONDS, **added)
+    program = "from p2psim.launcher import mpi_init; mpi_init.init_mpi(2)"
+    code, _, errors = run_program(
+        [*command, sys.executable, "-c", program], LAUNCH_SECONDS, **added
+    )
     if code == 0:
         yield Finding(OK, "launch", "two ranks were started and reach each other")
         return

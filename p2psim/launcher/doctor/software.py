@@ -56,21 +56,22 @@ def data_sets() -> Iterator[Finding]:
     probes: dict[str, Callable[[], object]] = {
         name: partial(registry.names("data")[name]().open, "") for name in opened
     }
-    # Only looked for: opening them would take seconds.
-    looks |= {
+    # Only the files of these data sets are located: to open them would take seconds.
+    probes |= {
         "imagenette": imagenette.find_root,
         "senteval-length": partial(senteval_length.FILES.find, senteval_length.NAME),
         "ag-news": partial(ag_news.FILES.find, ag_news.TRAIN),
     }
-    here = [name for name, look in looks.items() if found(look)]
-    libsvm_files = [name for name in libsvm.FEATURES if found(partial(libsvm.find, name, Path()))]
-    text = f"{', '.join([*here, *libsvm_files])} found; P2PSIM_DATA: {files.data_folder()}"
-    fetched = [name for name in fetch.SETS if name not in here]
-    text += f"; to be had by p2psim data fetch: {', '.join(fetched)}" if fetched else ""
-    unchecked = [f"{name}: {what}" for name, what in fetch.UNCHECKED.items() if name not in here]
-    loaded = [name for name in libsvm.FEATURES if name not in libsvm_files]
-    text += f"; to be had from {libsvm.HOME}: {', '.join(loaded)}" if loaded else ""
-    text += "".join(f"; {line}" for line in unchecked)
+    installed = [name for name, probe in probes.items() if is_found(probe)]
+    tables = [name for name in libsvm.FEATURES if is_found(partial(libsvm.find, name, Path()))]
+    text = f"{', '.join([*installed, *tables])} found; P2PSIM_DATA: {files.data_folder()}"
+    missing = [name for name in fetch.SETS if name not in installed]
+    text += f"; available with p2psim data fetch: {', '.join(missing)}" if missing else ""
+    missing_tables = [name for name in libsvm.FEATURES if name not in tables]
+    if missing_tables:
+        text += f"; available from {libsvm.HOME}: {', '.join(missing_tables)}"
+    for name, source in fetch.UNCHECKED.items():
+        text += "" if name in installed else f"; {name}: {source}"
     yield Finding(OK, "data sets", text)
 
 
@@ -97,9 +98,8 @@ def load_experiment(
             return
         request = runner.requests(experiment, settings, out, force=True)[0]
         scenario = request.scenario()
-        holdings = Holdings(scenario)
-        holdings.bind_task(0)  # a damaged file shows here
-        made.append(Plan(request.folder, scenario.peers, scenario))
+        Holdings(scenario).bind_task(0)  # a damaged file shows here
+        examinations.append(Examination(request.folder, scenario.peers, scenario))
         text = (
             f"{scenario.peers} peers, {scenario.parameters:,} parameters, {scenario.rounds} rounds"
         )

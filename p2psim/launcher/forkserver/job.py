@@ -42,21 +42,22 @@ class Job:
         self.key = hello["arguments"], hello["folder"]
         self.ranks: int = hello["ranks"]
         self.parts: tuple[Any, Any, Any] | None = None
-        with contextlib.suppress(BaseException):  # a mistake: each rank will find it by itself
-            self.parts = self.derive()
+        # An error is ignored here: each rank builds the parts itself then, and reports it.
+        with contextlib.suppress(BaseException):
+            self.parts = self.build()
 
-    def derive(self) -> tuple[Any, Any, Any]:
-        """The request, and the scenario with the data read that ranks share."""
+    def build(self) -> tuple[Any, Any, Any]:
+        """Build the request, the scenario and the samples that the ranks share."""
         arguments, folder = self.key
         os.chdir(folder)
         try:
-            ((_, request),) = runner.choose(*self.application.parse_run(arguments))
-            ready = request.scenario()
-            holdings = Holdings(ready)
-            _ = holdings.test
-            if self.ranks == ready.peers:  # all are here: one passes through the file for them
+            ((_, request),) = runner.select(*self.application.parse_run(arguments))
+            scenario = request.scenario()
+            holdings = Holdings(scenario)
+            _ = holdings.test  # read the test set, a cached property
+            if self.ranks == scenario.peers:  # all peers run here: read the file once for all
                 holdings.read_all()
-            return request, ready, holdings
+            return request, scenario, holdings
         finally:
             os.chdir("/")
 
