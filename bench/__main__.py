@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from bench import codecs, eight_bits, step
+from bench import codecs, int8, step
 from p2psim.launcher import ranks
 
 Row = dict[str, Any]
@@ -55,7 +55,7 @@ def recording() -> list[Row]:
 
 def saving() -> list[Row]:
     """(f) what a checkpoint every 30 s costs 16 peers with 1e6 parameters."""
-    found = in_ranks("bench.saving", 16)
+    found = in_ranks("bench.checkpointing", 16)
     name = f"{found['saves'] - 1:.0f} checkpoints of {found['ms']:.0f} ms CPU / run"
     return [row(name, found["share"], "<= 0.02", found["share"] <= 0.02 and found["saves"] > 2)]
 
@@ -80,7 +80,7 @@ def scaling() -> list[Row]:
 def main() -> int:
     """Measure and print."""
     rows = []
-    parts = (exchange, step.main, codecs.main, eight_bits.main, recording, scaling, saving)
+    parts = (exchange, step.main, codecs.main, int8.main, recording, scaling, saving)
     for part in parts:
         print(f"-- {(part.__doc__ or '').splitlines()[0]}", flush=True)
         for found in part():

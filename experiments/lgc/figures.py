@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.measures import late, points, spread
-from experiments.reproduce import Claim, Figure, Runs
+from experiments.harness.measures import late, points, spread
+from experiments.harness.reproduce import Claim, Figure, Runs
 from p2psim.analysis.plots import COLORS
 from p2psim.analysis.results import Array, Run
 from p2psim.experiment import forecast, scenario
@@ -97,7 +97,7 @@ def claims_5_time(runs: Runs) -> list[Claim]:
     made, means = [], {}
     for (run,) in runs.values():
         k, steps = run.experiment["algorithm"]["k"], int(run.train["step"][0, -1])
-        ready = scenario.load(run.experiment, HERE / "time")
+        ready = scenario.load(run.experiment, HERE / "full")
         same, many = (forecast.by_algorithm(ready, n) for n in (ready.rounds, LONG // EPOCH + 1))
         assert same
         assert many
@@ -366,12 +366,12 @@ def claims_6(runs: Runs) -> list[Claim]:
 
 
 CLOCKS = [
-    Figure("fig4-time", "time of 60 epochs", "time/fig4-time.toml", draw_time, claims_4_time),
-    Figure("fig5-time", "time by k", "time/fig5-time.toml", draw_time, claims_5_time),
-    Figure("fig6-time", "finished blocks", "time/fig6-time.toml", draw_6_time, claims_6_time),
+    Figure("fig4-time", "time of 60 epochs", "full/fig4-time.toml", draw_time, claims_4_time),
+    Figure("fig5-time", "time by k", "full/fig5-time.toml", draw_time, claims_5_time),
+    Figure("fig6-time", "finished blocks", "full/fig6-time.toml", draw_6_time, claims_6_time),
 ]
 FIGURES = {
-    "cifar10": [*CLOCKS, Figure("fig4", "loss against time", "fig4.toml", draw_4, claims_4)],
+    "cifar10": [*CLOCKS, Figure("fig4", "loss against time", "small/fig4.toml", draw_4, claims_4)],
     "digits": [
         *CLOCKS,
         Figure("s-lgc", "classes and h", "small/s-lgc.toml", draw_3, claims_3, (11, 3.4)),
@@ -379,9 +379,9 @@ FIGURES = {
         Figure("s-partial", "partial work", "small/s-partial.toml", draw_6, claims_6),
     ],
     "paper": [
-        Figure("fig3", "classes and h", "paper/fig3.toml", draw_3, claims_3, (11, 3.4)),
-        Figure("fig4", "loss against time", "paper/fig4.toml", draw_4, claims_4),
-        Figure("fig5", "by k", "paper/fig5.toml", draw_5, claims_5),
-        Figure("fig6", "partial work", "paper/fig6.toml", draw_6, claims_6),
+        Figure("fig3", "classes and h", "full/fig3.toml", draw_3, claims_3, (11, 3.4)),
+        Figure("fig4", "loss against time", "full/fig4.toml", draw_4, claims_4),
+        Figure("fig5", "by k", "full/fig5.toml", draw_5, claims_5),
+        Figure("fig6", "partial work", "full/fig6.toml", draw_6, claims_6),
     ],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import shutil
@@ -14,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import reproduce
+import experiments
+from experiments.harness import reproduce
 from p2psim.analysis import results
-from p2psim.registry import load_file
 from p2psim.simulation import recorder
 
 FIGURES = """
-from experiments.reproduce import Claim, Figure
+from experiments.harness.reproduce import Claim, Figure
 
 TITLE = "A toy"
 
@@ -63,9 +64,9 @@ seed = [1, 2]
 TWO = ONE.partition("[sweep.case.slow]")[0] + ONE[ONE.index("[sweep.case.fast]") :]
 START = """
 import sys
-from pathlib import Path
-from experiments import reproduce
-reproduce.HERE = Path(sys.argv.pop(1))
+import experiments
+from experiments.harness import reproduce
+experiments.__path__ = [sys.argv.pop(1)]
 sys.exit(reproduce.main(["toy", "--out", "out"]))
 """
 
@@ -78,7 +79,9 @@ def set_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (toy / "one.toml").write_text(ONE.replace("ROUNDS", "20"))
     (toy / "two.toml").write_text(TWO.replace("ROUNDS", "20"))
     (toy / "other.toml").write_text(ONE.replace("ROUNDS", "20").replace("digits", "mnist"))
-    monkeypatch.setattr(reproduce, "HERE", place / "experiments")
+    monkeypatch.setattr(experiments, "__path__", [str(place / "experiments")])
+    for name in ("experiments.toy", "experiments.toy.figures"):  # the toy of an earlier test
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setenv("P2PSIM_DATA", str(place / "nothing"))
     monkeypatch.chdir(place)
 
@@ -213,8 +216,9 @@ def test_an_old_report_does_not_stay_beside_new_runs(
 def test_every_paper_says_what_must_be_seen() -> None:
     assert reproduce.papers() == ["lgc", "low-precision", "p2pl-affinity"]
     for name in reproduce.papers():
-        folder = reproduce.HERE / name
-        for data, figures in load_file(folder / "figures.py").FIGURES.items():
+        paper = importlib.import_module(f"experiments.{reproduce.package(name)}.figures")
+        folder = Path(paper.__file__ or "").parent
+        for data, figures in paper.FIGURES.items():
             assert figures
             for figure in figures:
                 assert (folder / figure.file).is_file()

@@ -1,6 +1,6 @@
 """Reproduce a paper: run its experiments, draw its figures, check its claims, write a report.
 
-    python -m experiments.reproduce PAPER [--data digits] [--out OUT]
+    python -m experiments.harness.reproduce PAPER [--data digits] [--out OUT]
 
 PAPER is a folder beside this file. Its `figures.py` has `TITLE`, and by data set in `FIGURES` what
 there is to reproduce (see `Figure`). Runs are kept in OUT/NAME: what is done is not run again, what
@@ -11,6 +11,7 @@ hold, with 2 where something is missing, otherwise as `p2psim run` does (make ma
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import signal
@@ -24,16 +25,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from bench.processes import members, memory
-from experiments.report import REPORTS, write
+import experiments
+from experiments.harness.report import REPORTS, write
 from p2psim.analysis import plots, results
 from p2psim.errors import STOPPED, InputError
 from p2psim.experiment import config, scenario
 from p2psim.experiment.sweep import combinations
-from p2psim.registry import load_file
+from p2psim.launcher.processes import members, memory
 from p2psim.simulation import recorder, run_folder
 
-HERE = Path(__file__).parent
 SAMPLE = 5.0  # seconds between two looks at the memory
 COSTS = "cost.json"
 Runs: TypeAlias = dict[str, list[results.Run]]  # by case, one for each seed
@@ -82,13 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", help="data set that the experiments are for")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
-    paper = load_file(HERE / given.paper / "figures.py")
+    paper: Any = importlib.import_module(f"experiments.{package(given.paper)}.figures")
     data = given.data or next(iter(paper.FIGURES))
     if data not in paper.FIGURES:
         parser.error(f"DATA = {data}: give one of {', '.join(paper.FIGURES)}")
     out = given.out or Path("runs") / given.paper / data
     figures: list[Figure] = paper.FIGURES[data]
-    folder, done = HERE / given.paper, dict[str, Done]()
+    folder, done = Path(paper.__file__).parent, dict[str, Done]()
     try:
         # All, before the first runs.
         left = [check(folder / figure.file, out / figure.name) for figure in figures]
@@ -117,7 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def papers() -> list[str]:
     """What can be reproduced."""
-    return sorted(path.parent.name for path in HERE.glob("*/figures.py"))
+    files = [file for place in experiments.__path__ for file in Path(place).glob("*/figures.py")]
+    return sorted(file.parent.name.replace("_", "-") for file in files)
+
+
+def package(paper: str) -> str:
+    """Return the name of the package of a paper, below `experiments`."""
+    return paper.replace("-", "_")
 
 
 def check(file: Path, place: Path) -> bool:
@@ -150,7 +156,7 @@ def reproduce(
 ) -> Done:
     """Run what is left of an experiment and make its picture; SystemExit if a run fails."""
     file, place = folder / figure.file, out / figure.name
-    command = ["p2psim", "run", str(file.relative_to(HERE.parent)), "--out", str(place)]
+    command = ["p2psim", "run", str(file.relative_to(folder.parents[1])), "--out", str(place)]
     if left:
         run(command, place)
     runs: Runs = {}

@@ -23,7 +23,7 @@ pre { padding: 0.8em; overflow-x: auto; }
 
 
 def write(title: str, command: str, done: Sequence[Any], out: Path) -> Path:
-    """Write both files into `out`; `done` are the figures' experiments.reproduce.Done."""
+    """Write both files into `out`; `done` are the figures' experiments.harness.reproduce.Done."""
     text = markdown(title, command, done)
     for name, content in zip(REPORTS, (text, html(title, text)), strict=True):
         (out / name).write_text(content, encoding="utf-8")

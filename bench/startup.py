@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 import tomli_w
 
-from bench.processes import cpu, members, memory
+from p2psim.launcher.processes import cpu, members, memory
 
 PEERS, REPEATS = 100, 3
 MANY, TIMES = 64, 20
 CPU_BOUND, MEMORY_BOUND = 25.0, 2.5  # seconds, GB
 PLAIN_CPU = 200.0  # seconds that a plain start takes at least, or the comparison means nothing
 LIMIT = 900.0
-PLUGINS = Path(__file__).with_name("start_plugins.py")
+PLUGINS = Path(__file__).with_name("startup_plugins.py")
 
 
 class Start(NamedTuple):

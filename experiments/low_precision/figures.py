@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.measures import late, points, spread
-from experiments.reproduce import Claim, Figure, Runs
+from experiments.harness.measures import late, points, spread
+from experiments.harness.reproduce import Claim, Figure, Runs
+from experiments.low_precision import tables
 from p2psim.analysis.plots import COLORS
 from p2psim.analysis.results import Array, Run, column, open_run
-from p2psim.registry import load_file
 
 TITLE = "Low-precision decentralized training"
 HERE = Path(__file__).parent
@@ -349,7 +349,6 @@ def claims_cost(runs: Runs) -> list[Claim]:
     return made
 
 
-TABLES: Any = load_file(HERE / "tables.py")
 SKEWS = ("s=0.0", "s=0.8", "s=1.0")
 FIGURES = {
     "cifar10": [
@@ -382,10 +381,10 @@ FIGURES = {
         Figure(
             "fig1",
             "norms",
-            "paper/fig1.toml",
+            "full/fig1.toml",
             partial(draw_norms, last),
             partial(claims_norms, last),
         ),
-        *TABLES.figures(last),
+        *tables.figures(last),
     ],
 }

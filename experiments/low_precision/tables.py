@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.measures import points, spread
-from experiments.reproduce import Claim, Figure, Runs
+from experiments.harness.measures import points, spread
+from experiments.harness.reproduce import Claim, Figure, Runs
 from p2psim.analysis.plots import COLORS
 from p2psim.analysis.results import Array, Run
 
@@ -137,14 +137,14 @@ def figures(measure: Measure) -> list[Figure]:
     alone = Figure(
         "table2",
         "one peer alone",
-        "paper/table2.toml",
+        "full/table2.toml",
         partial(draw_alone, measure),
         partial(claims_alone, measure),
     )
     made = [alone]
     for table in (R20, R54, VGG, QGM, R18, IMAGENETTE_VGG, NEWS, LENGTH):
         draw, claims = partial(draw_table, table, measure), partial(claims_table, table, measure)
-        file = f"paper/{table.name}.toml"
+        file = f"full/{table.name}.toml"
         made.append(Figure(table.name, table.title, file, draw, claims))
     return made
 

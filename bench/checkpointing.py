@@ -1,4 +1,4 @@
-"""Share of a run's CPU time that goes into a checkpoint every 30 s: `python -m bench.saving`.
+"""Share of a run's CPU time that goes into checkpoints every 30 s: `-m bench.checkpointing`.
 
 To be started in mpiexec. 16 peers with a million parameters, CHOCO-SGD and momentum: x, x_hat, s
 and v are 16 MB of state each.

@@ -1,4 +1,4 @@
-"""For bench/start.py: data that need no file, and peers that halt behind their first barrier."""
+"""For bench/startup.py: data that need no file, and peers that halt behind their first barrier."""
 
 import time
 from pathlib import Path

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.measures import late, mean, over, points, spread
-from experiments.reproduce import Claim, Figure, Runs
+from experiments.harness.measures import late, mean, over, points, spread
+from experiments.harness.reproduce import Claim, Figure, Runs
 from p2psim.analysis.metrics import curve, last_alike, oscillation, rounds_to
 from p2psim.analysis.plots import COLORS
 from p2psim.analysis.results import Run
@@ -350,14 +350,14 @@ FOUR = {"4-classes": ("fig4", "T-10")}
 TEN = {"local-dsgd": ("fig5", "10-classes")}
 FIGURES = {
     "mnist": [
-        Figure("fig3", "100 samples of 4 classes", "fig3.toml", draw_3, claims_3, (10, 7)),
-        Figure("fig4", "fewer local steps", "fig4.toml", draw_pair, claims_4),
-        Figure("fig5", "more classes", "fig5.toml", draw_pair, claims_5, shared=FOUR),
-        Figure("fig6", "affinity", "fig6.toml", draw_6, claims_6, shared=TEN),
-        Figure("fig2", "a hundred devices", "fig2.toml", draw_2, claims_2),
+        Figure("fig3", "100 samples of 4 classes", "full/fig3.toml", draw_3, claims_3, (10, 7)),
+        Figure("fig4", "fewer local steps", "full/fig4.toml", draw_pair, claims_4),
+        Figure("fig5", "more classes", "full/fig5.toml", draw_pair, claims_5, shared=FOUR),
+        Figure("fig6", "affinity", "full/fig6.toml", draw_6, claims_6, shared=TEN),
+        Figure("fig2", "a hundred devices", "full/fig2.toml", draw_2, claims_2),
     ],
     "digits": [
-        Figure("s-p2pl", "affinity, small", "digits/s-p2pl.toml", draw_6, claims_small),
-        Figure("s-iid", "twenty devices", "digits/s-iid.toml", draw_iid, claims_iid, (6, 4)),
+        Figure("s-p2pl", "affinity, small", "small/s-p2pl.toml", draw_6, claims_small),
+        Figure("s-iid", "twenty devices", "small/s-iid.toml", draw_iid, claims_iid, (6, 4)),
     ],
 }
