@@ -1,4 +1,4 @@
-"""A reproduction as a page: report.md, and the same as report.html."""
+"""Report of a reproduction: report.md, and the same page as report.html."""
 
 from __future__ import annotations
 
@@ -22,87 +22,90 @@ pre { padding: 0.8em; overflow-x: auto; }
 """
 
 
-def write(title: str, command: str, done: Sequence[Any], out: Path) -> Path:
-    """Write both files into `out`; `done` are the figures' experiments.harness.reproduce.Done."""
-    text = markdown(title, command, done)
+def write(title: str, command: str, rows: Sequence[Any], out: Path) -> Path:
+    """Write both files into `out` and return the path of report.md.
+
+    `rows` are `experiments.harness.reproduce.Reproduced`, one for each figure.
+    """
+    text = markdown(title, command, rows)
     for name, content in zip(REPORTS, (text, html(title, text)), strict=True):
         (out / name).write_text(content, encoding="utf-8")
     return out / REPORTS[0]
 
 
-def markdown(title: str, command: str, done: Sequence[Any]) -> str:
-    """The claims first, then every figure with what made it."""
-    claims = [(one.figure.name, claim) for one in done for claim in one.claims]
+def markdown(title: str, command: str, rows: Sequence[Any]) -> str:
+    """Return the report as Markdown: all claims, then each figure with its command and cost."""
+    claims = [(row.figure.name, claim) for row in rows for claim in row.claims]
     failed = sum(not claim.holds for _, claim in claims)
     verdict = f"**{failed} of {len(claims)} claims do not hold.**" if failed else "All claims hold."
-    wall = sum(one.wall for one in done)
+    wall = sum(row.wall for row in rows)
     lines = [
         f"# {title}",
         "",
-        f"{verdict} {setting(done)} {time(wall)} in all.",
+        f"{verdict} {software(rows)} {duration(wall)} in all.",
         "",
         f"    {command}",
         "",
         *table(
             ["", "must be seen", "paper or reference", "here", ""],
             [
-                [name, claim.text, claim.paper, claim.ours, verdict_of(claim.holds)]
+                [name, claim.text, claim.paper, claim.ours, verdict_cell(claim.holds)]
                 for name, claim in claims
             ],
         ),
     ]
-    for one in done:
+    for row in rows:
         lines += [
             "",
-            f"## {one.figure.name}: {one.figure.title}",
+            f"## {row.figure.name}: {row.figure.title}",
             "",
-            f"![{one.figure.title}]({one.figure.name}.png)",
+            f"![{row.figure.title}]({row.figure.name}.png)",
             "",
-            f"{size(one)}; {time(one.wall)}, at most {one.memory:.1f} GB in all processes.",
+            f"{size(row)}; {duration(row.wall)}, at most {row.memory:.1f} GB in all processes.",
             "",
-            f"    {one.command}",
+            f"    {row.command}",
         ]
     return "\n".join(lines) + "\n"
 
 
-def verdict_of(holds: bool) -> str:
-    """A claim's last cell."""
+def verdict_cell(holds: bool) -> str:
+    """Return the last cell of a claim's row."""
     return "holds" if holds else "**does not hold**"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    cells = [heads, ["---"] * len(heads), *rows]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    cells = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
 
 
-def setting(done: Sequence[Any]) -> str:
-    """Which software and machine."""
-    run: Run = next(iter(done[0].runs.values()))[0]
+def software(rows: Sequence[Any]) -> str:
+    """Return the versions of the software and the size of the machine as a sentence."""
+    run: Run = next(iter(rows[0].runs.values()))[0]
     cores = len(os.sched_getaffinity(0))
     return f"p2psim {__version__}, {run.attributes['mpi']}, {platform.machine()}, {cores} cores."
 
 
-def size(one: Any) -> str:
-    """How many runs of what, and which are another figure's."""
-    shared = one.figure.shared
-    every = [run for case, group in one.runs.items() if case not in shared for run in group]
-    peers = sorted({int(run.attributes["peers"]) for run in every})
-    parameters = sorted({int(run.attributes["parameters"]) for run in every})
+def size(row: Any) -> str:
+    """Return the number of runs, peers and parameters, and the cases taken from other figures."""
+    shared = row.figure.shared
+    own = [run for case, group in row.runs.items() if case not in shared for run in group]
+    peers = sorted({int(run.attributes["peers"]) for run in own})
+    parameters = sorted({int(run.attributes["parameters"]) for run in own})
     return (
-        f"{len(every)} runs of {' or '.join(map(str, peers))} peers, "
+        f"{len(own)} runs of {' or '.join(map(str, peers))} peers, "
         f"d = {' or '.join(f'{d:,}' for d in parameters)}"
-        + "".join(f"; {case} is {there} of {name}" for case, (name, there) in shared.items())
+        + "".join(f"; {case} is {other} of {name}" for case, (name, other) in shared.items())
     )
 
 
-def time(seconds: float) -> str:
-    """Wall time for people."""
+def duration(seconds: float) -> str:
+    """Format a wall time in minutes or seconds."""
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def html(title: str, text: str) -> str:
-    """The same page for a browser; its pictures stay beside it."""
+    """Return the Markdown text as an HTML page that refers to the pictures beside it."""
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark").enable("table").render(text)

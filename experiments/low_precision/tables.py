@@ -1,18 +1,12 @@
-"""Tables 2 to 6 of Aketi, Kodge & Roy 2022 at full size: published accuracies, drawings, claims."""
+"""Published accuracies of tables 2 to 6 of Aketi, Kodge & Roy 2022."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
-import numpy as np
-
-from experiments.harness.measures import points, spread
-from experiments.harness.reproduce import Claim, Figure, Runs
-from p2psim.analysis.plots import COLORS
-from p2psim.analysis.results import Array, Run
+from experiments.harness.reproduce import Runs
+from p2psim.analysis.results import Run
 
 METHODS = ("fp-ds", "lp-ds", "fp-choco", "lp-choco")
 NAMES = {
@@ -21,12 +15,11 @@ NAMES = {
     "fp-choco": "CHOCO-SGD",
     "lp-choco": "CHOCO-SGD, 8 bits",
 }
-Measure = Callable[[Sequence[Run]], Array]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Accuracies in percent: (skew, percent dropped) -> one for each method."""
+    """Published accuracies in percent: (skew, percent dropped) -> one value for each method."""
 
     name: str
     title: str
@@ -34,6 +27,7 @@ class Table:
     published: Mapping[tuple[str, str], Sequence[float]]
 
 
+# Table 2: model -> percent of one peer alone in 32 and in 8 bits.
 ALONE = {"r20": (91.25, 91.12), "r54": (91.99, 91.66), "vgg": (89.59, 89.78)}
 R20 = Table(
     "table3-r20",
@@ -130,94 +124,10 @@ LENGTH = Table(
     METHODS,
     {("0.0", "0"): (99.39, 98.83, 99.48, 98.75)},
 )
+TABLES = (R20, R54, VGG, QGM, R18, IMAGENETTE_VGG, NEWS, LENGTH)
 
 
-def figures(measure: Measure) -> list[Figure]:
-    """All tables; `measure` takes an accuracy from each seed."""
-    alone = Figure(
-        "table2",
-        "one peer alone",
-        "full/table2.toml",
-        partial(draw_alone, measure),
-        partial(claims_alone, measure),
-    )
-    made = [alone]
-    for table in (R20, R54, VGG, QGM, R18, IMAGENETTE_VGG, NEWS, LENGTH):
-        draw, claims = partial(draw_table, table, measure), partial(claims_table, table, measure)
-        file = f"full/{table.name}.toml"
-        made.append(Figure(table.name, table.title, file, draw, claims))
-    return made
-
-
-def of(runs: Runs, key: tuple[str, str], method: str) -> list[Run]:
-    """The seeds of a method at this skew, with so much dropped."""
+def seeds_of(runs: Runs, key: tuple[str, str], method: str) -> list[Run]:
+    """Return the runs, one for each seed, of a method at key = (skew, percent dropped)."""
     skew, dropped = key
     return runs[f"s={skew}-{dropped}-{method}"]
-
-
-def draw_table(table: Table, measure: Measure, figure: Any, runs: Runs) -> None:
-    """Accuracy against skew, a panel for each compression; hollow: published (figures 4 and 5)."""
-    amounts = sorted({dropped for _, dropped in table.published})
-    panels = np.atleast_1d(figure.subplots(1, len(amounts), sharey=True))
-    for axes, dropped in zip(panels, amounts, strict=True):
-        keys = [key for key in table.published if key[1] == dropped]
-        skews = [key[0] for key in keys]
-        for number, method in enumerate(table.methods):
-            found = [100 * measure(of(runs, key, method)).mean() for key in keys]
-            told = [table.published[key][number] for key in keys]
-            color = COLORS[number]
-            axes.plot(skews, found, "o-", color=color, label=NAMES[method])
-            axes.plot(skews, told, "o", color=color, markerfacecolor="none")
-        axes.set(xlabel="skew", title=f"{dropped} % dropped")
-    panels[0].set_ylabel("accuracy of the averaged model (%)")
-    panels[0].legend(fontsize=8)
-
-
-def claims_table(table: Table, measure: Measure, runs: Runs) -> list[Claim]:
-    """Eight bits lose at most 1 point dense and 2 compressed; every cell beside the published."""
-    made = []
-    for key, told in table.published.items():
-        found = {method: measure(of(runs, key, method)) for method in table.methods}
-        lost = [
-            float(found[full].mean() - found[full.replace("fp", "lp")].mean())
-            for full in table.methods
-            if full.startswith("fp")
-        ]
-        most = 0.01 if key[1] == "0" else 0.02
-        made.append(
-            Claim(
-                f"skew {key[0]}, {key[1]} % dropped: 8 bits lose at most {100 * most:.0f} points",
-                ", ".join(f"{NAMES[m]} {v}" for m, v in zip(table.methods, told, strict=True)),
-                ", ".join(f"{NAMES[m]} {spread(a)}" for m, a in found.items()),
-                max(lost) <= most,
-            )
-        )
-    return made
-
-
-def draw_alone(measure: Measure, figure: Any, runs: Runs) -> None:
-    """Two bars for each network."""
-    axes = figure.subplots()
-    for number, bits in enumerate(("fp", "lp")):
-        values = [100 * measure(runs[f"{net}-{bits}"]).mean() for net in ALONE]
-        axes.bar(np.arange(len(ALONE)) + 0.4 * number, values, 0.4, label=bits)
-    axes.set_xticks(np.arange(len(ALONE)) + 0.2, list(ALONE))
-    axes.set(ylabel="accuracy (%)", ylim=(80, None))
-    axes.legend(fontsize=8)
-
-
-def claims_alone(measure: Measure, runs: Runs) -> list[Claim]:
-    """Eight bits lose at most half a point."""
-    made = []
-    for net, told in ALONE.items():
-        full, low = measure(runs[f"{net}-fp"]), measure(runs[f"{net}-lp"])
-        lost = float(full.mean() - low.mean())
-        made.append(
-            Claim(
-                f"{net}: 8 bits lose at most 1 point",
-                f"{told[0]} and {told[1]} %",
-                f"{spread(full)} and {spread(low)}, {points(-lost)}",
-                lost <= 0.01,
-            )
-        )
-    return made

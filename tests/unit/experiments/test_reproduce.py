@@ -208,7 +208,7 @@ def test_an_old_report_does_not_stay_beside_new_runs(
     shutil.rmtree(again / "out/two")
     monkeypatch.setattr(reproduce, "run", stopped)
     assert reproduce.main(["toy", "--out", "out"]) == 4
-    assert "the same command goes on" in capfd.readouterr().err
+    assert "the same command resumes the runs" in capfd.readouterr().err
     assert not (again / "out/report.md").exists()
     assert not (again / "out/report.html").exists()
 
@@ -223,4 +223,4 @@ def test_every_paper_says_what_must_be_seen() -> None:
             for figure in figures:
                 assert (folder / figure.file).is_file()
                 if data == "digits":
-                    reproduce.check(folder / figure.file, Path("nowhere"))
+                    reproduce.is_incomplete(folder / figure.file, Path("nowhere"))
