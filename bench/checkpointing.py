@@ -1,7 +1,7 @@
-"""Share of a run's CPU time that goes into checkpoints every 30 s: `-m bench.checkpointing`.
+"""Share of checkpoints every 30 s in a run's CPU time: `-m bench.checkpointing` in mpiexec.
 
-To be started in mpiexec. 16 peers with a million parameters, CHOCO-SGD and momentum: x, x_hat, s
-and v are 16 MB of state each.
+The peers have a million parameters, CHOCO-SGD and momentum. The vectors x, x_hat, s and v of a peer
+are 16 MB of state.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from p2psim.launcher import ranks
 from p2psim.network.transport import MPITransport
 from p2psim.simulation import session, simulation
 
-SECONDS = 75.0  # time for two checkpoints
+SECONDS = 75.0  # enough for two checkpoints
 ENDLESS = 10**6  # rounds
 
 
 class Timed(simulation.Simulation):
-    """A peer that adds up the CPU time of its checkpoints; waiting for the others counts."""
+    """Simulation that adds up the CPU time of its checkpoints, with the wait for other peers."""
 
     spent, saves, total = 0.0, 0, 0.0
 
@@ -45,7 +45,7 @@ class Timed(simulation.Simulation):
 
 
 def experiment(peers: int) -> scenario.Scenario:
-    """A model of 1,000,185 parameters."""
+    """Return the scenario: a ring of peers with 1,000,185 parameters each."""
     table = {
         "name": "saving",
         "peers": peers,
@@ -62,22 +62,22 @@ def experiment(peers: int) -> scenario.Scenario:
 
 
 def main() -> None:
-    """Print the share, and what a checkpoint takes, as JSON."""
+    """Print the share of checkpoints, their number, and the CPU time (ms) of one as JSON."""
     ranks.one_thread()
-    wire = MPITransport()
+    transport = MPITransport()
     session.Simulation = Timed  # type: ignore[attr-defined]
-    folder = Path(wire.comm.bcast(tempfile.mkdtemp() if wire.rank == 0 else None))
+    folder = Path(transport.comm.bcast(tempfile.mkdtemp() if transport.rank == 0 else None))
     until = time.monotonic() + SECONDS
-    ready = experiment(wire.size)
+    setup = experiment(transport.size)
     with contextlib.suppress(StoppedError):
-        session.run_peer(ready, wire, folder / "run", asked=lambda: time.monotonic() > until)
-    sums = wire.comm.allreduce(np.array([Timed.spent, Timed.saves, Timed.total]))
-    if wire.rank == 0:
+        session.run_peer(setup, transport, folder / "run", asked=lambda: time.monotonic() > until)
+    sums = transport.comm.allreduce(np.array([Timed.spent, Timed.saves, Timed.total]))
+    if transport.rank == 0:
         spent, saves, total = sums.tolist()
-        # The last one was asked for, so it is taken out.
-        regular = spent * (saves - wire.size) / saves
+        # The last checkpoint belongs to the stop and not to the interval: leave it out.
+        regular = spent * (saves - transport.size) / saves
         each = 1e3 * spent / saves
-        print(json.dumps({"share": regular / total, "saves": saves / wire.size, "ms": each}))
+        print(json.dumps({"share": regular / total, "saves": saves / transport.size, "ms": each}))
 
 
 if __name__ == "__main__":

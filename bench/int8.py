@@ -1,4 +1,4 @@
-"""A training step of ResNet-20 in 8 bits, which simulates the arithmetic, against one in fp32."""
+"""Training step of ResNet-20 in simulated 8-bit arithmetic against one in fp32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHAPE, CLASSES, BATCH, REPEATS = (3, 32, 32), 10, 32, 7
 
 
 def main() -> list[dict[str, Any]]:
-    """Median ratio of interleaved steps, with the norms of either precision."""
+    """Measure the ratio of a training step in int8 to one in fp32, for two norms."""
     torch.set_num_threads(1)
     inputs, targets = torch.randn(BATCH, *SHAPE), torch.randint(0, CLASSES, (BATCH,))
 
@@ -29,11 +29,12 @@ def main() -> list[dict[str, Any]]:
     rows = []
     for norm in ("range-evonorm", "batch"):
         model = registry.names("model")["resnet"](norm=norm)
-        plain, low = (model.build(SHAPE, CLASSES) for _ in range(2))
-        low = quantize_model(low)
-        for module in (plain, low):
-            seconds(module)
-        times = np.array([[seconds(plain), seconds(low)] for _ in range(REPEATS)])
+        plain, quantized = (model.build(SHAPE, CLASSES) for _ in range(2))
+        quantized = quantize_model(quantized)
+        for module in (plain, quantized):
+            seconds(module)  # warm up
+        # Interleaved, so that other processes slow down both alike.
+        times = np.array([[seconds(plain), seconds(quantized)] for _ in range(REPEATS)])
         ratio = float(np.median(times[:, 1] / times[:, 0]))
         fp32, int8 = np.median(times, axis=0) * 1e3
         name = f"ResNet-20, {norm}: int8 {int8:.0f} ms / fp32 {fp32:.0f} ms"

@@ -1,6 +1,6 @@
-"""`make bench-start`: what it takes to bring peers to their first barrier, plain and forked.
+"""Cost of bringing peers to their first barrier, plain and forked: `make bench-start`.
 
-CPU time and memory are those of all processes of a run: launcher, mpiexec, stubs, server, ranks.
+CPU time and memory are sums over all processes of a run: launcher, mpiexec, stubs, server, ranks.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ import tomli_w
 from p2psim.launcher.processes import cpu, members, memory
 
 PEERS, REPEATS = 100, 3
-MANY, TIMES = 64, 20
+MANY, TIMES = 64, 20  # peers and starts of the test for processes that are left over
 CPU_BOUND, MEMORY_BOUND = 25.0, 2.5  # seconds, GB
-PLAIN_CPU = 200.0  # seconds that a plain start takes at least, or the comparison means nothing
-LIMIT = 900.0
+PLAIN_CPU = 200.0  # seconds; if a plain start takes less, the comparison means nothing
+LIMIT = 900.0  # seconds of a start
 PLUGINS = Path(__file__).with_name("startup_plugins.py")
 
 
 class Start(NamedTuple):
-    """What a start took until all peers were past the barrier, and how the run ended."""
+    """Cost of a start until all peers have passed the barrier, and the end of the run."""
 
-    wall: float
-    cpu: float
+    wall: float  # seconds
+    cpu: float  # seconds
     memory: float  # GB
-    code: int
-    left: list[str]  # what was still there afterwards
+    code: int  # exit code of the run
+    left: list[str]  # processes and folders that outlived the run
 
 
 def experiment(folder: Path, peers: int) -> None:
-    """The 2NN of McMahan et al. 2017 on every peer, in a folder with the plug-ins."""
+    """Write the experiment and its plug-ins into a folder: the 2NN of McMahan et al. 2017."""
     shutil.copy(PLUGINS, folder / "plugins.py")
     table = {
         "peers": peers,
@@ -52,7 +52,7 @@ def experiment(folder: Path, peers: int) -> None:
 
 
 def start(peers: int, mode: str) -> Start:
-    """Start a run, measure it where all peers wait, let it end."""
+    """Start a run, measure it while all peers wait behind the barrier, and let it end."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         experiment(folder, peers)
@@ -67,18 +67,18 @@ def start(peers: int, mode: str) -> Start:
                 run.kill()
                 raise SystemExit(f"{mode} start of {peers} failed: {run.communicate()[1].decode()}")
             time.sleep(0.1)
-        wall, everyone = time.monotonic() - began, members(run.pid)
-        spent, taken = sum(map(cpu, everyone)), sum(map(memory, everyone))
+        wall, pids = time.monotonic() - began, members(run.pid)
+        cpu_sum, memory_sum = sum(map(cpu, pids)), sum(map(memory, pids))
         (folder / "go").touch()
         run.communicate(timeout=LIMIT)
-        return Start(wall, spent, taken, run.returncode, remains(run.pid, everyone))
+        return Start(wall, cpu_sum, memory_sum, run.returncode, leftovers(run.pid, pids))
 
 
-def remains(launcher: int, everyone: list[int], limit: float = 5.0) -> list[str]:
-    """What of a run is still there when it should have ended."""
+def leftovers(launcher: int, pids: list[int], limit: float = 5.0) -> list[str]:
+    """Return the processes and folders of a run that remain `limit` seconds after its end."""
     end = time.monotonic() + limit
     while True:
-        left = [f"process {pid}" for pid in everyone if Path(f"/proc/{pid}").exists()]
+        left = [f"process {pid}" for pid in pids if Path(f"/proc/{pid}").exists()]
         left += map(str, Path("/tmp").glob(f"p2psim-{os.geteuid()}-{launcher}-*"))
         if not left or time.monotonic() > end:
             return left
@@ -86,20 +86,21 @@ def remains(launcher: int, everyone: list[int], limit: float = 5.0) -> list[str]
 
 
 def main() -> int:
-    """Measure, print, and say whether the bounds hold."""
+    """Measure and print; return 1 if a bound is missed."""
     ok = True
-    found: dict[str, list[Start]] = {"forkserver": [], "plain": []}
+    starts: dict[str, list[Start]] = {"forkserver": [], "plain": []}
     for _ in range(REPEATS):
-        for mode, starts in found.items():
-            one = start(PEERS, mode)
-            starts.append(one)
-            ok &= one.code == 0 and not one.left
+        for mode in starts:
+            measured = start(PEERS, mode)
+            starts[mode].append(measured)
+            ok &= measured.code == 0 and not measured.left
             print(
-                f"{PEERS} peers, {mode:<10}  {one.wall:6.1f} s  {one.cpu:6.1f} s CPU  "
-                f"{one.memory:5.2f} GB  exit code {one.code}  left: {one.left or 'nothing'}",
+                f"{PEERS} peers, {mode:<10}  {measured.wall:6.1f} s  {measured.cpu:6.1f} s CPU  "
+                f"{measured.memory:5.2f} GB  exit code {measured.code}  "
+                f"left: {measured.left or 'nothing'}",
                 flush=True,
             )
-    forked, plain = found["forkserver"], found["plain"]
+    forked, plain = starts["forkserver"], starts["plain"]
     ratio = median(one.cpu for one in plain) / median(one.cpu for one in forked)
     ok &= max(one.cpu for one in forked) <= CPU_BOUND and min(one.cpu for one in plain) > PLAIN_CPU
     ok &= max(one.memory for one in forked) <= MEMORY_BOUND

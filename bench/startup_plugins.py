@@ -1,4 +1,4 @@
-"""For bench/startup.py: data that need no file, and peers that halt behind their first barrier."""
+"""Plug-ins of bench/startup.py: data without a file, and peers that wait behind a barrier."""
 
 import time
 from pathlib import Path
@@ -32,11 +32,11 @@ class Blank(Data):
 
 @plugin("algorithm", "arrived")
 class Arrived(Algorithm):
-    """Says that this peer is past the barrier, and waits for the word to go on."""
+    """Write the file arrived-RANK after the start barrier, and wait for the file `go`."""
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
-        here = Path(__file__).parent
-        (here / f"arrived-{net.rank}").touch()
-        while not (here / "go").exists():
+        folder = Path(__file__).parent
+        (folder / f"arrived-{net.rank}").touch()
+        while not (folder / "go").exists():
             time.sleep(0.2)
         return x

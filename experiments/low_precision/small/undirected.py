@@ -1,4 +1,4 @@
-"""CHOCO-SGD without push-sum on a graph that it is not made for."""
+"""CHOCO-SGD without push-sum, for graphs that CHOCO-SGD refuses."""
 
 from p2psim.algorithms.choco_sgd import ChocoSGD
 from p2psim.registry import plugin
@@ -6,6 +6,6 @@ from p2psim.registry import plugin
 
 @plugin("algorithm", "choco-anyhow")
 class Anyhow(ChocoSGD):
-    """As choco-sgd, but takes a W whose rows do not sum to 1."""
+    """CHOCO-SGD that accepts a mixing matrix W whose rows do not sum to 1."""
 
     requires = ("column-stochastic", "static")
