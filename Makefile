@@ -48,7 +48,7 @@ reproduce-low-precision: DATA = cifar10
 reproduce-low-precision: $(READY)  ## Reproduce low-precision training in runs/low-precision
 	$(BIN)/python -m experiments.harness.reproduce low-precision --data $(DATA)
 
-# Those whose ranks only compute, by file: what a file's tests share is made once.
+# Tests whose ranks only compute run file by file: tests of a file share their runs.
 BITS := $(addprefix tests/mpi/test_,same_bits.py loaded.py exchange.py library.py watching.py)
 test: $(READY)  ## Run all tests, with real ranks under MPICH
 	$(BIN)/python -m pytest --numprocesses auto tests/test_architecture.py tests/laws tests/unit
