@@ -65,6 +65,7 @@ def main() -> None:
     """Print the share of checkpoints, their number, and the CPU time (ms) of one as JSON."""
     ranks.one_thread()
     transport = MPITransport()
+    # `run_peer` creates the simulation itself, so the class is replaced where it looks it up.
     session.Simulation = Timed  # type: ignore[attr-defined]
     folder = Path(transport.comm.bcast(tempfile.mkdtemp() if transport.rank == 0 else None))
     until = time.monotonic() + SECONDS

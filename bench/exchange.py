@@ -39,6 +39,7 @@ class Bare:
         ]
         requests += [self.comm.Isend([self.x, MPI.FLOAT], dest=j) for j in self.neighbors]
         MPI.Request.Waitall(requests)
+        # In the order of ranks, as in the library: the results must have the same bits.
         for number, j in enumerate(self.order):
             value = self.x if j == self.comm.rank else self.received[j]
             np.multiply(value, self.weights[j], out=self.term if number else self.out)

@@ -35,6 +35,7 @@ class Unrecorded(Simulation):
 class NoRecorder(Recorder):
     """Recorder that writes nothing."""
 
+    # The recorder's own __init__ would create the peer's file.
     def __init__(self) -> None: ...
 
     def set_phase(self, phase: str, round_: int) -> None: ...

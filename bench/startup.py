@@ -69,7 +69,7 @@ def start(peers: int, mode: str) -> Start:
             time.sleep(0.1)
         wall, pids = time.monotonic() - began, members(run.pid)
         cpu_sum, memory_sum = sum(map(cpu, pids)), sum(map(memory, pids))
-        (folder / "go").touch()
+        (folder / "go").touch()  # all peers wait for this file, see startup_plugins.py
         run.communicate(timeout=LIMIT)
         return Start(wall, cpu_sum, memory_sum, run.returncode, leftovers(run.pid, pids))
 

@@ -71,7 +71,7 @@ def draw_4(figure: Any, runs: Runs) -> None:
     for color, (case, group) in zip(COLORS, runs.items(), strict=False):
         window = np.ones(39) / 39  # a quarter of an epoch
         values = np.nanmean([run.train["loss"] for run in group], axis=(0, 1))
-        values = np.convolve(values, window, "valid")
+        values = np.convolve(values, window, "valid")  # starts where a whole window has passed
         time = np.mean([run.train["time"].max(axis=0) for run in group], axis=0)[-values.size :]
         for axes, x in ((panels[0], np.arange(values.size) + 39), (panels[1], time)):
             axes.plot(x, values, color=color, linewidth=1, label=NAMES[case])

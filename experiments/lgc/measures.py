@@ -46,6 +46,7 @@ def train_loss(runs: Sequence[Run], first: float = 0.5) -> Array:
 
     `first` is the fraction of the run's rounds that is skipped.
     """
+    # Stragglers of K-SGD compute no loss: NaN.
     values = np.array([np.nanmean(run.train["loss"], axis=0) for run in runs])
     return np.asarray(values[:, int(first * values.shape[1]) :].mean(axis=1))
 

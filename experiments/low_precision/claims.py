@@ -166,7 +166,7 @@ def claims_train(runs: Runs) -> list[Claim]:
     losses = {
         case: [float(part.mean()) for part in (values[:10], values[-50:])]
         for case, (run,) in runs.items()
-        for values in [run.train["loss"].mean(axis=0)]
+        for values in [run.train["loss"].mean(axis=0)]  # one loss for each round
     }
     text = "; ".join(f"{case}: {first:.3f} to {end:.3f}" for case, (first, end) in losses.items())
     accuracies = {case: float(late_accuracy(group).mean()) for case, group in runs.items()}

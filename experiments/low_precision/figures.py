@@ -35,6 +35,7 @@ from experiments.low_precision.tables import TABLES
 
 TITLE = "Low-precision decentralized training"
 SKEWS = ("s=0.0", "s=0.8", "s=1.0")
+# Case -> label of its bar.
 BITS = {"fp-evonorm": "32 bits, EvoNorm", "fp": "32 bits, Range-EvoNorm", "lp": "8 bits"}
 COMPRESSED = {
     "choco": "CHOCO-SGD",

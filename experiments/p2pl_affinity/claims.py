@@ -25,6 +25,7 @@ def claims_2(runs: Runs) -> list[Claim]:
         start = oscillation(run, last=1).rise
         first = oscillation(run, first=FORGETTING, last=rounds // 10)
         last = oscillation(run, first=rounds - rounds // 10)
+        # One round more at the start, for the first fall; the last round is on other test images.
         local, consensus = (curve(run, phase).values[:, FORGETTING - 2 : -1] for phase in (0, 1))
         rises = (consensus > local).mean(axis=0)[1:] > 0.5
         falls = (consensus[:, :-1] > local[:, 1:]).mean(axis=0) > 0.5

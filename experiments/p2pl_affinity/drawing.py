@@ -28,6 +28,7 @@ def draw_sawtooth(
     A band shows the range over seeds. `unit` is the length of a round on the x axis.
     """
     local, consensus = mean_curve(runs, name, 0), mean_curve(runs, name, 1)
+    # Round r has two values: after local learning at r - 1/2, after consensus at r.
     x = unit * np.stack([local.rounds - 0.5, consensus.rounds], axis=1).reshape(-1)
     values = np.stack([local.values, consensus.values], axis=2).reshape(len(runs), -1)
     axes.plot(x, values.mean(axis=0), color=color, linewidth=1, label=label)
@@ -85,6 +86,7 @@ def draw_3(figure: Any, runs: Runs) -> None:
         strict=False,
     ):
         draw_sawtooth(axes, runs["local-dsgd"], name, COLORS[0], "local DSGD, T = 10")
+        # Ten rounds of DSGD have as many gradients as one round with T = 10.
         draw_line(axes, runs["dsgd"], name, COLORS[1], "DSGD", unit=0.1)
         draw_line(axes, runs["isolated"], name, COLORS[6], "isolated")
         finish(axes, title)

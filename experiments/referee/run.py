@@ -73,6 +73,7 @@ def fixed_point(A: Any, b: Any, W: Any, lr: float) -> Any:
     """Solve X = W (X - lr G(X)), with G_i = A_i^T (A_i x_i - b_i) / m, as one linear system."""
     H = np.einsum("nmi,nmj->nij", A, A) / M
     c = np.einsum("nmi,nm->ni", A, b) / M
+    # X as one vector of N D entries: X = mixing (blocks X + lr c).
     mixing = np.kron(W, np.eye(D))
     blocks = np.zeros((N * D, N * D))
     for i in range(N):
@@ -152,6 +153,7 @@ def bias_claims(runs: Any, arrays: Any) -> list[tuple[str, bool]]:
 def draw(results: Any, arrays: Any, target: Path) -> None:
     """Draw the consensus distance of gossip, and the mean suboptimality of peers."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    # A logarithmic axis cannot show values <= 0, which rounding may give.
     for label, (rounds, consensus, *_) in results["gossip"].items():
         left.semilogy(rounds, np.maximum(consensus, 1e-17), label=label)
     left.set(xlabel="round", ylabel="consensus distance", title="Gossip alone, ring of 8")
