@@ -36,19 +36,19 @@ reproduce: reproduce-p2pl-affinity reproduce-lgc reproduce-low-precision  ## Rep
 # Without MNIST: make reproduce-p2pl-affinity DATA=digits
 DATA = mnist
 reproduce-p2pl-affinity: $(READY)  ## Reproduce P2PL with Affinity in runs/p2pl-affinity
-	$(BIN)/python -m experiments.reproduce p2pl-affinity --data $(DATA)
+	$(BIN)/python -m experiments.harness.reproduce p2pl-affinity --data $(DATA)
 
 # Without CIFAR-10: make reproduce-lgc DATA=digits
 reproduce-lgc: DATA = cifar10
 reproduce-lgc: $(READY)  ## Reproduce LGC-SGD in runs/lgc
-	$(BIN)/python -m experiments.reproduce lgc --data $(DATA)
+	$(BIN)/python -m experiments.harness.reproduce lgc --data $(DATA)
 
 # Without CIFAR-10: make reproduce-low-precision DATA=digits
 reproduce-low-precision: DATA = cifar10
 reproduce-low-precision: $(READY)  ## Reproduce low-precision training in runs/low-precision
-	$(BIN)/python -m experiments.reproduce low-precision --data $(DATA)
+	$(BIN)/python -m experiments.harness.reproduce low-precision --data $(DATA)
 
-# Those whose ranks only compute, by file: what a file's tests share is made once.
+# Tests whose ranks only compute run file by file: tests of a file share their runs.
 BITS := $(addprefix tests/mpi/test_,same_bits.py loaded.py exchange.py library.py watching.py)
 test: $(READY)  ## Run all tests, with real ranks under MPICH
 	$(BIN)/python -m pytest --numprocesses auto tests/test_architecture.py tests/laws tests/unit
@@ -83,14 +83,13 @@ check: $(READY)  ## Check style, types and architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy experiments/low-precision/*.py experiments/low-precision/small/*.py
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
 bench: $(READY)  ## Measure speed, side by side with the plain way, and print ratios
 	$(BIN)/python -m bench
 
 bench-start: $(READY)  ## Measure how 100 peers start on this machine, forked and one by one
-	$(BIN)/python -m bench.start
+	$(BIN)/python -m bench.startup
 
 clean:  ## Remove what the other targets made (not runs/)
 	rm -rf $(VENV) $(OPENMPI) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

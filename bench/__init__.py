@@ -1,1 +1,1 @@
-"""Measurements side by side in one run, as ratios: `make bench`."""
+"""Benchmarks: each compares two programs side by side and reports a ratio (`make bench`)."""

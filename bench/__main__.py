@@ -1,4 +1,4 @@
-"""`make bench`: all measurements, each with its bound; ends with 1 where one is missed."""
+"""All benchmarks with their bounds: `make bench`; the exit code is 1 if a bound is missed."""
 
 from __future__ import annotations
 
@@ -7,87 +7,88 @@ import subprocess
 import sys
 from typing import Any
 
-from bench import codecs, eight_bits, step
+from bench import codecs, int8, step
 from p2psim.launcher import ranks
 
 Row = dict[str, Any]
 
 
 def in_ranks(module: str, n: int) -> Row:
-    """The JSON line that a measurement prints when run on n ranks."""
+    """Run a benchmark module on n ranks and return the JSON object that it prints last."""
     mpiexec, flavor = ranks.find_mpiexec()
     options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
     command = [mpiexec, *(options if flavor == "openmpi" else []), "-n", str(n)]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, sys.executable, "-m", module], capture_output=True, text=True, timeout=600
     )
-    if done.returncode:
-        raise SystemExit(f"{module} on {n} ranks failed:\n{done.stderr}")
-    found: Row = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    if result.returncode:
+        raise SystemExit(f"{module} on {n} ranks failed:\n{result.stderr}")
+    values: Row = json.loads(result.stdout.strip().splitlines()[-1])
+    return values
 
 
 def row(name: str, value: float, bound: str, ok: bool) -> Row:
-    """One line of the table."""
+    """Return one row of the table; `ok` is True if `value` is within `bound`."""
     return {"name": name, "value": value, "bound": bound, "ok": ok}
 
 
 def exchange() -> list[Row]:
-    """(a) ring exchange and mix of 4 MB against a bare mpi4py loop."""
+    """(a) Compare ring exchange and mixing of 4 MB with a bare mpi4py loop."""
     rows = []
     for n in (2, 8):
-        found = in_ranks("bench.exchange", n)
-        name = f"mix 4 MB on a ring of {n}, {found['ours'] * 1e3:.2f} ms / bare mpi4py"
-        ok = found["ratio"] <= 1.15 and found["same"]
-        rows.append(row(name, found["ratio"], "<= 1.15", ok))
+        values = in_ranks("bench.exchange", n)
+        name = f"mix 4 MB on a ring of {n}, {values['ours'] * 1e3:.2f} ms / bare mpi4py"
+        ok = values["ratio"] <= 1.15 and values["same"]
+        rows.append(row(name, values["ratio"], "<= 1.15", ok))
     return rows
 
 
 def recording() -> list[Row]:
-    """(d) what recording costs."""
-    found = in_ranks("bench.recording", 8)
-    shares = {"recording rows": found["rows"], "recording virtual time": found["schedule"]}
+    """(d) Measure the share of recording in the wall time of a quickstart run."""
+    values = in_ranks("bench.recording", 8)
+    shares = {"recording rows": values["rows"], "recording virtual time": values["schedule"]}
     return [
-        row(f"{what} / quickstart run", share, "<= 0.02", share <= 0.02)
-        for what, share in shares.items()
+        row(f"{name} / quickstart run", share, "<= 0.02", share <= 0.02)
+        for name, share in shares.items()
     ]
 
 
-def saving() -> list[Row]:
-    """(f) what a checkpoint every 30 s costs 16 peers with 1e6 parameters."""
-    found = in_ranks("bench.saving", 16)
-    name = f"{found['saves'] - 1:.0f} checkpoints of {found['ms']:.0f} ms CPU / run"
-    return [row(name, found["share"], "<= 0.02", found["share"] <= 0.02 and found["saves"] > 2)]
+def checkpointing() -> list[Row]:
+    """(f) Measure the share of checkpoints every 30 s in the CPU time of 16 large peers."""
+    values = in_ranks("bench.checkpointing", 16)
+    name = f"{values['saves'] - 1:.0f} checkpoints of {values['ms']:.0f} ms CPU / run"
+    ok = values["share"] <= 0.02 and values["saves"] > 2
+    return [row(name, values["share"], "<= 0.02", ok)]
 
 
 def scaling() -> list[Row]:
-    """(e) CPU time per peer and round, and what gossip adds to it, by number of ranks."""
-    found = {n: in_ranks("bench.scaling", n) for n in (4, 16, 48)}
+    """(e) Measure CPU time per peer and round on 4 to 48 ranks, with and without gossip."""
+    values = {n: in_ranks("bench.scaling", n) for n in (4, 16, 48)}
     rows, ratios = [], []
-    for n, ms in found.items():
+    for n, ms in values.items():
         ratios.append(ms["d-psgd"] / ms["isolated"])
         rows.append(row(f"CPU ms per peer and round, {n} ranks: gossip", ms["d-psgd"], "", True))
         rows.append(row(f"CPU ms per peer and round, {n} ranks: alone", ms["isolated"], "", True))
         rows.append(row(f"gossip / alone, {n} ranks", ratios[-1], "", True))
     for name in ("d-psgd", "isolated"):
-        every = [ms[name] for ms in found.values()]
-        rows.append(row(f"{name}: largest / smallest - 1", max(every) / min(every) - 1, "", True))
+        times = [ms[name] for ms in values.values()]
+        rows.append(row(f"{name}: largest / smallest - 1", max(times) / min(times) - 1, "", True))
     spread = max(ratios) / min(ratios) - 1
     rows.append(row("gossip / alone: largest / smallest - 1", spread, "<= 0.25", spread <= 0.25))
     return rows
 
 
 def main() -> int:
-    """Measure and print."""
+    """Run all benchmarks, print their rows, and return the exit code."""
     rows = []
-    parts = (exchange, step.main, codecs.main, eight_bits.main, recording, scaling, saving)
+    parts = (exchange, step.main, codecs.main, int8.main, recording, scaling, checkpointing)
     for part in parts:
         print(f"-- {(part.__doc__ or '').splitlines()[0]}", flush=True)
-        for found in part():
-            verdict = ("ok" if found["ok"] else "MISSED") if found["bound"] else ""
-            print(f"{found['name']:<58}{found['value']:>9.3f}  {found['bound']:<9}{verdict}")
-            rows.append(found)
-    return int(not all(found["ok"] for found in rows))
+        for line in part():
+            verdict = ("ok" if line["ok"] else "MISSED") if line["bound"] else ""
+            print(f"{line['name']:<58}{line['value']:>9.3f}  {line['bound']:<9}{verdict}")
+            rows.append(line)
+    return int(not all(line["ok"] for line in rows))
 
 
 if __name__ == "__main__":

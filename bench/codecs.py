@@ -1,7 +1,7 @@
-"""Rates of the compressors: encode and decode together, against a copy and against torch.
+"""Throughput of the compressors, against a copy of the vector and against torch.topk.
 
-Everything is measured in one thread, interleaved, and the minimum
-of the repeats counts: other processes can only add to a time.
+All programs run in one thread and in turn. The minimum over the repeats is taken, because other
+processes can only lengthen a measurement.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import torch
 from p2psim.registry import names
 from p2psim.rng import RandomStream
 
-# Parameters of those that need some; the others run with their defaults.
+# Parameters of compressors that have required ones; the others run with their defaults.
 CASES: dict[str, dict[str, Any]] = {"top-k": {"keep": 0.01}, "random-k": {"keep": 0.01}}
-SIZES = {1_000_000: 200, 10_000_000: 40}  # d, and how many repeats
-AS_COPY = {"affine-8", "sign"}  # these must reach 1/8 of the speed of a copy
-TORCH = 3.0  # and top-k this many times the speed of torch.topk
+SIZES = {1_000_000: 200, 10_000_000: 40}  # d -> repeats
+AS_COPY = {"affine-8", "sign"}  # these must reach 1/8 of the throughput of a copy
+TORCH = 3.0  # top-k must be this many times as fast as torch.topk
 
 
 def minima(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Least seconds of each run, taken in turns."""
+    """Call all functions in turn, `repeats` times; return the shortest time (s) of each."""
     best = dict.fromkeys(runs, float("inf"))
     for _ in range(repeats):
         for name, run in runs.items():
@@ -39,7 +39,7 @@ def minima(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]
 
 
 def coder(name: str, x: np.ndarray[Any, Any]) -> Callable[[], None]:
-    """Encode x and decode it again, as one call."""
+    """Return a function that encodes x and decodes it again."""
     codec = names("compressor")[name](**CASES.get(name, {}))
     codec.bind([x.shape], RandomStream(1, "bench", 0))
     out, y = np.empty(codec.max_bytes(x.size), np.uint8), np.empty_like(x)
@@ -52,7 +52,7 @@ def coder(name: str, x: np.ndarray[Any, Any]) -> Callable[[], None]:
 
 
 def torch_topk(x: np.ndarray[Any, Any]) -> Callable[[], None]:
-    """What top-k at 1 % is compared with: torch's selection and the gather of the values."""
+    """Return a function that selects the largest 1 % of x with torch and gathers their values."""
     tensor, k = torch.from_numpy(x), x.size // 100
 
     def run() -> None:
@@ -62,7 +62,7 @@ def torch_topk(x: np.ndarray[Any, Any]) -> Callable[[], None]:
 
 
 def top_k_encode(x: np.ndarray[Any, Any], values: str) -> Callable[[], None]:
-    """The encoding alone, which is what torch.topk and the gather amount to."""
+    """Return a function that only encodes x with top-k: the work of `torch_topk`, no decoding."""
     codec = names("compressor")["top-k"](keep=0.01, values=values)
     codec.bind([x.shape], RandomStream(1, "bench", 0))
     out = np.empty(codec.max_bytes(x.size), np.uint8)
@@ -70,11 +70,11 @@ def top_k_encode(x: np.ndarray[Any, Any], values: str) -> Callable[[], None]:
 
 
 def measure(d: int, repeats: int) -> list[dict[str, Any]]:
-    """The rows for vectors of d float32 entries."""
+    """Return the rows of all compressors for vectors of d float32 entries."""
     x = np.random.default_rng(0).standard_normal(d, dtype=np.float32)
     y, rows, size = np.empty_like(x), [], f"d = {d:.0e}"
     for name in names("compressor"):
-        # Each beside a copy of its own, so that both find the vector in the same cache.
+        # Each compressor has its own copy beside it, so that both find x in the same cache.
         best = minima({"copy": lambda: np.copyto(y, x), "codec": coder(name, x)}, repeats)
         ratio, bound = best["copy"] / best["codec"], 1 / 8 if name in AS_COPY else None
         rows.append(row(f"copy, {size}: GB/s", 4e-9 * d / best["copy"]))
@@ -89,12 +89,12 @@ def measure(d: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def row(name: str, value: float, least: float | None = None) -> dict[str, Any]:
-    """One result; `least` is the bound it must reach."""
+    """Return one row of the table; `least` is the smallest allowed value."""
     ok = least is None or value >= least
     return {"name": name, "value": value, "bound": "" if least is None else f">= {least}", "ok": ok}
 
 
 def main() -> list[dict[str, Any]]:
-    """Rates of the compressors, encode and decode together."""
+    """Measure the throughput of the compressors, encoding and decoding together."""
     torch.set_num_threads(1)
-    return [found for d, repeats in SIZES.items() for found in measure(d, repeats)]
+    return [line for d, repeats in SIZES.items() for line in measure(d, repeats)]

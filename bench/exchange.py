@@ -1,7 +1,7 @@
 """Ring gossip x <- Wx on 4 MB vectors against a bare mpi4py loop: `-m bench.exchange` in mpiexec.
 
-The bare loop is what one would write by hand: preallocated buffers, nonblocking sends and
-receives, the same weighted sum in the same order, and the sum is the next vector.
+The bare loop is written as by hand: preallocated buffers, nonblocking sends and receives, the same
+weighted sum in the same order, and the sum is the next vector.
 """
 
 import json
@@ -23,7 +23,7 @@ D, ITERATIONS, REPEATS = 1_000_000, 30, 25
 
 
 class Bare:
-    """The hand-written loop."""
+    """Gossip written directly with mpi4py."""
 
     def __init__(self, comm: Any, ring: topology.Topology, x: Any) -> None:
         self.comm, self.x, self.out, self.term = comm, x.copy(), x.copy(), x.copy()
@@ -33,12 +33,13 @@ class Bare:
         self.received = {j: np.empty_like(x) for j in self.neighbors}
 
     def step(self) -> None:
-        """One round."""
+        """Do one round of gossip."""
         requests = [
             self.comm.Irecv([buffer, MPI.FLOAT], source=j) for j, buffer in self.received.items()
         ]
         requests += [self.comm.Isend([self.x, MPI.FLOAT], dest=j) for j in self.neighbors]
         MPI.Request.Waitall(requests)
+        # In the order of ranks, as in the library: the results must have the same bits.
         for number, j in enumerate(self.order):
             value = self.x if j == self.comm.rank else self.received[j]
             np.multiply(value, self.weights[j], out=self.term if number else self.out)
@@ -48,46 +49,43 @@ class Bare:
 
 
 class Ours:
-    """The neighborhood's mix."""
+    """Gossip with the neighborhood's `mix`."""
 
     def __init__(self, net: Neighborhood, x: Any) -> None:
         self.net, self.x = net, x.copy()
 
     def step(self) -> None:
-        """One round."""
+        """Do one round of gossip."""
         self.x = self.net.mix(self.x)
 
 
 def seconds(comm: Any, step: Callable[[], None]) -> float:
-    """Wall seconds per round, the slowest rank's."""
+    """Return the wall time (s) of a round on the slowest rank."""
     step()
     comm.Barrier()
     began = time.perf_counter()
     for _ in range(ITERATIONS):
         step()
-    mine = (time.perf_counter() - began) / ITERATIONS
-    slowest: float = comm.allreduce(mine, MPI.MAX)
+    own = (time.perf_counter() - began) / ITERATIONS
+    slowest: float = comm.allreduce(own, MPI.MAX)
     return slowest
 
 
 def main() -> None:
-    """Print the median seconds of both, taken in turn, as JSON from the first rank."""
-    wire = MPITransport()
-    comm = wire.comm.Dup()
-    ring = topology.build({"name": "ring"}, wire.size, 1, Path(), [1] * wire.size)
-    x = np.random.default_rng(wire.rank).standard_normal(D).astype(np.float32)
-    ours = Ours(Neighborhood(wire, ring, Clock(), Uniform()), x)
+    """Measure both in turn; the first rank prints median times (s) and ratio as JSON."""
+    transport = MPITransport()
+    comm = transport.comm.Dup()
+    ring = topology.build({"name": "ring"}, transport.size, 1, Path(), [1] * transport.size)
+    x = np.random.default_rng(transport.rank).standard_normal(D).astype(np.float32)
+    ours = Ours(Neighborhood(transport, ring, Clock(), Uniform()), x)
     bare = Bare(comm, ring, x)
     pairs = [(seconds(comm, bare.step), seconds(comm, ours.step)) for _ in range(REPEATS)]
     same = bool((ours.x == bare.x).all())
-    if wire.rank == 0:
-        plain, own = np.median(pairs, axis=0)
+    if transport.rank == 0:
+        bare_time, own_time = np.median(pairs, axis=0)
         ratio = np.median([b / a for a, b in pairs])
-        print(
-            json.dumps(
-                {"ranks": wire.size, "bare": plain, "ours": own, "ratio": ratio, "same": same}
-            )
-        )
+        times = {"bare": bare_time, "ours": own_time, "ratio": ratio}
+        print(json.dumps({"ranks": transport.size, **times, "same": same}))
 
 
 if __name__ == "__main__":

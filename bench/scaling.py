@@ -1,8 +1,8 @@
-"""CPU seconds per peer and round, one rank: `python -m bench.scaling` in mpiexec.
+"""CPU time per peer and round against the number of ranks: `-m bench.scaling` in mpiexec.
 
-Every rank does the same work per round whatever their number. More ranks on a core cost caches
-that each of them finds cold, with or without a network; so the same rounds are also run alone,
-and what else grows with the number of ranks is the cost of waiting and of the network layer.
+A rank does the same work per round for any number of ranks. With more ranks on a core each finds
+its caches cold, with or without a network. The same rounds are therefore also run in isolation; a
+further growth with the number of ranks is the cost of waiting and of the network layer.
 """
 
 import json
@@ -21,23 +21,24 @@ from p2psim.simulation.recorder import Recorder
 from p2psim.simulation.simulation import Simulation
 
 WARM, REPEATS = 5, 3
-ROUNDS = 480  # of all peers together, so that every number of ranks is watched for as long
-LOCAL_STEPS = 60  # the round of Pranav & Moura 2023
+ROUNDS = 480  # of all peers together, so that each number of ranks is measured for the same time
+LOCAL_STEPS = 60  # of a round, as in Pranav & Moura 2023
 ALGORITHMS = ("d-psgd", "isolated")
 
 
 class Unrecorded(Simulation):
-    """The rounds alone: nothing is evaluated and nothing is written."""
+    """Simulation without evaluation."""
 
     def evaluate(self, x: object) -> None: ...
 
 
 class NoRecorder(Recorder):
-    """Takes rows and drops them."""
+    """Recorder that writes nothing."""
 
+    # The recorder's own __init__ would create the peer's file.
     def __init__(self) -> None: ...
 
-    def at(self, phase: str, round_: int) -> None: ...
+    def set_phase(self, phase: str, round_: int) -> None: ...
 
     def alive(self) -> None: ...
 
@@ -47,7 +48,7 @@ class NoRecorder(Recorder):
 
 
 def experiment(peers: int, algorithm: str, rounds: int) -> scenario.Scenario:
-    """Local training of the 2NN, minibatches of the same size for any number of peers."""
+    """Return the scenario: the 2NN on a ring, minibatches of one size for any number of peers."""
     table = {
         "name": "scaling",
         "peers": peers,
@@ -62,26 +63,26 @@ def experiment(peers: int, algorithm: str, rounds: int) -> scenario.Scenario:
 
 
 def main() -> None:
-    """Print CPU milliseconds per peer and round as JSON: medians, with gossip and alone."""
+    """Print the CPU time (ms) per peer and round as JSON, with gossip and in isolation."""
     ranks.one_thread()
-    wire = MPITransport()
-    found = [[measure(wire, name) for name in ALGORITHMS] for _ in range(REPEATS)]
-    if wire.rank == 0:
-        print(json.dumps(dict(zip(ALGORITHMS, 1e3 * np.median(found, axis=0), strict=True))))
+    transport = MPITransport()
+    times = [[measure(transport, name) for name in ALGORITHMS] for _ in range(REPEATS)]
+    if transport.rank == 0:
+        print(json.dumps(dict(zip(ALGORITHMS, 1e3 * np.median(times, axis=0), strict=True))))
 
 
-def measure(wire: MPITransport, algorithm: str) -> float:
-    """CPU seconds per peer and round, the mean over all ranks."""
-    rounds = ROUNDS // wire.size
-    ready = experiment(wire.size, algorithm, WARM + rounds)
-    control = Neighborhood(wire.duplicate(), ready.topology, Clock(), Uniform())
-    simulation = Unrecorded(ready, wire, control, NoRecorder())
+def measure(transport: MPITransport, algorithm: str) -> float:
+    """Return the CPU time (s) per peer and round, mean over all ranks."""
+    rounds = ROUNDS // transport.size
+    setup = experiment(transport.size, algorithm, WARM + rounds)
+    control = Neighborhood(transport.duplicate(), setup.topology, Clock(), Uniform())
+    simulation = Unrecorded(setup, transport, control, NoRecorder())
     x = simulation.prepare()
     simulation.algorithm.start(x, simulation.oracle, simulation.net)
     simulation.began = time.perf_counter()
     for _ in range(WARM):
         x = simulation.one_round(x)
-    control.gather(np.zeros(1))
+    control.gather(np.zeros(1))  # all ranks are warm before the first is measured
     cpu = time.process_time()
     for _ in range(rounds):
         x = simulation.one_round(x)

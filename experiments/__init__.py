@@ -1,1 +1,1 @@
-"""Experiments, and what they must show."""
+"""Experiments with the claims that their runs must support."""

@@ -1,9 +1,11 @@
-"""Exact problems with known answers, on real ranks: `make referee`.
+"""Problems with exactly known solutions, run on real ranks: `make referee`.
 
-Claims: (1) CHOCO-SGD's compressed gossip reaches the exact mean, by a constant factor per round;
-(2) DeepSqueeze's does not, it stops at a plateau; (3) D-PSGD with a constant step on different
-quadratics stops where the linear fixed point X = W (X - lr G(X)) says; (4) centralized SGD reaches
-the minimum. Usage: python experiments/referee/run.py OUT; ends with 1 where a claim fails.
+Claims: (1) compressed gossip with CHOCO-SGD reaches the exact mean, and its error shrinks by a
+constant factor per round; (2) DeepSqueeze stops at a plateau; (3) D-PSGD with a constant step on
+different quadratics stops at the linear fixed point X = W (X - lr G(X)); (4) centralized SGD
+reaches the minimum.
+
+Usage: python experiments/referee/run.py OUT. The exit code is 1 if a claim does not hold.
 """
 
 import shutil
@@ -20,7 +22,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
-N, D, M, LR = 8, 20, 60, 0.1
+N, D, M, LR = 8, 20, 60, 0.1  # peers, parameters, rows of A_i, learning rate
 SQUEEZE = 'algorithm={name="deep-squeeze",gamma=0.1,compressor={name="top-k",keep=0.2}}'
 VARIANTS = {
     "gossip": {
@@ -37,7 +39,11 @@ VARIANTS = {
 
 
 def problems(out: Path) -> dict[str, Any]:
-    """Write both problems beside their experiment files; their arrays, and the second's best x."""
+    """Write both problems and their experiment files into `out`; return their arrays.
+
+    "start" (N, D) belongs to gossip; "A" (N, M, D), "b" (N, M) and "best" (D,), the minimum of the
+    mean objective, belong to the quadratics.
+    """
     rng = np.random.default_rng(0)
     start = rng.standard_normal((N, D))
     np.savez(out / "gossip.npz", A=np.zeros((N, 1, D)), b=np.zeros((N, 1)), x0=start)
@@ -51,7 +57,7 @@ def problems(out: Path) -> dict[str, Any]:
 
 
 def run(out: Path, name: str, number: int, settings: list[str]) -> Any:
-    """(round, consensus distance, loss of every peer, final x, W) of one run."""
+    """Run an experiment; return (round, consensus distance, loss of every peer, final x, W)."""
     folder = out / f"{name}-{number}"
     options = [part for text in settings for part in ("--set", text)]
     command = [sys.executable, "-m", "p2psim", "run", str(out / f"{name}.toml"), *options]
@@ -64,9 +70,10 @@ def run(out: Path, name: str, number: int, settings: list[str]) -> Any:
 
 
 def fixed_point(A: Any, b: Any, W: Any, lr: float) -> Any:
-    """X with X = W (X - lr G(X)), G_i = A_i^T (A_i x_i - b_i) / m: one linear system."""
+    """Solve X = W (X - lr G(X)), with G_i = A_i^T (A_i x_i - b_i) / m, as one linear system."""
     H = np.einsum("nmi,nmj->nij", A, A) / M
     c = np.einsum("nmi,nm->ni", A, b) / M
+    # X as one vector of N D entries: X = mixing (blocks X + lr c).
     mixing = np.kron(W, np.eye(D))
     blocks = np.zeros((N * D, N * D))
     for i in range(N):
@@ -76,20 +83,23 @@ def fixed_point(A: Any, b: Any, W: Any, lr: float) -> Any:
 
 
 def distance(X: Any, x: Any) -> Any:
-    """sqrt(mean_i ||x_i - x||^2)."""
+    """Return sqrt(mean_i ||x_i - x||^2)."""
     return np.sqrt(((X - x) ** 2).sum(axis=1).mean())
 
 
 def main(out: Path) -> int:
-    """Run, check, draw."""
+    """Run all experiments, print the claims, draw the figure; return 1 if a claim does not hold."""
     out.mkdir(parents=True, exist_ok=True)
-    given = problems(out)
-    done = {
+    arrays = problems(out)
+    results = {
         name: {label: run(out, name, k, sets) for k, (label, sets) in enumerate(variants.items())}
         for name, variants in VARIANTS.items()
     }
-    claims = [*gossip_claims(done["gossip"], given["start"]), *bias_claims(done["bias"], given)]
-    draw(done, given, out / "figure.png")
+    claims = [
+        *gossip_claims(results["gossip"], arrays["start"]),
+        *bias_claims(results["bias"], arrays),
+    ]
+    draw(results, arrays, out / "figure.png")
     for text, holds in claims:
         print(f"{'holds' if holds else 'FAILS'}: {text}")
     print(out / "figure.png")
@@ -97,10 +107,10 @@ def main(out: Path) -> int:
 
 
 def gossip_claims(runs: Any, start: Any) -> list[tuple[str, bool]]:
-    """Linear convergence to the exact mean against a plateau."""
+    """Return the claims on gossip: linear convergence to the exact mean against a plateau."""
     mean = start.mean(axis=0)
     first = distance(start, mean)
-    error = {label: distance(found[3], mean) / first for label, found in runs.items()}
+    error = {label: distance(x, mean) / first for label, (_, _, _, x, _) in runs.items()}
     choco, squeeze, _ = error
     logs = np.log10(runs[choco][1] / first)
     per_hundred = 10 ** np.diff(logs[10:71:10])
@@ -123,32 +133,33 @@ def gossip_claims(runs: Any, start: Any) -> list[tuple[str, bool]]:
     ]
 
 
-def bias_claims(runs: Any, given: Any) -> list[tuple[str, bool]]:
-    """Where D-PSGD stops, and where centralized SGD does."""
-    A, b, best = given["A"], given["b"], given["best"]
+def bias_claims(runs: Any, arrays: Any) -> list[tuple[str, bool]]:
+    """Return the claims on the points at which D-PSGD and centralized SGD stop."""
+    A, b, best = arrays["A"], arrays["b"], arrays["best"]
     claims = []
     for label, lr in (("D-PSGD, lr 0.1", LR), ("D-PSGD, lr 0.05", LR / 2)):
         x, W = runs[label][3:]
-        wanted = fixed_point(A, b, W, lr)
-        off = np.linalg.norm(x - wanted) / np.linalg.norm(wanted)
+        predicted = fixed_point(A, b, W, lr)
+        error = np.linalg.norm(x - predicted) / np.linalg.norm(predicted)
         bias = distance(x, best)
         text = (
-            f"{label} stops at distance {bias:.4f} from the best x, {off:.1e} from the prediction"
+            f"{label} stops at distance {bias:.4f} from the best x, {error:.1e} from the prediction"
         )
-        claims.append((text, bool(off < 1e-8 and bias > 1e-3)))
-    off = np.abs(runs["all-reduce"][3] - best).max()
-    return [*claims, (f"all-reduce ends {off:.1e} from the best x <= 1e-8", bool(off <= 1e-8))]
+        claims.append((text, bool(error < 1e-8 and bias > 1e-3)))
+    error = np.abs(runs["all-reduce"][3] - best).max()
+    return [*claims, (f"all-reduce ends {error:.1e} from the best x <= 1e-8", bool(error <= 1e-8))]
 
 
-def draw(done: Any, given: Any, target: Path) -> None:
-    """Consensus distance of gossip; suboptimality of the mean peer."""
+def draw(results: Any, arrays: Any, target: Path) -> None:
+    """Draw the consensus distance of gossip, and the mean suboptimality of peers."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for label, found in done["gossip"].items():
-        left.semilogy(found[0], np.maximum(found[1], 1e-17), label=label)
+    # A logarithmic axis cannot show values <= 0, which rounding may give.
+    for label, (rounds, consensus, *_) in results["gossip"].items():
+        left.semilogy(rounds, np.maximum(consensus, 1e-17), label=label)
     left.set(xlabel="round", ylabel="consensus distance", title="Gossip alone, ring of 8")
-    lowest = ((given["A"] @ given["best"] - given["b"]) ** 2).mean() / 2
-    for label, found in done["bias"].items():
-        right.semilogy(found[0], np.maximum(found[2].mean(axis=0) - lowest, 1e-17), label=label)
+    lowest = ((arrays["A"] @ arrays["best"] - arrays["b"]) ** 2).mean() / 2
+    for label, (rounds, _, loss, *_) in results["bias"].items():
+        right.semilogy(rounds, np.maximum(loss.mean(axis=0) - lowest, 1e-17), label=label)
     right.set(
         xlabel="round",
         ylabel="f(x_i) - f*, mean over peers",

@@ -1,8 +1,9 @@
-"""Reproducing a paper, on a toy: runs, pictures, claims, report; going on, and what fails."""
+"""Reproduction of a toy paper: runs, pictures, claims, report, resuming and failures."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import shutil
@@ -14,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import reproduce
+import experiments
+from experiments.harness import reproduce
 from p2psim.analysis import results
-from p2psim.registry import load_file
 from p2psim.simulation import recorder
 
 FIGURES = """
-from experiments.reproduce import Claim, Figure
+from experiments.harness.reproduce import Claim, Figure
 
 TITLE = "A toy"
 
@@ -63,54 +64,56 @@ seed = [1, 2]
 TWO = ONE.partition("[sweep.case.slow]")[0] + ONE[ONE.index("[sweep.case.fast]") :]
 START = """
 import sys
-from pathlib import Path
-from experiments import reproduce
-reproduce.HERE = Path(sys.argv.pop(1))
+import experiments
+from experiments.harness import reproduce
+experiments.__path__ = [sys.argv.pop(1)]
 sys.exit(reproduce.main(["toy", "--out", "out"]))
 """
 
 
 def set_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the toy into experiments/toy, and work there."""
+    """Write the toy paper into the package experiments.toy below `place` and change to `place`."""
     toy = place / "experiments" / "toy"
     toy.mkdir(parents=True)
     (toy / "figures.py").write_text(FIGURES)
     (toy / "one.toml").write_text(ONE.replace("ROUNDS", "20"))
     (toy / "two.toml").write_text(TWO.replace("ROUNDS", "20"))
     (toy / "other.toml").write_text(ONE.replace("ROUNDS", "20").replace("digits", "mnist"))
-    monkeypatch.setattr(reproduce, "HERE", place / "experiments")
+    monkeypatch.setattr(experiments, "__path__", [str(place / "experiments")])
+    for name in ("experiments.toy", "experiments.toy.figures"):  # the toy of an earlier test
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setenv("P2PSIM_DATA", str(place / "nothing"))
     monkeypatch.chdir(place)
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where nothing has run yet."""
+    """Return a folder with the toy paper and without runs."""
     set_up(tmp_path, monkeypatch)
     return tmp_path
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `reproduce toy` leaves, and beside it what it said."""
-    made = tmp_path_factory.mktemp("first")
-    with pytest.MonkeyPatch.context() as monkeypatch, io.StringIO() as said:
-        set_up(made, monkeypatch)
-        with contextlib.redirect_stdout(said):
+    """Return a folder with the results of `reproduce toy` and its output in the file "stdout"."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as monkeypatch, io.StringIO() as stdout:
+        set_up(folder, monkeypatch)
+        with contextlib.redirect_stdout(stdout):
             assert reproduce.main(["toy", "--out", "out"]) == 0
-        (made / "said").write_text(said.getvalue())
-    return made
+        (folder / "stdout").write_text(stdout.getvalue())
+    return folder
 
 
 @pytest.fixture
 def again(first: Path, place: Path) -> Path:
-    """A copy of that."""
+    """Return a folder with a copy of the results of `first`."""
     shutil.copytree(first / "out", place / "out")
     return place
 
 
 def test_a_paper_is_run_drawn_checked_and_written_up(first: Path) -> None:
-    assert "holds: one: fast | slow" in (first / "said").read_text()
+    assert "holds: one: fast | slow" in (first / "stdout").read_text()
     text = (first / "out/report.md").read_text()
     assert "All claims hold." in text
     assert "| one | two seeds each | 2 | 2 | holds |" in text
@@ -124,7 +127,7 @@ def test_a_paper_is_run_drawn_checked_and_written_up(first: Path) -> None:
     assert (first / "out/one.png").stat().st_size > 1000
 
 
-def test_what_is_done_is_not_run_again_and_its_costs_stay(
+def test_complete_runs_are_not_run_again_and_keep_their_costs(
     again: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reproduce, "run", lambda *_: pytest.fail("it runs again"))
@@ -135,7 +138,7 @@ def test_what_is_done_is_not_run_again_and_its_costs_stay(
     assert reproduce.costs(again / "out/one") == cost
 
 
-def test_a_claim_that_fails_is_seen(again: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_claim_that_fails_is_reported(again: Path, capfd: pytest.CaptureFixture[str]) -> None:
     toy = again / "experiments/toy/figures.py"
     toy.write_text(toy.read_text().replace("fast > slow", "fast < slow"))
     assert reproduce.main(["toy", "--out", "out"]) == 1
@@ -146,7 +149,7 @@ def test_a_claim_that_fails_is_seen(again: Path, capfd: pytest.CaptureFixture[st
     assert "<strong>does not hold</strong>" in (again / "out/report.html").read_text()
 
 
-def test_what_is_killed_in_the_middle_goes_on(place: Path) -> None:
+def test_killed_runs_are_resumed(place: Path) -> None:
     (place / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "300"))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-c", START, str(place / "experiments")]
@@ -165,13 +168,13 @@ def test_what_is_killed_in_the_middle_goes_on(place: Path) -> None:
     assert "All claims hold." in (place / "out/report.md").read_text()
 
 
-def test_data_that_are_not_there_are_told_before_anything_runs(
+def test_missing_data_are_reported_before_the_first_run(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduce.main(["toy", "--data", "mnist", "--out", "out"]) == 2
-    said = capfd.readouterr().err
-    assert "p2psim data fetch mnist" in said
-    assert "DATA=digits" in said
+    message = capfd.readouterr().err
+    assert "p2psim data fetch mnist" in message
+    assert "DATA=digits" in message
     assert not (place / "out").exists()
     with pytest.raises(SystemExit) as ended:
         reproduce.main(["toy", "--data", "cifar10", "--out", "out"])
@@ -179,24 +182,24 @@ def test_data_that_are_not_there_are_told_before_anything_runs(
     assert "give one of digits, mnist" in capfd.readouterr().err
 
 
-def test_runs_of_another_experiment_are_not_taken(
+def test_runs_of_another_experiment_are_refused(
     again: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (again / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "30"))
     assert reproduce.main(["toy", "--out", "out"]) == 2
-    said = capfd.readouterr().err
-    assert "rounds was 20 and is 30" in said
-    assert "(here: remove 'out/one/seed=1-slow')" in said
-    assert "DATA=" not in said
+    message = capfd.readouterr().err
+    assert "rounds was 20 and is 30" in message
+    assert "(here: remove 'out/one/seed=1-slow')" in message
+    assert "DATA=" not in message
 
 
-def test_lost_rows_are_no_result(again: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_runs_with_lost_rows_are_refused(again: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (again / "out/one/seed=2-fast/peers/peer-00001.h5").unlink()
     assert reproduce.main(["toy", "--out", "out"]) == 2
     assert "the run in 'out/one/seed=2-fast' has lost rows of peers [1]" in capfd.readouterr().err
 
 
-def test_an_old_report_does_not_stay_beside_new_runs(
+def test_an_old_report_is_removed_before_new_runs(
     again: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def stopped(*_: object) -> None:
@@ -205,18 +208,19 @@ def test_an_old_report_does_not_stay_beside_new_runs(
     shutil.rmtree(again / "out/two")
     monkeypatch.setattr(reproduce, "run", stopped)
     assert reproduce.main(["toy", "--out", "out"]) == 4
-    assert "the same command goes on" in capfd.readouterr().err
+    assert "the same command resumes the runs" in capfd.readouterr().err
     assert not (again / "out/report.md").exists()
     assert not (again / "out/report.html").exists()
 
 
-def test_every_paper_says_what_must_be_seen() -> None:
+def test_every_paper_has_figures_whose_experiments_can_be_checked() -> None:
     assert reproduce.papers() == ["lgc", "low-precision", "p2pl-affinity"]
     for name in reproduce.papers():
-        folder = reproduce.HERE / name
-        for data, figures in load_file(folder / "figures.py").FIGURES.items():
+        paper = importlib.import_module(f"experiments.{reproduce.package(name)}.figures")
+        folder = Path(paper.__file__ or "").parent
+        for data, figures in paper.FIGURES.items():
             assert figures
             for figure in figures:
                 assert (folder / figure.file).is_file()
                 if data == "digits":
-                    reproduce.check(folder / figure.file, Path("nowhere"))
+                    reproduce.is_incomplete(folder / figure.file, Path("nowhere"))

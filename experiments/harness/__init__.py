@@ -1,0 +1,1 @@
+"""Reproduction of papers: runs, figures, claims and reports."""

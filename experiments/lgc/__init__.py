@@ -1,0 +1,1 @@
+"""LGC-SGD: live gradient compensation (Xu 2021)."""

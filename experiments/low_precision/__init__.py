@@ -1,0 +1,1 @@
+"""Low-precision decentralized training (Aketi, Kodge & Roy 2022)."""

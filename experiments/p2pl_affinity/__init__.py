@@ -1,0 +1,1 @@
+"""P2PL with Affinity (Pranav & Moura 2023)."""
