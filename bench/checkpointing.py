@@ -36,10 +36,10 @@ class Timed(simulation.Simulation):
         Timed.spent += time.process_time() - before
         Timed.saves += 1
 
-    def rounds(self, x: Any, agreement: Any, store: Any) -> None:
+    def rounds(self, x: Any, agreement: Any, store: Any) -> Any:
         before = time.process_time()
         try:
-            super().rounds(x, agreement, store)
+            return super().rounds(x, agreement, store)
         finally:
             Timed.total = time.process_time() - before
 
@@ -71,7 +71,9 @@ def main() -> None:
     until = time.monotonic() + SECONDS
     setup = experiment(transport.size)
     with contextlib.suppress(StoppedError):
-        session.run_peer(setup, transport, folder / "run", asked=lambda: time.monotonic() > until)
+        session.run_peer(
+            setup, transport, folder / "run", stop_requested=lambda: time.monotonic() > until
+        )
     sums = transport.comm.allreduce(np.array([Timed.spent, Timed.saves, Timed.total]))
     if transport.rank == 0:
         spent, saves, total = sums.tolist()

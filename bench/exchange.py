@@ -16,7 +16,7 @@ from mpi4py import MPI
 from p2psim.network import topology
 from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform
-from p2psim.network.neighborhood import Neighborhood
+from p2psim.network.transfer import PeerNeighborhood
 from p2psim.network.transport import MPITransport
 
 D, ITERATIONS, REPEATS = 1_000_000, 30, 25
@@ -51,7 +51,7 @@ class Bare:
 class Ours:
     """Gossip with the neighborhood's `mix`."""
 
-    def __init__(self, net: Neighborhood, x: Any) -> None:
+    def __init__(self, net: PeerNeighborhood, x: Any) -> None:
         self.net, self.x = net, x.copy()
 
     def step(self) -> None:
@@ -77,7 +77,7 @@ def main() -> None:
     comm = transport.comm.Dup()
     ring = topology.build({"name": "ring"}, transport.size, 1, Path(), [1] * transport.size)
     x = np.random.default_rng(transport.rank).standard_normal(D).astype(np.float32)
-    ours = Ours(Neighborhood(transport, ring, Clock(), Uniform()), x)
+    ours = Ours(PeerNeighborhood(transport, ring, Clock(), Uniform()), x)
     bare = Bare(comm, ring, x)
     pairs = [(seconds(comm, bare.step), seconds(comm, ours.step)) for _ in range(REPEATS)]
     same = bool((ours.x == bare.x).all())

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from p2psim.experiment import scenario
+from p2psim.experiment.holdings import Holdings
 from p2psim.launcher import ranks
-from p2psim.network.clock import Clock
-from p2psim.network.links import Uniform
-from p2psim.network.neighborhood import Neighborhood
+from p2psim.network.collectives import ControlChannel
 from p2psim.network.transport import MPITransport
 from p2psim.simulation.recorder import Recorder
 from p2psim.simulation.simulation import Simulation
@@ -75,11 +74,13 @@ def measure(transport: MPITransport, algorithm: str) -> float:
     """Return the CPU time (s) per peer and round, mean over all ranks."""
     rounds = ROUNDS // transport.size
     setup = experiment(transport.size, algorithm, WARM + rounds)
-    control = Neighborhood(transport.duplicate(), setup.topology, Clock(), Uniform())
+    control = ControlChannel(transport, setup.topology)
     simulation = Unrecorded(setup, transport, control, NoRecorder())
-    x = simulation.prepare()
+    holdings = Holdings(setup)
+    holdings.bind_task(transport.rank)
+    x = simulation.prepare(holdings)
     simulation.algorithm.start(x, simulation.oracle, simulation.net)
-    simulation.began = time.perf_counter()
+    simulation.stopwatch.start()
     for _ in range(WARM):
         x = simulation.one_round(x)
     control.gather(np.zeros(1))  # all ranks are warm before the first is measured

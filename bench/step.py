@@ -12,7 +12,9 @@ import torch
 
 from p2psim.experiment import scenario
 from p2psim.network.clock import Clock
-from p2psim.simulation.oracle import Batches, FlatModel, LocalOracle, Samples
+from p2psim.simulation.flat_model import FlatModel
+from p2psim.simulation.minibatches import Batches, Samples
+from p2psim.simulation.oracle import MinibatchOracle
 
 SAMPLES, BATCH, STEPS, REPEATS = 600, 10, 200, 15
 
@@ -64,8 +66,8 @@ def ours(inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[int], None]:
     data.scale, data.shift = type(data).scale, type(data).shift
     model = FlatModel(setup, 0)
     samples = Samples(data, (inputs.numpy(), targets.numpy()), torch.float32, "cpu")
-    oracle = LocalOracle(setup, model, Batches(data, samples, BATCH, 1, 0), Clock())
-    x = model.x
+    batches, clock, x = Batches(data, samples, BATCH, 1, 0), Clock(), model.x
+    oracle = MinibatchOracle(setup, model, batches, clock, alive=lambda: None)
 
     def step(number: int) -> None:
         oracle.local_step(x)

@@ -37,11 +37,11 @@ def run_peer(
     local_rank: int = 0,
     holdings: Holdings | None = None,
 ) -> None:
-    """Be one peer of a run in `folder`; `stop_requested` says whether to stop soon, with a checkpoint.
+    """Run one peer in the run folder `folder`.
 
-    `local_rank` is the number of this peer among those of its node.
-
-    InputError, PeerError and StoppedError as the exit codes say.
+    `stop_requested` returns True when the run is to stop soon, with a checkpoint. `local_rank` is
+    the number of this peer among those of its node, `holdings` its samples if they have been read.
+    Raises InputError, PeerError and StoppedError, which have the exit codes of a run.
     """
     with outside_rounds(wire.rank):
         check_size(scenario, wire.size)
