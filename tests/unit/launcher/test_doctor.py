@@ -16,7 +16,7 @@ from p2psim.errors import InputError
 from p2psim.launcher import mpi_libraries, runner
 from p2psim.launcher.doctor import examine, finding, machine, mpi, software
 from p2psim.launcher.doctor.finding import OK, PROBLEM, WARNING, Finding, Plan
-from tests.support.programs import GOOD, Ended, changed, p2psim, run, write
+from tests.support.programs import GOOD, Completed, p2psim, run, with_changes, write
 
 LIMIT = 120.0
 CHECKS = [
@@ -25,7 +25,7 @@ CHECKS = [
 ]
 
 
-def doctor(folder: Path, *arguments: object, **variables: str) -> tuple[Ended, dict[str, str]]:
+def doctor(folder: Path, *arguments: object, **variables: str) -> tuple[Completed, dict[str, str]]:
     """The command, and its lines by check."""
     given = ["env", *(f"{name}={value}" for name, value in variables.items())]
     ended = run([*given, *p2psim("doctor", *arguments)], folder, LIMIT)
@@ -52,7 +52,7 @@ def test_a_line_for_each_check(tmp_path: Path) -> None:
 
 
 def test_an_experiment_is_examined_with_it(tmp_path: Path) -> None:
-    file = write(tmp_path, changed(GOOD, {"peers": 4}))
+    file = write(tmp_path, with_changes(GOOD, {"peers": 4}))
     _, lines = doctor(tmp_path, file, "--set", "peers=6", "--out", "deep/out")
     assert list(lines) == [*CHECKS[:4], "experiment", *CHECKS[4:]]
     assert "6 peers" in lines["experiment"]
@@ -65,7 +65,7 @@ def test_what_is_broken_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     (tmp_path / "broken" / "torch").mkdir(parents=True)
     text = "raise ImportError('libtorch_cpu.so: version mismatch')"
     (tmp_path / "broken" / "torch" / "__init__.py").write_text(text)
-    file = write(tmp_path, changed(GOOD, {"data": {"name": "mnist"}, "model": "linear"}))
+    file = write(tmp_path, with_changes(GOOD, {"data": {"name": "mnist"}, "model": "linear"}))
     paths = os.pathsep.join([str(tmp_path / "broken"), os.environ.get("PYTHONPATH", "")])
     ended, lines = doctor(
         tmp_path, file, "--out", "/proc/out", PYTHONPATH=paths, P2PSIM_DATA=str(tmp_path)
@@ -184,7 +184,7 @@ def test_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_run_takes_on_the_disk(tmp_path: Path) -> None:
-    file = write(tmp_path, changed(GOOD, {"peers": 2, "rounds": 500}))
+    file = write(tmp_path, with_changes(GOOD, {"peers": 2, "rounds": 500}))
     plan, _ = software.plan(file, (), tmp_path / "out")
     runner.run(runner.requests(file, (), tmp_path / "out"), True, None)
     taken = sum(path.stat().st_size for path in (tmp_path / "out" / "peers").iterdir())
