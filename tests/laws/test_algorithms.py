@@ -311,7 +311,9 @@ def moved_by_rounding(name: str, setup: reference.Setup) -> float:
 @pytest.mark.parametrize("name", registered())
 def test_every_algorithm_has_an_oracle(name: str) -> None:
     for table in (ORACLES, CASES, NEEDS):
-        assert name in table, f"add algorithm {name!r} to tests/reference.py, CASES and NEEDS"
+        assert name in table, (
+            f"add algorithm {name!r} to tests/support/reference.py, CASES and NEEDS"
+        )
 
 
 @pytest.mark.parametrize(("form", "number", "graph"), runs())

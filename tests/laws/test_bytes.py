@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from p2psim import registry
-from tests.support.runs import Run, Table, quadratic_table, quadratics, run_here
+from tests.support.runs import Run, Table, quadratic_table, quadratics, run_in_threads
 
 HEADER = 24
 ROUNDS = 3
@@ -118,7 +118,7 @@ def test_compressed_bytes(
 ) -> None:
     method = "choco-sgd" if dtype == "float32" else "deep-squeeze"
     algorithm = {"name": method, "gamma": 0.01, "compressor": codec}
-    run = run_here(digits(model, algorithm, dtype), tmp_path)
+    run = run_in_threads(digits(model, algorithm, dtype), tmp_path)
     sizes = MODELS[model][1]
     assert run.parameters == sum(sizes)
     messages = np.tile(2 * np.arange(1, ROUNDS + 1), (4, 1))
@@ -130,14 +130,14 @@ def test_compressed_bytes(
 def test_compressed_bytes_where_the_vector_is_one_tensor(number: int, tmp_path: Path) -> None:
     codec, formula = CODECS[number]
     algorithm = {"name": "choco-sgd", "gamma": 0.01, "compressor": {**codec, "per": "vector"}}
-    run = run_here(digits("cnn", algorithm), tmp_path)
+    run = run_in_threads(digits("cnn", algorithm), tmp_path)
     messages = np.tile(2 * np.arange(1, ROUNDS + 1), (4, 1))
     check(run, messages, messages, formula(sum(MODELS["cnn"][1]), 4))
 
 
 def test_stale_choco_counts_a_message_as_received_when_it_is_used(tmp_path: Path) -> None:
     algorithm = {"name": "choco-sgd", "variant": "stale", "compressor": {"name": "sign"}}
-    run = run_here(digits("mlp", algorithm), tmp_path)
+    run = run_in_threads(digits("mlp", algorithm), tmp_path)
     payload = sum(bits(m) + 4 for m in MODELS["mlp"][1])
     sent = np.tile(2 * np.arange(1, ROUNDS + 1), (4, 1))
     check(run, sent, sent - 2, payload)
@@ -151,7 +151,7 @@ def test_a_push_sum_weight_is_one_number_more(
 ) -> None:
     algorithm = {"name": name, "gamma": 0.01, "compressor": codec, "push_sum": True}
     table = {**digits("mlp", algorithm, dtype), "topology": {"name": "directed-ring"}}
-    run = run_here(table, tmp_path)
+    run = run_in_threads(table, tmp_path)
     messages = np.tile(np.arange(1, ROUNDS + 1), (4, 1))
     payload = sum(formula(m, SIZES[dtype]) for m in MODELS["mlp"][1]) + SIZES[dtype]
     check(run, messages, messages, payload)
@@ -175,7 +175,7 @@ def test_dense_bytes(name: str, graph: str, steps: int, tmp_path: Path) -> None:
         local_steps=2,
         dtype="float32",
     )
-    run = run_here(table, tmp_path)
+    run = run_in_threads(table, tmp_path)
 
     def cumulative(degrees: list[list[int]]) -> Counts:
         """(peer, round): the degrees of all consensus steps so far."""
@@ -189,7 +189,7 @@ def test_dense_bytes(name: str, graph: str, steps: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", ["atc", "cta"])
 def test_dense_bytes_of_a_network(order: str, tmp_path: Path) -> None:
-    run = run_here(digits("cnn", {"name": "d-psgd", "order": order}), tmp_path)
+    run = run_in_threads(digits("cnn", {"name": "d-psgd", "order": order}), tmp_path)
     messages = np.tile(2 * np.arange(1, ROUNDS + 1), (4, 1))
     check(run, messages, messages, 4 * sum(MODELS["cnn"][1]))
 
@@ -202,7 +202,7 @@ def test_all_reduce_bytes(peers: int, d: int, steps: int, tmp_path: Path) -> Non
     table = quadratic_table(
         problem, tmp_path, "all-reduce", rounds=rounds, local_steps=steps, dtype="float32"
     )
-    run = run_here(table, tmp_path)
+    run = run_in_threads(table, tmp_path)
     edges = [d * i // peers for i in range(peers + 1)]
     means = 1 + steps * np.arange(1, rounds + 1)
     for i in range(peers):
@@ -221,6 +221,6 @@ def test_all_reduce_bytes(peers: int, d: int, steps: int, tmp_path: Path) -> Non
 
 def test_isolated_peers_send_nothing_and_evaluation_is_not_counted(tmp_path: Path) -> None:
     table = {**digits("mlp", {"name": "isolated"}), "eval": {"every": 1}}
-    run = run_here(table, tmp_path)
+    run = run_in_threads(table, tmp_path)
     for name in ("bytes_sent", "bytes_received", "messages_sent", "header_bytes"):
         assert not run.train[name].any()

@@ -15,7 +15,7 @@ import pytest
 from p2psim.errors import PeerError
 from p2psim.simulation import checkpoint
 from tests.laws.test_resume import stopped
-from tests.support.runs import be_threads, run_here
+from tests.support.runs import run_in_threads, run_threads_in
 
 
 @pytest.mark.parametrize("part", range(20))
@@ -26,12 +26,12 @@ def test_a_truncated_checkpoint_is_not_used(
     newest, before = checkpoint.rounds(place)
     torn = place / "checkpoints" / f"{newest:09d}" / f"peer-{part % 4:05d}"
     torn.write_bytes(torn.read_bytes()[: torn.stat().st_size * part // 20])
-    made = run_here(table, tmp_path, resume=place)
+    made = run_in_threads(table, tmp_path, resume=place)
     said = f"checkpoint of round {newest}, peer {part % 4}: it is incomplete or changed; not used"
     assert said in capfd.readouterr().err
     with h5py.File(place / "run.h5", locking=False) as file:
         assert file.attrs["resumed"].tolist() == [before]
-    assert made.datasets() == run_here(table, tmp_path).datasets()
+    assert made.datasets() == run_in_threads(table, tmp_path).datasets()
 
 
 @pytest.mark.parametrize("rank", [0, 3])
@@ -46,7 +46,7 @@ def test_a_foreign_checkpoint_is_not_used(
         for run in (place, other)
     ]
     files[0].write_bytes(files[1].read_bytes())
-    run_here(table, tmp_path, resume=place)
+    run_in_threads(table, tmp_path, resume=place)
     assert f"round {newest}, peer {rank}: it belongs elsewhere" in capfd.readouterr().err
     with h5py.File(place / "run.h5", locking=False) as file:
         assert file.attrs["resumed"].tolist() == [before]
@@ -111,11 +111,11 @@ def test_a_forged_checkpoint_is_not_used(
     table, place = stopped(tmp_path)
     newest, before = checkpoint.rounds(place)
     forge(place / "checkpoints" / f"{newest:09d}" / "peer-00001", FORGED[name])
-    made = run_here(table, tmp_path, resume=place)
+    made = run_in_threads(table, tmp_path, resume=place)
     assert f"checkpoint of round {newest}, peer 1: its content has" in capfd.readouterr().err
     with h5py.File(place / "run.h5", locking=False) as file:
         assert file.attrs["resumed"].tolist() == [before]
-    assert made.datasets() == run_here(table, tmp_path).datasets()
+    assert made.datasets() == run_in_threads(table, tmp_path).datasets()
 
 
 STRANGE: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -133,12 +133,12 @@ def test_a_checkpoint_of_another_state_is_told(name: str, tmp_path: Path) -> Non
     folder = place / "checkpoints" / f"{newest:09d}"
     forge(folder / "peer-00001", STRANGE[name])
     with pytest.raises(PeerError, match=rf"peer 1 .* does not fit .* remove '{folder}'"):
-        be_threads(table, tmp_path, place, resume=True)
+        run_threads_in(table, tmp_path, place, resume=True)
     shutil.rmtree(folder)
-    made = run_here(table, tmp_path, resume=place)
+    made = run_in_threads(table, tmp_path, resume=place)
     with h5py.File(place / "run.h5", locking=False) as file:
         assert file.attrs["resumed"].tolist() == [newest, before]
-    assert made.datasets() == run_here(table, tmp_path).datasets()
+    assert made.datasets() == run_in_threads(table, tmp_path).datasets()
 
 
 def test_without_a_whole_checkpoint_a_run_begins_again(
@@ -147,6 +147,6 @@ def test_without_a_whole_checkpoint_a_run_begins_again(
     table, place = stopped(tmp_path)
     for path in (place / "checkpoints").glob("*/peer-00001"):
         path.write_bytes(b"")
-    made = run_here(table, tmp_path, resume=place)
+    made = run_in_threads(table, tmp_path, resume=place)
     assert "no checkpoint: from the beginning" in capfd.readouterr().err
-    assert made.datasets() == run_here(table, tmp_path).datasets()
+    assert made.datasets() == run_in_threads(table, tmp_path).datasets()

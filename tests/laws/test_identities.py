@@ -14,7 +14,7 @@ from p2psim.errors import PeerError
 from tests.support import reference
 from tests.support.reference import Matrix
 from tests.support.runs import Table, difference, gossip, quadratics, run_quadratic
-from tests.support.traffic_log import watched
+from tests.support.traffic_log import run_logged
 
 MOMENTUM: Table = {"momentum": 0.8, "weight_decay": 0.01}
 TOP: Table = {"name": "top-k", "keep": 0.2}
@@ -132,7 +132,7 @@ def test_i6_copies_are_the_sum_of_what_was_sent(
         "variant": variant,
         "compressor": {"name": compressor, **COMPRESSORS[compressor]},
     }
-    ran, log = watched(problem, tmp_path, {"name": "watched.py:Choco", **rest}, rounds=rounds)
+    ran, log = run_logged(problem, tmp_path, {"name": "watched.py:Choco", **rest}, rounds=rounds)
     plain = run_quadratic(problem, tmp_path, choco(**rest), rounds=rounds)
     assert ran.x.tobytes() == plain.x.tobytes()  # watching changes nothing
     for i in range(n):
@@ -151,7 +151,7 @@ def test_i6_copies_are_the_sum_of_what_was_sent(
 
 def test_i7_deep_squeeze_loses_nothing(tmp_path: Path) -> None:
     algorithm = {"name": "watched.py:Squeeze", "gamma": 0.1, "compressor": TOP}
-    _, log = watched(quadratics(6), tmp_path, algorithm, rounds=50, optimizer=MOMENTUM)
+    _, log = run_logged(quadratics(6), tmp_path, algorithm, rounds=50, optimizer=MOMENTUM)
     for peer in log.values():
         for t in (1, 10, 50):
             sent = np.sum(peer["sent"][:t], axis=0) + peer["state"][t - 1]
@@ -195,7 +195,7 @@ def test_i8_choco_gossip_keeps_the_bound_of_its_theorem(tmp_path: Path) -> None:
         "gamma": float(gamma),
         "compressor": {"name": "top-k", "keep": keep},
     }
-    _, log = watched(problem, tmp_path, algorithm, rounds=rounds)
+    _, log = run_logged(problem, tmp_path, algorithm, rounds=rounds)
     mean, errors = problem.x0.mean(axis=0), []
     for t in range(rounds):
         X = np.array([log[i]["before"][t] for i in range(n)])
@@ -208,7 +208,7 @@ def test_i8_choco_gossip_keeps_the_bound_of_its_theorem(tmp_path: Path) -> None:
 
 def test_i9_push_sum_on_a_doubly_stochastic_w_is_atc(tmp_path: Path) -> None:
     problem, options = quadratics(8), {"rounds": 60, "optimizer": MOMENTUM}
-    ran, log = watched(problem, tmp_path, {"name": "watched.py:Push"}, **options)
+    ran, log = run_logged(problem, tmp_path, {"name": "watched.py:Push"}, **options)
     u = np.array([[state[-1] for state in log[i]["state"]] for i in range(8)])
     assert np.abs(u - 1).max() <= 1e-12
     atc = run_quadratic(problem, tmp_path, "d-psgd", **options)
@@ -217,7 +217,7 @@ def test_i9_push_sum_on_a_doubly_stochastic_w_is_atc(tmp_path: Path) -> None:
 
 def test_i9_push_sum_reaches_the_mean_on_a_directed_graph(tmp_path: Path) -> None:
     problem, options = gossip(7), {"topology": UNBALANCED, "rounds": 250}
-    ran, log = watched(problem, tmp_path, {"name": "watched.py:Push"}, **options)
+    ran, log = run_logged(problem, tmp_path, {"name": "watched.py:Push"}, **options)
     u = np.array([[state[-1] for state in log[i]["state"]] for i in range(7)])
     assert np.abs(u.sum(axis=0) - 7).max() <= 1e-12
     assert np.abs(u - 1).max() > 0.1  # the graph is not balanced

@@ -22,7 +22,7 @@ from tests.support.runs import (
     gossip,
     quadratic_table,
     quadratics,
-    run_here,
+    run_in_threads,
     run_quadratic,
 )
 
@@ -114,17 +114,17 @@ def test_i13_all_start_from_the_longest(
     topology = {"file": "graph.edgelist", "weights": "edges", "directed": directed}
     layers = [slice(0, 640), slice(640, 650)] if granularity == "layer" else [slice(0, 650)]
     dtype = {"model": {"dtype": "float32"}}
-    first = run_here(of_different_sizes("isolated", topology, **dtype), tmp_path).x
+    first = run_in_threads(of_different_sizes("isolated", topology, **dtype), tmp_path).x
     assert len({x.tobytes() for x in first}) == len(SIZES)
     owners = [max(range(6), key=lambda k: float((first[k][part] ** 2).sum())) for part in layers]
     longest = np.concatenate([first[k][part] for k, part in zip(owners, layers, strict=True)])
-    linked = around(run_here(of_different_sizes("d-psgd", topology), tmp_path))
+    linked = around(run_in_threads(of_different_sizes("d-psgd", topology), tmp_path))
     enough = max(eccentricity(linked, owner) for owner in owners)
     for given, all_equal in ((None, True), (enough, True), (enough - 1, False)):
         wish = {} if given is None else {"sync_rounds": given}
         algorithm = {"name": "p2pl", "eta_d": 0.0, "granularity": granularity, **wish}
         table = of_different_sizes(algorithm, topology, **dtype)
-        ran = run_here({**table, "eval": {"every": 1, "phases": ["local"]}}, tmp_path)
+        ran = run_in_threads({**table, "eval": {"every": 1, "phases": ["local"]}}, tmp_path)
         spread = float(ran.eval["consensus_distance"][0, 0])
         assert (spread == 0) == all_equal, (given, spread)
         if all_equal:
@@ -161,9 +161,9 @@ def test_i14_the_limit_is_weighted_by_sizes(
     topology: str, epsilon: float | list[float], tmp_path: Path
 ) -> None:
     graph = {"name": topology, "weights": "data-size"}
-    first = run_here(of_different_sizes("isolated", graph), tmp_path).x
+    first = run_in_threads(of_different_sizes("isolated", graph), tmp_path).x
     algorithm = {**ALONE, "epsilon": epsilon}
-    ran = run_here(of_different_sizes(algorithm, graph, rounds=400), tmp_path)
+    ran = run_in_threads(of_different_sizes(algorithm, graph, rounds=400), tmp_path)
     n = sizes()
     pi = n * (around(ran) @ n) / np.broadcast_to(epsilon, len(n))
     pi /= pi.sum()
@@ -173,8 +173,8 @@ def test_i14_the_limit_is_weighted_by_sizes(
 
 def test_on_the_complete_graph_one_step_averages_by_sizes(tmp_path: Path) -> None:
     graph = {"name": "complete", "weights": "data-size"}
-    first = run_here(of_different_sizes("isolated", graph), tmp_path).x
-    ran = run_here(of_different_sizes(ALONE, graph), tmp_path)
+    first = run_in_threads(of_different_sizes("isolated", graph), tmp_path).x
+    ran = run_in_threads(of_different_sizes(ALONE, graph), tmp_path)
     wanted = sizes() @ first / sizes().sum()
     assert difference(ran.x, np.tile(wanted, (len(SIZES), 1))) <= 1e-12
 
@@ -186,10 +186,10 @@ def test_affinity_is_weighted_by_the_neighbors_sizes(
 ) -> None:
     """alpha and beta from n_k and the graph alone; T = 3 and no gradients, three rounds."""
     graph, eta_d, T = {"name": topology, "weights": "data-size"}, 0.6, 3
-    first = run_here(of_different_sizes("isolated", graph), tmp_path).x
+    first = run_in_threads(of_different_sizes("isolated", graph), tmp_path).x
     algorithm = p2pl(eta_d=eta_d, affinity_ref=ref)
     table = of_different_sizes(algorithm, graph, rounds=3, learning={"local_steps": T})
-    ran = run_here(table, tmp_path)
+    ran = run_in_threads(table, tmp_path)
     n, linked = sizes(), around(ran) - np.eye(len(SIZES))
     A = (linked + np.eye(len(n))) * n
     A /= A.sum(axis=1, keepdims=True)

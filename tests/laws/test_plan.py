@@ -14,7 +14,7 @@ from p2psim.experiment.dry_run import rehearse
 from p2psim.network import neighborhood
 from p2psim.network.transfer import HEADER, PeerNeighborhood
 from p2psim.simulation import simulation
-from tests.support.runs import Table, run_here
+from tests.support.runs import Table, run_in_threads
 
 PEERS = 5
 UNDIRECTED: Table = {"name": "star"}
@@ -78,7 +78,7 @@ def test_the_rehearsal_sends_what_a_run_sends(name: str, tmp_path: Path) -> None
     algorithm, topology = CASES[name]
     period = 3 if topology is MANY else 1
     table = experiment(algorithm, topology, rounds=period)
-    run = run_here(table, tmp_path)
+    run = run_in_threads(table, tmp_path)
     for rank in range(PEERS):
         net = rehearse(scenario.load(table, tmp_path), rank).net
         assert run.train["bytes_sent"][rank, -1] == net.bytes_at_start + net.bytes_sent
@@ -105,7 +105,7 @@ def test_the_rehearsal_knows_what_a_run_receives_into(
     monkeypatch.setattr(neighborhood, "WINDOW", window)
     algorithm, topology = CASES[name]
     table = experiment(algorithm, topology, rounds=6)
-    run_here(table, tmp_path)
+    run_in_threads(table, tmp_path)
     for rank, net in nets.items():
         ready = scenario.load(table, tmp_path)
         planned = rehearse(ready, rank).net.blocks
@@ -162,6 +162,6 @@ def test_the_virtual_time_of_equal_peers(tmp_path: Path) -> None:
         "compute": {"name": "constant", "seconds_per_step": 0.5},
         "link": {"latency": 0.25, "bandwidth": 1e4},
     }
-    run = run_here(table, tmp_path)
+    run = run_in_threads(table, tmp_path)
     said = plan.plan(scenario.load(table, tmp_path))["virtual time"]
     assert said == f"{run.train['time'].max():,.6g} s"

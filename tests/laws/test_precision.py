@@ -19,7 +19,7 @@ from p2psim.errors import InputError
 from p2psim.learning import int8
 from p2psim.learning.int8 import Exact, Int8, quantize_model
 from p2psim.models import norms
-from tests.support.runs import Table, quadratic_table, quadratics, run_here
+from tests.support.runs import Table, quadratic_table, quadratics, run_in_threads
 
 KINDS = ["batch", "group", "evonorm", "range-bn", "range-evonorm"]
 DIGITS: Table = {
@@ -270,10 +270,10 @@ def test_running_ranges_are_used_in_evaluation_and_are_no_parameters() -> None:
 
 
 def test_an_int8_run_repeats_and_differs_from_fp32(tmp_path: Path) -> None:
-    one, two = run_here(DIGITS, tmp_path), run_here(DIGITS, tmp_path)
+    one, two = run_in_threads(DIGITS, tmp_path), run_in_threads(DIGITS, tmp_path)
     assert one.datasets() == two.datasets()
     full = {**DIGITS, "learning": {**DIGITS["learning"], "precision": "fp32"}}
-    other = run_here(full, tmp_path)
+    other = run_in_threads(full, tmp_path)
     gap = np.linalg.norm(one.x - other.x) / np.linalg.norm(other.x)
     assert 0 < gap < 0.3
     assert one.x.shape == other.x.shape  # ranges are not among what is gossiped
@@ -283,7 +283,7 @@ def test_what_has_no_layers_is_refused(tmp_path: Path) -> None:
     table = quadratic_table(quadratics(4), tmp_path, "d-psgd")
     table["learning"]["precision"] = "int8"
     with pytest.raises(InputError, match=r"precision = 'int8': model 'vector' has no layer"):
-        run_here(table, tmp_path)
+        run_in_threads(table, tmp_path)
 
 
 def test_a_transformer_of_torch_can_be_lowered() -> None:

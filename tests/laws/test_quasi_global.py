@@ -18,7 +18,7 @@ from tests.support.runs import (
     difference,
     gossip,
     quadratics,
-    run_here,
+    run_in_threads,
     run_quadratic,
 )
 
@@ -118,7 +118,7 @@ def test_i15_beta_0_is_sgd_with_every_algorithm(name: str, tmp_path: Path) -> No
     for optimizer in ({"name": "qg-momentum", "beta": 0.0}, {"name": "sgd"}):
         table = experiment(algorithm, topology, rounds=3)
         table["learning"]["optimizer"] = optimizer
-        found.append(run_here(table, tmp_path).x.tobytes())
+        found.append(run_in_threads(table, tmp_path).x.tobytes())
     assert found[0] == found[1]
 
 

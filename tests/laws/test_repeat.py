@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.runs import Run, Table, quadratic_table, quadratics, run_here, run_mpi
+from tests.support.runs import Run, Table, quadratic_table, quadratics, run_in_threads, run_mpi
 
 TOLERANCE = 1e-12
 # Everything that draws random numbers, together: split, start, minibatches, compressor, time.
@@ -66,14 +66,14 @@ SECOND: Table = {"name": "constant", "seconds_per_step": 1.0}
 )
 def test_the_same_experiment_gives_the_same_bits(algorithm: Table, tmp_path: Path) -> None:
     table = {**RANDOM, "algorithm": algorithm}
-    one, other = run_here(table, tmp_path), run_here(table, tmp_path)
+    one, other = run_in_threads(table, tmp_path), run_in_threads(table, tmp_path)
     assert one.datasets() == other.datasets()
     assert one.weights.tobytes() == other.weights.tobytes()
 
 
 def test_another_seed_gives_another_run(tmp_path: Path) -> None:
     table = {**RANDOM, "topology": "ring"}  # so that nothing differs by the graph alone
-    one, other = (run_here({**table, "seed": seed}, tmp_path) for seed in (5, 6))
+    one, other = (run_in_threads({**table, "seed": seed}, tmp_path) for seed in (5, 6))
     for name in ("final/x", "train/loss", "train/time", "eval/loss", "eval/accuracy"):
         assert one.datasets()[name] != other.datasets()[name], name
 
@@ -82,7 +82,7 @@ def test_threads_and_mpi_give_the_same_bits(tmp_path: Path) -> None:
     table: Table = {**RANDOM, "rounds": 4, "peers": 3, "topology": {"name": "ring"}}
     mpi, said = run_mpi(table, tmp_path)
     assert "done" in said
-    assert mpi.datasets() == run_here(table, tmp_path).datasets()
+    assert mpi.datasets() == run_in_threads(table, tmp_path).datasets()
 
 
 def timed(
@@ -92,7 +92,7 @@ def timed(
     (folder / "speeds.py").write_text(SPEEDS)
     options = {"rounds": 5, **options}
     table = quadratic_table(quadratics(4, d=d), folder, algorithm, time=time, **options)
-    run: Run = run_here(table, folder)
+    run: Run = run_in_threads(table, folder)
     return run.train["time"]
 
 

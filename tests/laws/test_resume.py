@@ -13,7 +13,7 @@ from p2psim.errors import InputError, StoppedError
 from p2psim.simulation import checkpoint
 from tests.laws.test_algorithms import CASES, GRAPHS, fits, named
 from tests.laws.test_compressors import ALL as COMPRESSORS
-from tests.support.runs import Table, be_threads, new_folder, run_here
+from tests.support.runs import Table, new_folder, run_in_threads, run_threads_in
 
 ROUNDS = 14
 # Everything that draws random numbers: split, start, minibatches, compressor, time.
@@ -110,17 +110,17 @@ def interrupted(table: Table, folder: Path) -> tuple[list[int], Any]:
     place = new_folder(folder)
     for number, asks in enumerate((1, 2, 2)):
         with pytest.raises(StoppedError):
-            be_threads(table, folder, place, resume=number > 0, asks=asks)
+            run_threads_in(table, folder, place, resume=number > 0, asks=asks)
         with h5py.File(place / "run.h5", locking=False) as file:
             assert file.attrs["status"] == "stopped"
-    made = run_here(table, folder, resume=place)
+    made = run_in_threads(table, folder, resume=place)
     with h5py.File(place / "run.h5", locking=False) as file:
         stops = [int(round_) for round_ in file.attrs["resumed"]]
     return stops, made
 
 
 def assert_same(table: Table, folder: Path) -> None:
-    whole = run_here(table, folder)
+    whole = run_in_threads(table, folder)
     stops, made = interrupted(table, folder)
     assert len(set(stops)) == 3
     assert max(stops) < table["rounds"]
@@ -186,7 +186,7 @@ def stopped(folder: Path, **changes: Any) -> tuple[Table, Path]:
     table = {**TABLE, "run": {"checkpoint_rounds": 2}, **changes}
     place = new_folder(folder)
     with pytest.raises(StoppedError):
-        be_threads(table, folder, place, asks=3)
+        run_threads_in(table, folder, place, asks=3)
     assert len(checkpoint.rounds(place)) == 2
     return table, place
 
@@ -212,7 +212,7 @@ def test_a_changed_experiment_is_refused(name: str, tmp_path: Path) -> None:
     changes, told = CHANGES[name]
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     with pytest.raises(InputError) as refused:
-        be_threads({**TABLE, **changes}, tmp_path, place, resume=True)
+        run_threads_in({**TABLE, **changes}, tmp_path, place, resume=True)
     assert told in str(refused.value)
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
 
@@ -246,7 +246,7 @@ def test_rows_that_belong_elsewhere_are_told(source: str, tmp_path: Path) -> Non
 
 def test_how_often_checkpoints_are_written_may_change(tmp_path: Path) -> None:
     _, place = stopped(tmp_path)
-    run_here({**TABLE, "run": {"checkpoint_rounds": 5}}, tmp_path, resume=place)
+    run_in_threads({**TABLE, "run": {"checkpoint_rounds": 5}}, tmp_path, resume=place)
 
 
 def test_a_changed_graph_file_is_refused(tmp_path: Path) -> None:
@@ -255,15 +255,15 @@ def test_a_changed_graph_file_is_refused(tmp_path: Path) -> None:
     table, place = stopped(tmp_path, topology={"file": "mine.edgelist"})
     graph.write_text("0 1\n1 2\n1 3\n")
     with pytest.raises(InputError, match="the graph's file has changed"):
-        be_threads(table, tmp_path, place, resume=True)
+        run_threads_in(table, tmp_path, place, resume=True)
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     place = new_folder(tmp_path)
-    be_threads(TABLE, tmp_path, place)
+    run_threads_in(TABLE, tmp_path, place)
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     assert not checkpoint.rounds(place)
-    be_threads(TABLE, tmp_path, place, resume=True)
+    run_threads_in(TABLE, tmp_path, place, resume=True)
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
 
 
@@ -271,11 +271,11 @@ def test_state_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "keeper.py").write_text(KEEPER.replace("2**80, {1, 2}", "2**80, [iter(())]"))
     table = {**TABLE, "algorithm": {"name": "keeper.py:Keeper"}, "run": {"checkpoint_rounds": 1}}
     with pytest.raises(Exception, match=r"algorithm.kinds\[0\] holds a tuple_iterator"):
-        run_here(table, tmp_path)
+        run_in_threads(table, tmp_path)
 
 
 def test_peers_keep_the_last_two_checkpoints(tmp_path: Path) -> None:
     table, place = stopped(tmp_path)
     assert {len(list(path.iterdir())) for path in (place / "checkpoints").iterdir()} == {4}
-    run_here(table, tmp_path, resume=place)
+    run_in_threads(table, tmp_path, resume=place)
     assert not (place / "checkpoints").exists()

@@ -21,7 +21,7 @@ from tests.support.runs import (
     difference,
     quadratic_table,
     quadratics,
-    run_here,
+    run_in_threads,
     run_quadratic,
 )
 
@@ -196,7 +196,7 @@ def test_forecast_and_run_have_the_same_clock(k: int, tmp_path: Path) -> None:
     problem = quadratics(N, d=4, same_start=True)
     options: Table = {"topology": "complete", "time": RACE, "rounds": 30}
     table = quadratic_table(problem, tmp_path, {**LGC, "k": k}, **options)
-    clock = run_here(table, tmp_path).train["time"]
+    clock = run_in_threads(table, tmp_path).train["time"]
     known = forecast.by_algorithm(scenario.load(table, tmp_path))
     assert known
     assert known.rounds == 30
@@ -206,7 +206,7 @@ def test_forecast_and_run_have_the_same_clock(k: int, tmp_path: Path) -> None:
 def test_the_plan_knows_how_long_the_fastest_take(tmp_path: Path) -> None:
     algorithm, problem = {**LGC, "warmup_rounds": 10}, quadratics(N, d=4, same_start=True)
     table = quadratic_table(problem, tmp_path, algorithm, topology="complete", time=RACE)
-    run = run_here(table, tmp_path)
+    run = run_in_threads(table, tmp_path)
     said = plan.plan(scenario.load(table, tmp_path))["virtual time"]
     assert said == f"{run.train['time'].max():,.6g} s"
     table["topology"] = "ring"

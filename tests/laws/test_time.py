@@ -18,7 +18,7 @@ from p2psim.analysis import results, timeline
 from p2psim.experiment import plan, scenario
 from p2psim.network.clock import TRANSFER, WAIT, WORK
 from tests.laws.test_plan import CASES
-from tests.support.runs import Run, Table, new_folder, quadratic_table, quadratics, run_here
+from tests.support.runs import Run, Table, new_folder, quadratic_table, quadratics, run_in_threads
 
 TOLERANCE = 1e-12
 PEERS = 4
@@ -63,7 +63,7 @@ def test_latency_and_bandwidth_of_each_edge_by_hand(tmp_path: Path) -> None:
     made = table(
         tmp_path, {"compute": EACH, "link": {"name": "edges"}}, topology=edge_list(tmp_path)
     )
-    got = run_here(made, tmp_path).train["time"]
+    got = run_in_threads(made, tmp_path).train["time"]
     # Round 1: 0 has 3's model at 4 + 4, 1 has 2's at 3 + 2.5, 2 has 3's at 4 + 2, 3 has 0's at 5.
     assert np.abs(got[:, 0] - [8, 5.5, 6, 5]).max() <= TOLERANCE
     assert np.abs(got - ring_by_hand(5, TRAVEL)).max() <= TOLERANCE
@@ -86,7 +86,7 @@ def test_the_edges_of_a_python_graph_and_of_graphml(tmp_path: Path) -> None:
         made = table(
             tmp_path, {"compute": EACH, "link": {"name": "edges"}}, topology={"file": file}
         )
-        got = run_here(made, tmp_path).train["time"]
+        got = run_in_threads(made, tmp_path).train["time"]
         assert np.abs(got - ring_by_hand(5, TRAVEL)).max() <= TOLERANCE
 
 
@@ -95,7 +95,7 @@ def test_edges_that_say_nothing_take_what_the_file_says(tmp_path: Path) -> None:
     link = {"name": "edges", "latency": 0.5, "bandwidth": 64.0}
     made = table(tmp_path, {"compute": EACH, "link": link}, topology={"file": "some.edgelist"})
     travel = dict.fromkeys(TRAVEL, 1.5) | {(0, 1): 0.75}
-    got = run_here(made, tmp_path).train["time"]
+    got = run_in_threads(made, tmp_path).train["time"]
     assert np.abs(got - ring_by_hand(5, travel)).max() <= TOLERANCE
 
 
@@ -104,7 +104,9 @@ def test_messages_share_their_senders_uplink(tmp_path: Path) -> None:
     # leave one after the other, each in 64 / 32 s, and a leaf's downlink takes 64 / 16 s for one.
     link = {"name": "access", "uplink": [32.0, 64.0, 64.0, 64.0], "downlink": 16.0, "latency": 0.5}
     time = {"compute": {"name": "constant", "seconds_per_step": [1.0, 2.0, 2.0, 2.0]}, "link": link}
-    got = run_here(table(tmp_path, time, topology="star", rounds=1), tmp_path).train["time"][:, 0]
+    got = run_in_threads(table(tmp_path, time, topology="star", rounds=1), tmp_path).train["time"][
+        :, 0
+    ]
     assert np.abs(got - [2 + 0.5 + 4, 1 + 4.5, 3 + 4.5, 5 + 4.5]).max() <= TOLERANCE
 
 
@@ -133,7 +135,7 @@ def test_measured_steps_and_links(kind: str, tmp_path: Path) -> None:
         "compute": {"name": "trace", "file": f"steps.{kind}"},
         "link": {"name": "trace", "file": f"links.{kind}"},
     }
-    got = run_here(table(tmp_path, time, rounds=2), tmp_path).train["time"]
+    got = run_in_threads(table(tmp_path, time, rounds=2), tmp_path).train["time"]
     # Round 1 ends at max(own, neighbors' + 2); then 0 works 7 s, and what 3 sends it takes 10.
     assert np.abs(got[:, 0] - [6, 5, 6, 5]).max() <= TOLERANCE
     assert np.abs(got[:, 1] - [9 + 10, 13 + 2, 9 + 2, 13 + 2]).max() <= TOLERANCE
@@ -141,7 +143,7 @@ def test_measured_steps_and_links(kind: str, tmp_path: Path) -> None:
 
 def test_a_ring_goes_as_fast_as_its_slow_peer(tmp_path: Path) -> None:
     slow = {"name": "slow-peers", "peers": [3], "factor": 10.0}
-    run = run_here(table(tmp_path, {"compute": slow}, peers=8, rounds=60), tmp_path)
+    run = run_in_threads(table(tmp_path, {"compute": slow}, peers=8, rounds=60), tmp_path)
     spent = np.diff(run.train["time"], axis=1)
     # Peers far from it feel it after as many rounds as they are away.
     assert (spent[:, 5:] == 10).all()
@@ -150,7 +152,7 @@ def test_a_ring_goes_as_fast_as_its_slow_peer(tmp_path: Path) -> None:
 
 def test_slow_from_one_step_to_another(tmp_path: Path) -> None:
     slow = {"name": "slow-peers", "peers": [1], "factor": 3.0, "first": 2, "last": 3, "of": EACH}
-    run = run_here(table(tmp_path, {"compute": slow}, algorithm="isolated"), tmp_path)
+    run = run_in_threads(table(tmp_path, {"compute": slow}, algorithm="isolated"), tmp_path)
     assert (run.train["time"][1] == np.cumsum([2, 2, 6, 6, 2])).all()
     assert (run.train["time"][2] == np.cumsum([3] * 5)).all()
 
@@ -175,7 +177,7 @@ def test_the_plan_knows_the_virtual_time(name: str, link: str, tmp_path: Path) -
     made = experiment(algorithm, topology, rounds=5)
     made["learning"]["local_steps"] = 2
     made["time"] = {"compute": RANDOM, "link": LINKS[link]}
-    run = run_here(made, tmp_path)
+    run = run_in_threads(made, tmp_path)
     said = plan.plan(scenario.load(made, tmp_path))["virtual time"]
     wanted = run.train["time"].max()
     if name == "all-reduce" and link != "none":  # its blocks are of two sizes
@@ -190,7 +192,7 @@ def test_the_plan_knows_the_virtual_time(name: str, link: str, tmp_path: Path) -
 def scheduled(folder: Path, made: Table) -> tuple[Run, list[NDArray[Any]]]:
     """The run and what its peers wrote down."""
     place = new_folder(folder)
-    run = run_here(made, folder)
+    run = run_in_threads(made, folder)
     return run, results.schedules(place)
 
 
@@ -228,7 +230,7 @@ def test_the_critical_path_by_hand(tmp_path: Path) -> None:
 def test_the_timeline_says_who_was_idle(tmp_path: Path) -> None:
     slow = {"name": "slow-peers", "peers": [3], "factor": 10.0}
     place = new_folder(tmp_path)
-    run_here(table(tmp_path, {"compute": slow}, peers=8, rounds=20), tmp_path)
+    run_in_threads(table(tmp_path, {"compute": slow}, peers=8, rounds=20), tmp_path)
     said = CliRunner().invoke(cli.main, ["plot", str(place), "--timeline", "--rounds", "9:20"])
     assert said.exit_code == 0, said.output
     assert (place / "timeline.png").stat().st_size > 10_000
@@ -244,7 +246,7 @@ def test_growth_and_switch(tmp_path: Path) -> None:
     assert [own.size for own in events] > [1024] * PEERS
     made["time"]["schedule"] = False
     place = new_folder(tmp_path)
-    run_here(made, tmp_path)
+    run_in_threads(made, tmp_path)
     assert not list(place.glob("peers/schedule*"))
     said = CliRunner().invoke(cli.main, ["plot", str(place), "--timeline"])
     assert said.exit_code == 2
@@ -263,10 +265,10 @@ def test_work_of_one_round_is_one_event(tmp_path: Path) -> None:
 def test_realized_time_is_felt_and_changes_no_bit(tmp_path: Path) -> None:
     each = {"name": "constant", "seconds_per_step": [0.01, 0.02, 0.03, 0.08]}
     made = table(tmp_path, {"compute": each, "link": {"latency": 0.01}}, rounds=10)
-    plain = run_here(made, tmp_path)
+    plain = run_in_threads(made, tmp_path)
     made["time"]["realize"] = True
     began = real.monotonic()
-    felt = run_here(made, tmp_path)
+    felt = run_in_threads(made, tmp_path)
     assert real.monotonic() - began >= felt.train["time"].max()
     assert felt.datasets() == plain.datasets()
     assert (felt.train["wall"] >= felt.train["time"]).all()

@@ -16,7 +16,7 @@ from p2psim.network.neighborhood import Neighborhood
 from p2psim.network.topology import Topology
 from p2psim.network.transfer import PeerNeighborhood
 from p2psim.network.transport import Alarm, ThreadTransport, Transport, run_threads
-from tests.support.runs import Table, quadratic_table, quadratics, run_here
+from tests.support.runs import Table, quadratic_table, quadratics, run_in_threads
 
 PEERS, D = 7, 24
 LARGE = 1000  # entries: more bytes than all headers
@@ -97,13 +97,13 @@ def test_groups_change_no_bit_no_count_and_no_time(
         dtype=dtype,
         time=TIMES,
     )
-    whole = run_here(table, tmp_path)
+    whole = run_in_threads(table, tmp_path)
     assert not groups
     payload = int(whole.train["bytes_sent"][0, -1] // whole.train["messages_sent"][0, -1])
     # Two messages are all that a peer on the ring receives.
     for window, size in ((1, 1), (2 * payload + 16, 1), (5 * payload, 2)):
         monkeypatch.setattr(neighborhood, "WINDOW", window)
-        other = run_here(table, tmp_path)
+        other = run_in_threads(table, tmp_path)
         # Only the schedule shows that groups were waited for one after the other.
         assert replace(other, schedule=[]).datasets() == replace(whole, schedule=[]).datasets()
         assert set(groups) == ({size} if topology != "ring" or window == 1 else set())

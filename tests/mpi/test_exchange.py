@@ -28,7 +28,7 @@ from p2psim.network.transfer import HEADER, PeerNeighborhood
 from p2psim.network.transport import MPITransport
 from p2psim.registry import find
 from p2psim.rng import RandomStream
-from tests.support.programs import Ended, run, under_mpiexec
+from tests.support.programs import Completed, run, under_mpiexec
 
 Matrix = NDArray[np.float64]
 ROOT = Path(__file__).parents[2]
@@ -350,25 +350,25 @@ def main(names: Sequence[str]) -> None:
         print(f"rank {wire.rank} passed {name}.", flush=True)
 
 
-def checked(n: int, names: Sequence[str]) -> Ended:
+def checked(n: int, names: Sequence[str]) -> Completed:
     """What n ranks say to these checks."""
     return run(under_mpiexec(n, [sys.executable, "-m", "tests.mpi.test_exchange", *names]), ROOT)
 
 
 @pytest.fixture(scope="module", params=[PEERS, 1], ids="n={}".format)
-def all_checked(request: pytest.FixtureRequest) -> tuple[int, Ended]:
+def all_checked(request: pytest.FixtureRequest) -> tuple[int, Completed]:
     """All checks by so many ranks: starting them takes longer than most checks."""
     return request.param, checked(request.param, list(CHECKS))
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_exchange(name: str, all_checked: tuple[int, Ended]) -> None:
+def test_exchange(name: str, all_checked: tuple[int, Completed]) -> None:
     n, ended = all_checked
     passed = re.findall(rf"rank (\d+) passed {name}\.", ended.stdout)  # lines may have run together
     assert sorted(passed) == [str(rank) for rank in range(n)], ended.stdout + ended.stderr
 
 
-def test_all_ranks_end_well(all_checked: tuple[int, Ended]) -> None:
+def test_all_ranks_end_well(all_checked: tuple[int, Completed]) -> None:
     assert all_checked[1].code == 0
 
 

@@ -17,16 +17,16 @@ import pytest
 
 from p2psim.analysis import results
 from tests.support.programs import (
-    Ended,
-    Started,
+    Completed,
+    Program,
     Table,
     alive,
     descendants,
-    gone,
     p2psim,
     pids,
     run,
     under_mpiexec,
+    wait_until_ended,
     write,
 )
 
@@ -142,10 +142,10 @@ def rows_of(columns: dict[str, Any], rank: int) -> int:
     return count
 
 
-def assert_told(ended: Ended, phase: str, round_: int) -> None:
+def assert_told(ended: Completed, phase: str, round_: int) -> None:
     """Exit code 3 and one line: which peer, where, in what, why."""
     assert ended.code == 3, ended.stderr
-    assert ended.said() == [
+    assert ended.messages() == [
         f"p2psim: peer {VICTIM} on {socket.gethostname()} failed in phase {phase!r} of round "
         f"{round_}: ArithmeticError: the cause in two lines"
     ]
@@ -198,7 +198,7 @@ def test_an_exception_ends_the_run_and_is_told(phase: str, way: str, tmp_path: P
     assert_told(ended, phase, PHASES[phase])
     assert_readable(tmp_path, phase, PHASES[phase])
     assert took < SOON, f"{took:.1f} s"
-    assert gone(pids(tmp_path / "out"))
+    assert wait_until_ended(pids(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -211,8 +211,8 @@ def test_a_peer_that_calls_exit_ends_the_run(way: str, tmp_path: Path) -> None:
     plugin.write_text(left)
     ended = run(WAYS[way].command(file), tmp_path)
     assert ended.code == 3, ended.stderr
-    assert any("SystemExit: 0" in line for line in ended.said()), ended.stderr
-    assert gone(pids(tmp_path / "out"))
+    assert any("SystemExit: 0" in line for line in ended.messages()), ended.stderr
+    assert wait_until_ended(pids(tmp_path / "out"))
 
 
 def test_without_a_failure_the_plug_in_runs_to_the_end(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_without_a_failure_the_plug_in_runs_to_the_end(tmp_path: Path) -> None:
         assert rows_of(columns(tmp_path / "out", "train"), rank) == ROUNDS
 
 
-def wait_for(seen: Callable[[], bool], started: Started, limit: float = 90) -> None:
+def wait_for(seen: Callable[[], bool], started: Program, limit: float = 90) -> None:
     """Until something is there; AssertionError where the program ends before, or after `limit`."""
     end = time.monotonic() + limit
     while not seen():
@@ -240,12 +240,12 @@ def evaluated(folder: Path) -> bool:
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Iterator[Started]:
+def slow(tmp_path: Path) -> Iterator[Program]:
     """A run of minutes under the launcher, past its first evaluation."""
     file = experiment(tmp_path, pause=0.1, rounds=LONG)
     # A shell may have told its background jobs to ignore SIGINT, and a program inherits that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with Started(WAYS["launcher"].command(file), tmp_path) as started:
+    with Program(WAYS["launcher"].command(file), tmp_path) as started:
         signal.signal(signal.SIGINT, before)
         wait_for(lambda: evaluated(tmp_path), started)
         yield started
@@ -264,22 +264,22 @@ def assert_stopped_halfway(run_folder: Path, status: str) -> None:
         assert 0 <= evaluation["accuracy"][rank, 1] <= 1
 
 
-def test_kill_9_of_one_peer(slow: Started, tmp_path: Path) -> None:
+def test_kill_9_of_one_peer(slow: Program, tmp_path: Path) -> None:
     peers, ranks = pids(tmp_path / "out"), descendants(slow.process.pid)
     assert len(set(peers)) == PEERS
     os.kill(peers[1], signal.SIGKILL)
     ended = slow.end(20)
     assert ended.code == 3, ended.stderr
-    (told,) = ended.said()
+    (told,) = ended.messages()
     assert told.startswith(
         f"p2psim: peer 1 on {socket.gethostname()} was killed by signal 9 (SIGKILL) in phase "
     )
     assert "Traceback" not in ended.stderr
     assert_stopped_halfway(tmp_path / "out", "failed")
-    assert gone(peers + ranks)
+    assert wait_until_ended(peers + ranks)
 
 
-def test_ctrl_c(slow: Started, tmp_path: Path) -> None:
+def test_ctrl_c(slow: Program, tmp_path: Path) -> None:
     peers, ranks = pids(tmp_path / "out"), descendants(slow.process.pid)
     assert all(alive(pid) for pid in peers)
     slow.interrupt()
@@ -291,10 +291,10 @@ def test_ctrl_c(slow: Started, tmp_path: Path) -> None:
     ]
     assert "Traceback" not in ended.stderr
     assert_stopped_halfway(tmp_path / "out", "stopped")
-    assert gone(ranks)
+    assert wait_until_ended(ranks)
 
 
-def test_ctrl_c_twice(slow: Started, tmp_path: Path) -> None:
+def test_ctrl_c_twice(slow: Program, tmp_path: Path) -> None:
     """Where the peers do not come to a checkpoint, a second one ends them."""
     ranks = descendants(slow.process.pid)
     stuck = pids(tmp_path / "out")[0]
@@ -304,9 +304,9 @@ def test_ctrl_c_twice(slow: Started, tmp_path: Path) -> None:
     slow.interrupt()
     ended = slow.end(20)
     assert ended.code == 4, ended.stderr
-    assert ended.said()[1:] == ["p2psim: stopped; the rows so far are in out"]
+    assert ended.messages()[1:] == ["p2psim: stopped; the rows so far are in out"]
     assert_stopped_halfway(tmp_path / "out", "stopped")
-    assert gone(ranks)
+    assert wait_until_ended(ranks)
 
 
 @pytest.mark.parametrize("way", ["launcher", "debug"])
@@ -318,7 +318,7 @@ def test_ctrl_c_while_the_experiment_is_checked(way: str, tmp_path: Path) -> Non
         "time.sleep(30)\n"
     )
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with Started(WAYS[way].command(file), tmp_path) as started:
+    with Program(WAYS[way].command(file), tmp_path) as started:
         signal.signal(signal.SIGINT, before)
         wait_for(lambda: (tmp_path / "checking").exists(), started)
         started.interrupt()
@@ -328,13 +328,13 @@ def test_ctrl_c_while_the_experiment_is_checked(way: str, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_sigterm_to_the_launcher_leaves_no_ranks(slow: Started, tmp_path: Path) -> None:
+def test_sigterm_to_the_launcher_leaves_no_ranks(slow: Program, tmp_path: Path) -> None:
     """What `kill`, `timeout` and batch systems send: to the launcher alone."""
     ranks = descendants(slow.process.pid)
     slow.process.terminate()
     ended = slow.end(20)
     try:
-        assert gone(ranks), f"still there: {[pid for pid in ranks if alive(pid)]}"
+        assert wait_until_ended(ranks), f"still there: {[pid for pid in ranks if alive(pid)]}"
         assert ended.code == 4, f"exit code {ended.code}: {ended.stderr}"
         assert_stopped_halfway(tmp_path / "out", "stopped")
     finally:
@@ -345,7 +345,7 @@ def test_sigterm_to_the_launcher_leaves_no_ranks(slow: Started, tmp_path: Path) 
 def test_ctrl_c_during_debug(tmp_path: Path) -> None:
     file = experiment(tmp_path, pause=0.1, rounds=LONG)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with Started(WAYS["debug"].command(file), tmp_path) as started:
+    with Program(WAYS["debug"].command(file), tmp_path) as started:
         signal.signal(signal.SIGINT, before)
         wait_for(lambda: evaluated(tmp_path), started)
         started.interrupt()
@@ -384,7 +384,7 @@ def test_a_run_can_be_watched_from_before_its_first_moment(tmp_path: Path) -> No
     """Peers make their files while the progress bar reads; what is not there yet is no error."""
     file = experiment(tmp_path, rounds=100)
     seen = set()
-    with Started(WAYS["debug"].command(file), tmp_path) as started:
+    with Program(WAYS["debug"].command(file), tmp_path) as started:
         while started.process.poll() is None:
             seen.add(results.progress(tmp_path / "out"))
         assert started.end(1).code == 0

@@ -20,7 +20,7 @@ import pytest
 from p2psim.analysis import results
 from p2psim.launcher import ranks
 from p2psim.simulation import checkpoint
-from tests.support.programs import Started, Table, gone, p2psim, run, write
+from tests.support.programs import Program, Table, p2psim, run, wait_until_ended, write
 from tests.support.runs import Run, read
 
 PEERS, ROUNDS, EVERY = 8, 120, 20  # a checkpoint every so many rounds
@@ -85,7 +85,7 @@ def command(out: str | Path, *options: object) -> list[str]:
 class Family:
     """The processes of a run: the launcher, mpiexec and what it starts, fork server and ranks."""
 
-    def __init__(self, started: Started) -> None:
+    def __init__(self, started: Program) -> None:
         self.launcher = started.process.pid
         self.home = Path(f"/tmp/p2psim-{os.geteuid()}-{self.launcher}-")
         end = time.monotonic() + 60
@@ -134,7 +134,7 @@ class Family:
 
     def assert_gone(self) -> None:
         """Nothing is left: processes, folders, shared memory."""
-        assert gone(list(self.everyone)), self.members()
+        assert wait_until_ended(list(self.everyone)), self.members()
         end = time.monotonic() + 10
         while left := list(self.home.parent.glob(f"{self.home.name}*")):
             assert time.monotonic() < end, left
@@ -145,10 +145,10 @@ class Family:
 @contextlib.contextmanager
 def running(
     place: Path, out: str, line: list[str] | None = None
-) -> Iterator[tuple[Started, Family]]:
+) -> Iterator[tuple[Program, Family]]:
     """A run whose ranks are all there; whoever uses it ends it."""
     before = descriptions()
-    with Started(line or command(out), place) as started:
+    with Program(line or command(out), place) as started:
         family = Family(started)
         yield started, family
     family.assert_gone()
@@ -164,7 +164,7 @@ def descriptions() -> set[Path]:
     return set(Path("/tmp").glob("hydra_hwloc_xmlfile_*"))
 
 
-def begun(place: Path, out: str, started: Started, rounds: int = EVERY + 5) -> None:
+def begun(place: Path, out: str, started: Program, rounds: int = EVERY + 5) -> None:
     """Wait until the run has come so far, past its first checkpoint."""
     end = time.monotonic() + 60
     while (state := results.progress(place / out)) is None or state[0] < rounds:
@@ -249,7 +249,7 @@ def test_a_signal_to_the_launcher_stops_with_a_checkpoint(
         started.process.send_signal(number)
         ended = started.end(30)
     assert ended.code == 4, ended.stderr
-    assert ended.said()[-1].endswith(f"the rows so far are in {out}; go on with --resume")
+    assert ended.messages()[-1].endswith(f"the rows so far are in {out}; go on with --resume")
     assert len(checkpoint.rounds(place / out)) == 1
     assert results.read(place / out).attributes["status"] == "stopped"
     assert_goes_on(place, out, whole)
@@ -266,7 +266,7 @@ def test_a_peer_that_hangs_is_named(place: Path, whole: Run) -> None:
         stopped = time.time()
         ended = started.end(60)
     assert ended.code == 3, ended.stderr
-    (told,) = ended.said()
+    (told,) = ended.messages()
     assert re.match(r"p2psim: peer 3 on \S+ hangs: in phase '[\w ]+' of round \d+ for \d+ s", told)
     wait = r"peer (\d) has waited for ([\d, ]+) for \d+ s \([\w ]+, round \d+\)"
     waiting = re.findall(wait, told)
@@ -302,7 +302,7 @@ def test_a_full_disk(room: str, at: str, place: Path, whole: Run) -> None:
     try:
         ended = run(command(disk / "out"), place)
         assert ended.code == 3, ended.stderr
-        assert any("peer " in x and "No space left on device" in x for x in ended.said())
+        assert any("peer " in x and "No space left on device" in x for x in ended.messages())
         assert "Traceback" not in ended.stderr
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
         assert_goes_on(place, str(disk / "out"), whole)

@@ -32,9 +32,9 @@ def test_the_libraries_here_belong_together(tmp_path: Path) -> None:
 
 
 def test_the_launcher_refuses_before_it_starts_a_rank(tmp_path: Path) -> None:
-    kind = foreign_mpi.other()
-    python = foreign_mpi.environment(tmp_path / "venv")
-    mpiexec = foreign_mpi.mpiexec(python.parent, kind)
+    kind = foreign_mpi.other_library()
+    python = foreign_mpi.create_environment(tmp_path / "venv")
+    mpiexec = foreign_mpi.write_mpiexec(python.parent, kind)
     loaded = mpi_libraries.of_mpi4py()
     command = [str(python), *p2psim("run", write(tmp_path, TABLE), "--out", "out")[1:]]
     ended = run(command, tmp_path, SOON)
@@ -61,14 +61,14 @@ def memory() -> set[Path]:
 @pytest.mark.parametrize("variables", ["", foreign_mpi.PMI], ids=["mpiexec", "srun"])
 def test_ranks_that_would_be_alone_refuse(variables: str, tmp_path: Path) -> None:
     """One of them says so for all; with the variables of srun only MPI can tell."""
-    kind = foreign_mpi.other()
-    mpiexec = foreign_mpi.mpiexec(tmp_path, kind, variables)
+    kind = foreign_mpi.other_library()
+    mpiexec = foreign_mpi.write_mpiexec(tmp_path, kind, variables)
     command = p2psim("run", write(tmp_path, TABLE), "--out", "out")
     shared = memory()
     ended = run([str(mpiexec), "-n", "4", *command], tmp_path, SOON)
     assert ended.code == 2, ended.stderr
     assert memory() <= shared
-    (told,) = ended.said()
+    (told,) = ended.messages()
     starter = "as 4" if variables else f"by {foreign_mpi.TITLES[kind]}'s mpiexec"
     for fragment in (starter, mpi_libraries.of_mpi4py().title, "PATH", "MPI4PY_LIBMPI"):
         assert fragment in told
@@ -95,9 +95,9 @@ def test_the_cure_names_the_folder_of_the_right_mpiexec() -> None:
 
 @pytest.mark.parametrize("mpiexec", ["", "other"])
 def test_the_doctor_says_so_too(mpiexec: str, tmp_path: Path) -> None:
-    python = foreign_mpi.environment(tmp_path / "venv")
+    python = foreign_mpi.create_environment(tmp_path / "venv")
     if mpiexec:
-        foreign_mpi.mpiexec(python.parent, foreign_mpi.other())
+        foreign_mpi.write_mpiexec(python.parent, foreign_mpi.other_library())
     bare = ["env", f"PATH={python.parent}:/usr/bin:/bin" if mpiexec else "PATH=/nowhere"]
     ended = run([*bare, str(python), "-m", "p2psim", "doctor"], tmp_path, SOON)
     assert ended.code == 2, ended.stdout

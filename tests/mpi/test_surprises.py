@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import Started, Table, assert_refused, p2psim, run, under_mpiexec, write
+from tests.support.programs import Program, Table, assert_refused, p2psim, run, under_mpiexec, write
 
 PEERS, VICTIM = 4, 2
 ODD = f"""
@@ -91,7 +91,7 @@ def test_what_a_phase_must_not_return(what: str, told: str, tmp_path: Path) -> N
     file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": what})
     ended = run(p2psim("run", file, "--out", "out"), tmp_path)
     assert ended.code == 3, ended.stderr
-    assert any(f"peer {VICTIM} on " in line and told in line for line in ended.said())
+    assert any(f"peer {VICTIM} on " in line and told in line for line in ended.messages())
 
 
 def test_all_peers_hang(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_run_folder_that_cannot_be_written_to(way: str, tmp_path: Path) -> Non
 
 def test_a_fork_server_that_is_killed_at_its_start(tmp_path: Path) -> None:
     command = p2psim("run", odd(tmp_path), "--out", "out")
-    with Started(command, tmp_path, {"P2PSIM_START": "auto"}) as started:
+    with Program(command, tmp_path, {"P2PSIM_START": "auto"}) as started:
         home = f"/tmp/p2psim-{os.geteuid()}-{started.process.pid}-"
         line, end = f"-m\0p2psim\0forkserver\0{home}".encode(), time.monotonic() + 30
         found: list[int] = []

@@ -9,7 +9,7 @@ import pytest
 
 from p2psim.analysis.tables import quantity
 from tests.mpi.test_failures import wait_for
-from tests.support.programs import Started, p2psim, write
+from tests.support.programs import Program, p2psim, write
 
 PEERS, ROUNDS, LIMIT = 3, 150, 120.0
 PLUGIN = """
@@ -48,9 +48,9 @@ def test_a_run_is_followed_to_its_end(end: int, tmp_path: Path) -> None:
             "topology": "ring",
         },
     )
-    with Started(p2psim("watch", "out", "--wait", LIMIT), tmp_path) as watching:
+    with Program(p2psim("watch", "out", "--wait", LIMIT), tmp_path) as watching:
         wait_for(lambda: "waiting" in watching.text(watching.out), watching)
-        with Started(p2psim("run", file, "--out", "out"), tmp_path) as running:
+        with Program(p2psim("run", file, "--out", "out"), tmp_path) as running:
             ran, watched = running.end(LIMIT), watching.end(LIMIT)
     assert (ran.code, watched.code) == (3 if end else 0, 0), ran.stderr + watched.stderr
     lines = watched.stdout.splitlines()

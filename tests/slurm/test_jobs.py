@@ -14,7 +14,7 @@ from p2psim.analysis import results
 from tests.mpi.test_same_bits import VARIANTS
 from tests.slurm.jobs import PEERS, ROUNDS, finish, in_flight, slow, submit
 from tests.support import runs
-from tests.support.programs import Table, assert_refused, gone, p2psim, pids, run, write
+from tests.support.programs import Table, assert_refused, p2psim, pids, run, wait_until_ended, write
 
 SMALL: Table = {"name": "small", **VARIANTS["choco-stale-qsgd"], "peers": 4}
 
@@ -23,7 +23,7 @@ SMALL: Table = {"name": "small", **VARIANTS["choco-stale-qsgd"], "peers": 4}
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What the slow experiment gives outside Slurm, in one go."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    return runs.run_here(slow(folder), folder).datasets()
+    return runs.run_in_threads(slow(folder), folder).datasets()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_job_on_two_nodes_gives_the_bits_of_debug(tmp_path: Path) -> None:
     assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), said
     assert (ended["JobName"], ended["NumNodes"]) == ("small", "2")
     assert "small: done" in said
-    here = runs.run_here(SMALL, tmp_path)
+    here = runs.run_in_threads(SMALL, tmp_path)
     assert runs.read(tmp_path / "out").datasets() == here.datasets()
 
 
@@ -97,7 +97,7 @@ def test_a_cancelled_job_ends_and_does_not_come_back(tmp_path: Path) -> None:
     ended, said = finish(tmp_path, job)
     assert (ended["JobState"], ended["Restarts"]) == ("CANCELLED", "0"), said
     assert len(ranks) == PEERS
-    assert gone(ranks, 60)
+    assert wait_until_ended(ranks, 60)
     done, _, _ = results.progress(tmp_path / "out") or (0, 0, 0.0)
     assert 5 <= done < ROUNDS
 
@@ -120,7 +120,7 @@ def test_a_killed_peer_ends_the_job(tmp_path: Path) -> None:
     ended, said = finish(tmp_path, job)
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "3:0", "0"), said
     assert f"p2psim: peer 2 on {socket.gethostname()} was killed by signal 9" in said
-    assert gone(ranks, 60)
+    assert wait_until_ended(ranks, 60)
 
 
 def test_the_time_limit_ends_in_a_checkpoint_and_a_second_start(

@@ -15,7 +15,7 @@ from tests.mpi.test_same_bits import VARIANTS
 from tests.slurm.cluster import environment, processes
 from tests.slurm.jobs import wait
 from tests.support import runs
-from tests.support.programs import Table, assert_refused, gone, p2psim, run, write
+from tests.support.programs import Table, assert_refused, p2psim, run, wait_until_ended, write
 
 PEERS = 4
 SMALL: Table = {"name": "small", **VARIANTS["choco-fresh-top-k"], "peers": PEERS}
@@ -39,7 +39,7 @@ WAYS = {
 @pytest.fixture(scope="module")
 def debugged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What all peers as threads give."""
-    return runs.run_here(SMALL, tmp_path_factory.mktemp("debug")).datasets()
+    return runs.run_in_threads(SMALL, tmp_path_factory.mktemp("debug")).datasets()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -99,5 +99,5 @@ def test_the_cluster_goes_with_its_starter(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
     # munged, slurmctld, two slurmd, the script, srun, two tasks; slurmstepd has a bare environment
     assert len(begun) >= 5
-    assert gone(begun, 60)
+    assert wait_until_ended(begun, 60)
     assert not processes(tmp_path)

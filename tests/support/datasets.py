@@ -9,7 +9,7 @@ from p2psim import registry
 from p2psim.base import Data
 
 
-def opened(name: str, folder: Path | str = ".", **params: Any) -> Data:
+def open_data(name: str, folder: Path | str = ".", **params: Any) -> Data:
     """Return an opened data set with these parameters; relative paths start from `folder`."""
     data: Data = registry.names("data")[name](**params)
     data.open(str(folder))

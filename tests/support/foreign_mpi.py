@@ -52,12 +52,12 @@ VARIABLES = {
 FAILED = {"mpich": "exit $?", "openmpi": "kill 0"}
 
 
-def other() -> str:
+def other_library() -> str:
     """Return the kind of MPI library that mpi4py does not use: "mpich" or "openmpi"."""
     return {"mpich": "openmpi", "openmpi": "mpich"}[ranks.find_mpiexec()[1]]
 
 
-def mpiexec(folder: Path, kind: str, variables: str = "") -> Path:
+def write_mpiexec(folder: Path, kind: str, variables: str = "") -> Path:
     """Write an mpiexec of this kind; return its path.
 
     variables: environment of each rank, as `NAME=VALUE ...`; by default that of the library.
@@ -70,7 +70,7 @@ def mpiexec(folder: Path, kind: str, variables: str = "") -> Path:
     return path
 
 
-def environment(folder: Path) -> Path:
+def create_environment(folder: Path) -> Path:
     """Create an environment with all packages of this one but no mpiexec; return its Python."""
     (folder / "bin").mkdir(parents=True)
     python = folder / "bin" / "python"

@@ -53,7 +53,7 @@ QUADRATIC: Table = {
     "data": {"name": "quadratic", "file": "problem.npz"},
     "model": {"name": "vector"},
 }
-GONE = object()  # value that marks a key to delete
+REMOVED = object()  # value that marks a key to delete
 # Prefixes of environment variables that an mpiexec around the tests, or an earlier run, may set.
 FOREIGN = (
     *("PMI", "OMPI_COMM_", "PRTE_", "HYD", "SLURM_JOB", "SLURM_STEP", "SLURM_PROCID"),
@@ -62,7 +62,7 @@ FOREIGN = (
 
 
 @dataclass(frozen=True)
-class Ended:
+class Completed:
     """Result of a program that has ended."""
 
     code: int
@@ -70,12 +70,12 @@ class Ended:
     stderr: str
     at: float  # time.time() when the end was noticed
 
-    def said(self) -> list[str]:
+    def messages(self) -> list[str]:
         """Return the lines of p2psim on stderr, without those of mpiexec and the progress bar."""
         return [line for line in self.stderr.splitlines() if line.startswith("p2psim: ")]
 
 
-class Started:
+class Program:
     """Program that runs beside the test; as a context manager it is killed at the end."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Started:
             start_new_session=True,
         )
 
-    def __enter__(self) -> Started:
+    def __enter__(self) -> Program:
         return self
 
     def __exit__(
@@ -107,15 +107,15 @@ class Started:
         self.out.close()
         self.err.close()
 
-    def end(self, limit: float) -> Ended:
+    def end(self, limit: float) -> Completed:
         """Wait until the program ends; AssertionError with its output after `limit` seconds."""
         try:
             code = self.process.wait(limit)
         except subprocess.TimeoutExpired:
             self.kill()
-            text = self.text(self.out) + self.text(self.err)
-            raise AssertionError(f"still running after {limit} s; output:\n{text}") from None
-        return Ended(code, self.text(self.out), self.text(self.err), time.time())
+            output = self.text(self.out) + self.text(self.err)
+            raise AssertionError(f"still running after {limit} s; output:\n{output}") from None
+        return Completed(code, self.text(self.out), self.text(self.err), time.time())
 
     @staticmethod
     def text(file: Any) -> str:
@@ -161,7 +161,7 @@ def alive(pid: int) -> bool:
     return listing.stdout.strip()[:1] not in ("", "Z", "X")
 
 
-def gone(pids: Sequence[int], limit: float = 10) -> bool:
+def wait_until_ended(pids: Sequence[int], limit: float = 10) -> bool:
     """Wait until these processes have ended; return False if one still runs after `limit` s."""
     end = time.monotonic() + limit
     while any(alive(pid) for pid in pids):
@@ -219,9 +219,9 @@ def run(
     folder: Path,
     limit: float = 120,
     variables: Mapping[str, str] | None = None,
-) -> Ended:
+) -> Completed:
     """Run a program to its end, with these additional environment variables; return its result."""
-    with Started(command, folder, variables) as started:
+    with Program(command, folder, variables) as started:
         return started.end(limit)
 
 
@@ -231,7 +231,7 @@ class Bench:
     def __init__(self, folder: Path, table: Table) -> None:
         self.folder, self.file = folder, write(folder, table)
 
-    def here(self) -> dict[str, bytes]:
+    def contents(self) -> dict[str, bytes]:
         """Return the content of every file and folder by path, without Python's own cache."""
         paths = [p for p in self.folder.rglob("*") if "__pycache__" not in p.parts]
         return {str(p): p.read_bytes() if p.is_file() else b"" for p in paths}
@@ -240,19 +240,19 @@ class Bench:
         """Call `p2psim ARGUMENTS` in this process; return its result."""
         return CliRunner().invoke(main, [str(a) for a in arguments])
 
-    def refused(self, *fragments: str, call: tuple[object, ...] = ()) -> None:
+    def check_refused(self, *fragments: str, call: tuple[object, ...] = ()) -> None:
         """Assert that a call is refused as a mistake of the user and changes no file.
 
         By default, both `run` and `plan` are called. fragments: texts of the error message.
         """
         file = self.file
         for arguments in [call] if call else [("run", file, "--out", "out"), ("plan", file)]:
-            before = self.here()
+            before = self.contents()
             result = self.call(*arguments)
             assert isinstance(result.exception, SystemExit), f"{arguments}: {result.exception!r}"
             assert_refused(result.exit_code, result.stderr, fragments)
-            changes = self.here().keys() ^ before.keys()
-            assert self.here() == before, f"files that were added or removed: {sorted(changes)}"
+            changes = self.contents().keys() ^ before.keys()
+            assert self.contents() == before, f"files that were added or removed: {sorted(changes)}"
 
 
 def assert_refused(code: int, stderr: str, fragments: Sequence[str]) -> None:
@@ -264,11 +264,11 @@ def assert_refused(code: int, stderr: str, fragments: Sequence[str]) -> None:
         assert fragment in stderr, f"{fragment!r} is not in {stderr!r}"
 
 
-def changed(table: Table, changes: Table) -> Table:
-    """Return the table with these changes by dotted key; the value GONE deletes a key."""
+def with_changes(table: Table, changes: Table) -> Table:
+    """Return the table with these changes by dotted key; the value REMOVED deletes a key."""
     table = deepcopy(dict(table))
     for key, value in changes.items():
-        if value is GONE:
+        if value is REMOVED:
             *parents, last = key.split(".")
             inner = table
             for parent in parents:
@@ -311,17 +311,17 @@ class Malicious:
         return os.mkdir, ("harmed",)
 
 
-def text(name: str, content: str) -> Callable[[Path], object]:
+def text_file(name: str, content: str) -> Callable[[Path], object]:
     """Return a function that writes this text file into a folder."""
     return lambda folder: (folder / name).write_text(content)
 
 
-def arrays(**values: Any) -> Callable[[Path], None]:
+def npz_file(**values: Any) -> Callable[[Path], None]:
     """Return a function that writes these arrays into a folder as problem.npz."""
     return lambda folder: np.savez(folder / "problem.npz", **values)
 
 
-def nothing(folder: Path) -> None:
+def no_file(folder: Path) -> None:
     """Write no file."""
 
 

@@ -151,18 +151,18 @@ def new_folder(folder: Path) -> Path:
     return folder / f"run-{len(list(folder.glob('run-*')))}"
 
 
-def run_here(table: Table, folder: Path, resume: Path | None = None) -> Run:
+def run_in_threads(table: Table, folder: Path, resume: Path | None = None) -> Run:
     """Run all peers as threads of this process, as --debug does; return the run.
 
     folder: relative paths of the table start from it, and the run folder is created in it. resume:
     run folder of a run to resume instead.
     """
     run_folder = resume or new_folder(folder)
-    be_threads(table, folder, run_folder, resume=resume is not None)
+    run_threads_in(table, folder, run_folder, resume=resume is not None)
     return read(run_folder)
 
 
-def be_threads(
+def run_threads_in(
     table: Table, folder: Path, run_folder: Path, resume: bool = False, asks: int = 0
 ) -> None:
     """Run or resume an experiment in `run_folder`, with all peers as threads of this process.
@@ -189,7 +189,7 @@ def be_threads(
 
 def run_quadratic(problem: Problem, folder: Path, algorithm: str | Table, **options: Any) -> Run:
     """Run the experiment of `quadratic_table` with all peers as threads; return the run."""
-    return run_here(quadratic_table(problem, folder, algorithm, **options), folder)
+    return run_in_threads(quadratic_table(problem, folder, algorithm, **options), folder)
 
 
 def run_mpi(

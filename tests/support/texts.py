@@ -15,16 +15,16 @@ WORDS = (
 )
 
 
-def news(home: Path, train: int = 160, test: int = 40) -> None:
+def write_news(home: Path, train: int = 160, test: int = 40) -> None:
     """Write files of ag-news into `home`; each class has words that no other class uses."""
     (home / "ag-news").mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     for name, count in (("train", train), ("test", test)):
-        rows = [row(random, k % 4) for k in range(count)]
+        rows = [news_row(random, k % 4) for k in range(count)]
         (home / "ag-news" / f"{name}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def row(random: np.random.Generator, label: int) -> str:
+def news_row(random: np.random.Generator, label: int) -> str:
     """Return one line of such a file: class, title of one word, description."""
     own = random.choice(WORDS[label].split(), 3)
     other = random.choice(["the", "a", "of", "and", "says", "new"], random.integers(2, 7))
@@ -32,7 +32,7 @@ def row(random: np.random.Generator, label: int) -> str:
     return f'"{label + 1}","{words[0]}","{" ".join(words[1:])}"'
 
 
-def tiny(folder: Path, classes: int = 4, **changes: Any) -> Path:
+def save_tiny_model(folder: Path, classes: int = 4, **changes: Any) -> Path:
     """Save a DistilBERT with random weights and a tokenizer for `news`; return their folder."""
     from transformers import BertTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
@@ -45,7 +45,7 @@ def tiny(folder: Path, classes: int = 4, **changes: Any) -> Path:
     return folder
 
 
-def configured(folder: Path) -> Path:
+def save_config(folder: Path) -> Path:
     """Create a folder that holds only config.json; return the folder."""
     folder.mkdir(parents=True)
     shutil.copy(TINY / "config.json", folder)

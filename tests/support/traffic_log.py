@@ -72,7 +72,7 @@ class Push(Watched, StochasticGradientPush):
 '''
 
 
-def watched(problem: Problem, folder: Path, algorithm: Table, **options: Any) -> tuple[Run, Any]:
+def run_logged(problem: Problem, folder: Path, algorithm: Table, **options: Any) -> tuple[Run, Any]:
     """Run a class of WATCHED; return the run and its log.
 
     log[rank] holds lists under "sent", "before" and "state", and lists by sender under "received".

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.runs import run_here
+from tests.support.runs import run_in_threads
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 80
@@ -45,7 +45,7 @@ def test_there_is_an_example_of_each_kind() -> None:
 @pytest.mark.parametrize("name", sorted(USES))
 def test_an_example_learns(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(examples()[name])
-    run = run_here({**BASE, **USES[name]}, tmp_path)
+    run = run_in_threads({**BASE, **USES[name]}, tmp_path)
     assert np.mean(run.eval["accuracy"][:, -1]) > 0.75
     if name == "half.py":  # 2 bytes per entry to 2 neighbors in every round
         assert run.train["bytes_sent"][0, -1] == ROUNDS * 2 * 2 * run.parameters
@@ -55,4 +55,4 @@ def test_the_readme_shows_the_same_algorithm(tmp_path: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "tracking.py").write_text(block)
     table = {**BASE, "algorithm": "tracking.py:GradientTracking"}
-    assert np.mean(run_here(table, tmp_path).eval["accuracy"][:, -1]) > 0.75
+    assert np.mean(run_in_threads(table, tmp_path).eval["accuracy"][:, -1]) > 0.75

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from p2psim import cli
 from p2psim.analysis import results, tables
-from tests.support.runs import Table, new_folder, run_here
+from tests.support.runs import Table, new_folder, run_in_threads
 
 BASE: Table = {
     "name": "limits",
@@ -53,12 +53,12 @@ def test_is_refused(
 def test_a_run_that_diverged_says_so(tmp_path: Path) -> None:
     place = new_folder(tmp_path)
     with np.errstate(all="ignore"):
-        run_here({**BASE, "learning": {"optimizer": {"name": "sgd", "lr": 1e30}}}, tmp_path)
+        run_in_threads({**BASE, "learning": {"optimizer": {"name": "sgd", "lr": 1e30}}}, tmp_path)
     assert results.read(place).state == "done"
     assert "! the last test loss of 3 peers is not finite" in tables.summary(place)
 
 
 def test_a_run_that_learned_does_not(tmp_path: Path) -> None:
     place = new_folder(tmp_path)
-    run_here(BASE, tmp_path)
+    run_in_threads(BASE, tmp_path)
     assert "!" not in tables.summary(place)

@@ -58,7 +58,7 @@ def test_seen_and_unseen_are_shares_of_test_samples(
     table = experiment()
     table["data"].pop("classes")
     table["data"] |= {"classes": classes} if classes else {}
-    run = run_here(table, tmp_path)
+    run = run_in_threads(table, tmp_path)
     counts = samples_of(classes)
     for peer, held in enumerate(CLASSES):
         by_class = np.nan_to_num(run.eval["class_accuracy"][peer]) * counts
@@ -72,7 +72,7 @@ def test_seen_and_unseen_are_shares_of_test_samples(
 
 
 def test_where_all_is_seen_nothing_is_unseen(tmp_path: Path) -> None:
-    run = run_here(experiment(data={"partition": {"name": "iid"}}), tmp_path)
+    run = run_in_threads(experiment(data={"partition": {"name": "iid"}}), tmp_path)
     assert np.isnan(run.eval["unseen_accuracy"]).all()
     assert run.eval["seen_accuracy"].tolist() == run.eval["accuracy"].tolist()
 
@@ -103,8 +103,8 @@ def test_a_problem_without_classes_has_none_to_choose(tmp_path: Path) -> None:
 
 
 def test_the_last_evaluation_is_on_all_samples(tmp_path: Path) -> None:
-    part = run_here(experiment(eval={"samples": 20}), tmp_path)
-    whole = run_here(experiment(), tmp_path)
+    part = run_in_threads(experiment(eval={"samples": 20}), tmp_path)
+    whole = run_in_threads(experiment(), tmp_path)
     assert part.x.tobytes() == whole.x.tobytes()
     for name in ("loss", "accuracy", "class_accuracy", "mean_model_accuracy"):
         assert part.eval[name][:, -2:].tobytes() == whole.eval[name][:, -2:].tobytes()
@@ -115,7 +115,7 @@ def test_the_last_evaluation_is_on_all_samples(tmp_path: Path) -> None:
 
 def sawtooth(folder: Path) -> results.Run:
     """A run whose unseen accuracy is put by hand: 0.8 at consensus, lower after local."""
-    run_here(experiment(), folder)
+    run_in_threads(experiment(), folder)
     place = folder / "run-0"
     for rank, low in enumerate((0.2, 0.4, np.nan)):
         with h5py.File(place / f"peers/peer-{rank:05d}.h5", "r+") as file:
@@ -169,12 +169,14 @@ def test_show_tells_seen_from_unseen(tmp_path: Path) -> None:
         assert run.x.size
         return CliRunner().invoke(cli.main, ["show", str(place)]).output
 
-    text = shown(run_here(experiment(), tmp_path), tmp_path / "run-0")
+    text = shown(run_in_threads(experiment(), tmp_path), tmp_path / "run-0")
     assert "unseen accuracy after local" in text
     assert "unseen accuracy: rise at consensus" in text
     table = experiment(data={"partition": {"name": "iid"}}, eval={"every": 2})
-    text = shown(run_here(table, tmp_path), tmp_path / "run-1")
+    text = shown(run_in_threads(table, tmp_path), tmp_path / "run-1")
     assert "seen accuracy" not in text
     assert "rise at consensus" not in text  # the fall is not known
-    text = shown(run_here(experiment(eval={"phases": ["local"]}), tmp_path), tmp_path / "run-2")
+    text = shown(
+        run_in_threads(experiment(eval={"phases": ["local"]}), tmp_path), tmp_path / "run-2"
+    )
     assert "rise" not in text

@@ -21,7 +21,7 @@ from p2psim.analysis import monitor, results
 from p2psim.analysis.monitor import Pace
 from p2psim.errors import InputError
 from p2psim.launcher import runner
-from tests.support.programs import Started, assert_refused, p2psim, run
+from tests.support.programs import Program, assert_refused, p2psim, run
 from tests.support.runs import EXPERIMENT
 
 PEERS, ROUNDS, LIMIT = 4, 6, 60.0
@@ -76,11 +76,11 @@ def stage(whole: Path, tmp_path: Path) -> Stage:
     return Stage(whole, tmp_path / "run")
 
 
-def watching(folder: Path, *arguments: object) -> Started:
-    return Started(p2psim("watch", *arguments), folder)
+def watching(folder: Path, *arguments: object) -> Program:
+    return Program(p2psim("watch", *arguments), folder)
 
 
-def said(started: Started, fragment: str) -> str:
+def said(started: Program, fragment: str) -> str:
     """What it has said, as soon as that holds the fragment."""
     end = time.monotonic() + LIMIT
     while fragment not in started.text(started.out):

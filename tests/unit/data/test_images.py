@@ -16,7 +16,7 @@ import pytest
 from p2psim import registry, rng
 from p2psim.base import Data
 from p2psim.errors import InputError
-from tests.support.datasets import opened
+from tests.support.datasets import open_data
 
 REAL = os.environ.get("P2PSIM_DATA", "")
 
@@ -25,7 +25,7 @@ def real(name: str, **params: Any) -> Data:
     """A published data set, or a skipped test."""
     if not (Path(REAL) / name).is_dir() or not REAL:
         pytest.skip(f"P2PSIM_DATA has no folder {name}")
-    return opened(name, **params)
+    return open_data(name, **params)
 
 
 # MNIST
@@ -52,7 +52,7 @@ def small_mnist(folder: Path, zipped: bool = True) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_mnist_reads_the_rows_asked_for(home: Path, place: str, zipped: bool) -> None:
     images = small_mnist(home / place, zipped)
-    data = opened("mnist")
+    data = open_data("mnist")
     wanted = np.array([1299, 0, 1024, 1023, 7])  # in any order, on both sides of a block's edge
     inputs, targets = data.train(wanted)
     assert data.shape == (1, 6, 5)
@@ -84,7 +84,7 @@ def test_mnist_damaged_file_is_named_with_the_cure(home: Path, name: str, how: s
     small_mnist(home / "mnist")
     damage(home / "mnist" / name, how)
     with pytest.raises(InputError, match=rf"{name}.*p2psim data fetch mnist"):
-        opened("mnist").train(np.arange(3))
+        open_data("mnist").train(np.arange(3))
 
 
 def test_mnist_files_that_do_not_belong_together(home: Path) -> None:
@@ -92,16 +92,16 @@ def test_mnist_files_that_do_not_belong_together(home: Path) -> None:
     labels = home / "mnist" / "train-labels-idx1-ubyte.gz"
     labels.write_bytes(idx(np.zeros(1299, np.uint8)))
     with pytest.raises(InputError, match="1300 images for 1299 labels"):
-        opened("mnist")
+        open_data("mnist")
     labels.write_bytes(idx(np.full(1300, 10, np.uint8)))
     with pytest.raises(InputError, match="label 10"):
-        opened("mnist").labels()
+        open_data("mnist").labels()
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_missing_data_set_says_how_to_get_it(home: Path, name: str) -> None:
     with pytest.raises(InputError, match=f"p2psim data fetch {name}.*P2PSIM_DATA"):
-        opened(name)
+        open_data(name)
 
 
 def test_mnist_published() -> None:
@@ -134,7 +134,7 @@ def small_cifar(folder: Path, protocol: int = 2) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_cifar_reads_the_rows_asked_for(home: Path, protocol: int) -> None:
     images = small_cifar(home / "cifar10" / "cifar-10-batches-py", protocol)
-    data = opened("cifar10")
+    data = open_data("cifar10")
     wanted = np.array([59, 0, 12, 11, 30, 31])
     inputs, targets = data.train(wanted)
     assert np.array_equal(inputs, images[wanted])
@@ -158,14 +158,14 @@ def test_cifar_damaged_batch_is_named_with_the_cure(home: Path) -> None:
     for content in (whole[:-100], whole[:20], b"", *(pickle.dumps(batch, 2) for batch in wrong)):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"data_batch_3.*p2psim data fetch cifar10"):
-            opened("cifar10").labels()
+            open_data("cifar10").labels()
 
 
 def test_cifar_augmentation_is_a_crop_out_of_a_black_frame(home: Path) -> None:
     import torch
 
     small_cifar(home / "cifar10" / "cifar-10-batches-py")
-    data = opened("cifar10")
+    data = open_data("cifar10")
     raw, _ = data.train(np.arange(40))
     values = torch.from_numpy(raw * data.scale + data.shift)
     made = data.augment(values, rng.generator(1, "augment"))
@@ -176,7 +176,7 @@ def test_cifar_augmentation_is_a_crop_out_of_a_black_frame(home: Path) -> None:
     moves = [find_crop(black.clone(), values[i], made[i]) for i in range(16)]
     assert {mirrored for _, _, mirrored in moves} == {True, False}
     assert len({(dy, dx) for dy, dx, _ in moves}) > 8
-    plain = opened("cifar10", augmentation=False)
+    plain = open_data("cifar10", augmentation=False)
     assert plain.augment(values, rng.generator(1, "augment")) is values
 
 

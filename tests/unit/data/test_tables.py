@@ -16,7 +16,7 @@ import pytest
 from p2psim import rng
 from p2psim.base import Data
 from p2psim.errors import InputError
-from tests.support.datasets import opened
+from tests.support.datasets import open_data
 
 REAL = os.environ.get("P2PSIM_DATA", "")
 
@@ -37,7 +37,7 @@ def test_importing_and_opening_costs_numpy_only() -> None:
 
 
 def test_digits_split_and_shapes() -> None:
-    data = opened("digits")
+    data = open_data("digits")
     inputs, targets = data.test()
     assert (data.labels().size, targets.size) == (1437, 360)
     assert inputs.shape == (360, 1, 8, 8)
@@ -45,16 +45,16 @@ def test_digits_split_and_shapes() -> None:
     assert np.bincount(data.labels(), minlength=10).min() > 120
     every, _ = data.train(np.arange(1437))
     assert every.sum() + inputs.sum() == 561718  # all pixels of the published file
-    again = opened("digits")
+    again = open_data("digits")
     assert np.array_equal(again.train(np.arange(1437))[0], every)
 
 
 def test_digits_split_is_pinned() -> None:
-    assert opened("digits").labels()[:12].tolist() == [6, 1, 9, 9, 5, 9, 6, 5, 3, 1, 6, 3]
+    assert open_data("digits").labels()[:12].tolist() == [6, 1, 9, 9, 5, 9, 6, 5, 3, 1, 6, 3]
 
 
 def test_digits_are_standardized_by_the_training_part() -> None:
-    data = opened("digits")
+    data = open_data("digits")
     inputs, targets = data.train(np.arange(1437))
     values = (inputs * data.scale + data.shift).reshape(1437, 64)
     changing = inputs.reshape(1437, 64).std(axis=0) > 0
@@ -66,10 +66,10 @@ def test_digits_are_standardized_by_the_training_part() -> None:
 
 
 def test_digits_unit_scaling_and_other_split() -> None:
-    data = opened("digits", scaling="unit", test_samples=397)
+    data = open_data("digits", scaling="unit", test_samples=397)
     assert (data.labels().size, data.scale, data.shift) == (1400, 1 / 16, 0.0)
     with pytest.raises(InputError, match="at most 1796"):
-        opened("digits", test_samples=1797)
+        open_data("digits", test_samples=1797)
 
 
 # LIBSVM
@@ -103,7 +103,7 @@ def test_libsvm_test_part_and_real_values(home: Path, tmp_path: Path) -> None:
     (home / "libsvm").mkdir()
     small_libsvm(home / "libsvm" / "a9a.gz", ("-1", "+1"))
     (home / "libsvm" / "a9a.t").write_text("1 2:0.5 9:-3\n-1 1:1\n")
-    data = opened("libsvm", file="a9a")
+    data = open_data("libsvm", file="a9a")
     inputs, targets = data.test()
     assert (data.labels().size, data.shape, targets.tolist()) == (50, (123,), [1, 0])
     assert inputs.dtype == np.float32
@@ -117,9 +117,9 @@ def all_rows(data: Data) -> None:
 
 def test_libsvm_wrong_files(home: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"give one of a9a, w8a, mushrooms"):
-        opened("libsvm", tmp_path, file="nothing")
+        open_data("libsvm", tmp_path, file="nothing")
     with pytest.raises(InputError, match=r"a9a.*download it from https"):
-        opened("libsvm", tmp_path, file="a9a")
+        open_data("libsvm", tmp_path, file="a9a")
     for text in (
         "",
         "1 1:1",
@@ -133,7 +133,7 @@ def test_libsvm_wrong_files(home: Path, tmp_path: Path) -> None:
     ):
         (tmp_path / "x").write_text(text)
         with pytest.raises(InputError, match=r"x' cannot be used"):
-            all_rows(opened("libsvm", tmp_path, file="x"))
+            all_rows(open_data("libsvm", tmp_path, file="x"))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_libsvm_wrong_files(home: Path, tmp_path: Path) -> None:
 def test_libsvm_published(file: str, rows: int, positive: int, d: int) -> None:
     if not REAL or not (Path(REAL) / "libsvm").is_dir():
         pytest.skip("P2PSIM_DATA has no folder libsvm")
-    data = opened("libsvm", file=file)
+    data = open_data("libsvm", file=file)
     inputs, targets = data.test()
     assert (data.labels().size, data.shape) == (rows, (d,))
     assert inputs.dtype == np.uint8
@@ -189,7 +189,7 @@ def test_quadratic_starts_at_zero_without_x0(tmp_path: Path) -> None:
     arrays = problem()
     del arrays["x0"]
     np.savez_compressed(tmp_path / "p.npz", **arrays)
-    first = opened("quadratic", tmp_path, file="p.npz").initial(2)
+    first = open_data("quadratic", tmp_path, file="p.npz").initial(2)
     assert first is not None
     assert first.tolist() == [0.0, 0.0]
 
@@ -218,12 +218,12 @@ def spoiled(**changes: Any) -> dict[str, Any]:
 def test_quadratic_wrong_arrays(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     np.savez(tmp_path / "p.npz", **spoiled(**changes))
     with pytest.raises(InputError, match=says):
-        opened("quadratic", tmp_path, file="p.npz")
+        open_data("quadratic", tmp_path, file="p.npz")
 
 
 def test_quadratic_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
-        opened("quadratic", tmp_path, file="none.npz")
+        open_data("quadratic", tmp_path, file="none.npz")
     np.savez(tmp_path / "p.npz", **problem())
     whole = (tmp_path / "p.npz").read_bytes()
     for content in (
@@ -235,9 +235,9 @@ def test_quadratic_wrong_files(tmp_path: Path) -> None:
     ):
         (tmp_path / "p.npz").write_bytes(content)
         with pytest.raises(InputError, match="cannot be used"):
-            opened("quadratic", tmp_path, file="p.npz")
+            open_data("quadratic", tmp_path, file="p.npz")
     np.save(tmp_path / "p.npy", np.zeros((3, 4, 2)))
     with pytest.raises(InputError, match=r"not an \.npz"):
-        opened("quadratic", tmp_path, file="p.npy")
+        open_data("quadratic", tmp_path, file="p.npy")
     with pytest.raises(InputError):
-        opened("quadratic", tmp_path, file=".")
+        open_data("quadratic", tmp_path, file=".")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from p2psim.errors import InputError
-from tests.support.datasets import opened
+from tests.support.datasets import open_data
 
 REAL = os.environ.get("P2PSIM_DATA", "")
 TRAIN = (
@@ -62,7 +62,7 @@ ID = {word: number for number, word in enumerate(ORDER, start=2)}
 @pytest.mark.parametrize("place", ["ag-news", "ag_news", "ag_news_csv"])
 def test_news_are_the_most_frequent_words(home: Path, place: str) -> None:
     news(home / place)
-    data = opened("ag-news", length=8)
+    data = open_data("ag-news", length=8)
     assert (data.shape, data.outputs, data.classes, data.vocabulary) == ((8,), 4, 4, 16)
     assert data.labels().tolist() == [2, 0, 3]
     inputs, targets = data.train(np.array([2, 0, 2]))
@@ -80,7 +80,7 @@ def test_news_are_the_most_frequent_words(home: Path, place: str) -> None:
 
 def test_a_small_vocabulary_counts_padding_and_unknown(home: Path) -> None:
     news(home / "ag-news")
-    data = opened("ag-news", length=5, vocabulary=4)
+    data = open_data("ag-news", length=5, vocabulary=4)
     assert data.vocabulary == 4
     assert data.train(np.array([1]))[0].tolist() == [[1, 3, 2, 0, 0]]
     data.open(".")  # once more is the same
@@ -89,9 +89,9 @@ def test_a_small_vocabulary_counts_padding_and_unknown(home: Path) -> None:
 
 def test_another_training_file(home: Path) -> None:
     news(home / "ag_news", '"4","one","two"\n', "some.csv")
-    assert opened("ag-news", file="some.csv").labels().tolist() == [3]
+    assert open_data("ag-news", file="some.csv").labels().tolist() == [3]
     with pytest.raises(InputError, match=r"train.csv'; fetch it with `p2psim data fetch ag-news`"):
-        opened("ag-news")
+        open_data("ag-news")
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_damaged_news(home: Path, text: str, says: str) -> None:
         news(home / "ag-news")
         (home / "ag-news" / name).write_bytes(text.encode("utf-8", "surrogateescape"))
         with pytest.raises(InputError, match=rf"{name}' cannot be used \(.*{says}.*data fetch"):
-            opened("ag-news").test()
+            open_data("ag-news").test()
 
 
 def test_sentences_are_split_at_blanks(home: Path) -> None:
     sentences(home)
-    data = opened("senteval-length", length=7)
+    data = open_data("senteval-length", length=7)
     assert (data.shape, data.outputs, data.classes) == ((7,), 6, 6)
     assert data.labels().tolist() == [0, 5]
     # cat 3, a 2, then 's , . in the well-known once each
@@ -127,7 +127,7 @@ def test_sentences_are_split_at_blanks(home: Path) -> None:
     ]
     tests, labels = data.test()
     assert (labels.tolist(), tests[:, :3].tolist()) == ([2, 3], [[8, 1, 0], [6, 0, 0]])
-    assert opened("senteval-length", validation=True).test()[1].tolist() == [1]
+    assert open_data("senteval-length", validation=True).test()[1].tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def test_sentences_are_split_at_blanks(home: Path) -> None:
 def test_damaged_sentences(home: Path, lines: str, says: str) -> None:
     sentences(home, lines)
     with pytest.raises(InputError, match=rf"sentence_length.txt' cannot be used \({says}.*downl"):
-        opened("senteval-length").test()
+        open_data("senteval-length").test()
 
 
 def test_missing_sentences(home: Path) -> None:
     with pytest.raises(InputError, match=r"senteval-length: there is no file.*download https"):
-        opened("senteval-length")
+        open_data("senteval-length")
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> None:
@@ -184,13 +184,13 @@ def test_a_tokenizer_gives_the_ids(home: Path, monkeypatch: pytest.MonkeyPatch) 
     pretend(monkeypatch)
     (home / "letters").mkdir()
     sentences(home, "tr\t0\tab c\nte\t1\tz\n" + "te\t1\ty\n" * 2000)
-    data = opened("senteval-length", home, length=4, tokenizer="letters")
+    data = open_data("senteval-length", home, length=4, tokenizer="letters")
     assert data.vocabulary == 27
     assert data.train(np.array([0]))[0].tolist() == [[1, 2, 3, 0]]
     tests, labels = data.test()
     assert (tests.shape, labels.size) == ((2001, 4), 2001)
     assert tests[[0, 1, -1], 0].tolist() == [26, 25, 25]
-    assert opened("senteval-length", home, length=2, tokenizer="letters").shape == (2,)
+    assert open_data("senteval-length", home, length=2, tokenizer="letters").shape == (2,)
 
 
 def test_what_may_be_wrong_with_a_tokenizer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,10 +204,10 @@ def test_what_may_be_wrong_with_a_tokenizer(home: Path, monkeypatch: pytest.Monk
         "nowhere": r"there is no folder '.*nowhere'; give one",
     }.items():
         with pytest.raises(InputError, match=says):
-            opened("senteval-length", home, tokenizer=name)
+            open_data("senteval-length", home, tokenizer=name)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"pip install 'p2psim\[text\]'"):
-        opened("senteval-length", home, tokenizer="letters")
+        open_data("senteval-length", home, tokenizer="letters")
 
 
 def test_a_real_tokenizer(home: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_real_tokenizer(home: Path) -> None:
     (home / "vocab.txt").write_text("\n".join(words))
     BertTokenizer(str(home / "vocab.txt")).save_pretrained(str(folder))
     sentences(home, "tr\t0\tThe cats\nte\t1\tthe cats the cats dog\nte\t1\tx\n")
-    data = opened("senteval-length", home, length=6, tokenizer="bert")
+    data = open_data("senteval-length", home, length=6, tokenizer="bert")
     assert data.vocabulary == 9
     assert data.train(np.array([0]))[0].tolist() == [[2, 5, 6, 7, 3, 0]]
     assert data.test()[0].tolist() == [[2, 5, 6, 7, 5, 3], [2, 1, 3, 0, 0, 0]]
@@ -228,7 +228,7 @@ def test_a_real_tokenizer(home: Path) -> None:
 def test_published_news() -> None:
     if not REAL or not (Path(REAL) / "ag_news" / "train_subset_10000.csv").is_file():
         pytest.skip("P2PSIM_DATA has no ag_news/train_subset_10000.csv")
-    data = opened("ag-news", file="train_subset_10000.csv")
+    data = open_data("ag-news", file="train_subset_10000.csv")
     assert np.bincount(data.labels()).tolist() == [2514, 2504, 2519, 2463]
     inputs, targets = data.test()
     assert np.bincount(targets).tolist() == [1900] * 4

@@ -10,17 +10,17 @@ import h5py
 import pytest
 
 from tests.support.programs import (
-    GONE,
     GOOD,
     QUADRATIC,
+    REMOVED,
     Bench,
     Table,
     assert_refused,
     bench_in,
-    changed,
     p2psim,
     run,
     under_mpiexec,
+    with_changes,
     write,
 )
 
@@ -37,7 +37,7 @@ WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
     "negative-rounds": ({"rounds": -3}, ("rounds = -3", ">= 1")),
     "negative-seed": ({"seed": -1}, ("seed = -1", "a whole number >= 0")),
     "name-is-a-number": ({"name": 3}, ("name = 3", "a string")),
-    "infinite-epochs": ({"rounds": GONE, "epochs": INF}, ("epochs = inf", "a number > 0")),
+    "infinite-epochs": ({"rounds": REMOVED, "epochs": INF}, ("epochs = inf", "a number > 0")),
     "nan-lr": ({"learning.optimizer.lr": NAN}, ("learning.optimizer.lr = nan", ">= 0")),
     "infinite-gamma": ({"algorithm.gamma": INF}, ("algorithm.gamma = inf", "a number >= 0")),
     "infinite-bandwidth": ({"time.link.bandwidth": INF}, ("time.link.bandwidth = inf", "> 0")),
@@ -47,7 +47,7 @@ WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
     "keep-too-much": ({"algorithm.compressor.keep": 1.5}, ("algorithm.compressor.keep", "<= 1")),
     "keep-and-k": ({"algorithm.compressor.k": 3}, ("algorithm.compressor: give either", "both")),
     "neither-keep-nor-k": (
-        {"algorithm.compressor.keep": GONE},
+        {"algorithm.compressor.keep": REMOVED},
         ("algorithm.compressor: give either keep", "neither"),
     ),
     "hidden-word": ({"model.hidden": "wide"}, ("model.hidden = 'wide'", "a list")),
@@ -76,13 +76,13 @@ WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
     ),
 }
 MISSING: dict[str, tuple[Changes, Fragments]] = {
-    "peers": ({"peers": GONE}, ("peers is missing", "--set peers=")),
-    "data": ({"data": GONE}, ("data = {}", "allowed: ", "digits")),
-    "model": ({"model": GONE}, ("model = {}", "allowed: ", "mlp")),
-    "algorithm": ({"algorithm": GONE}, ("algorithm = {}", "allowed: ", "d-psgd")),
-    "topology": ({"topology": GONE}, ("topology: give either a name", "p2psim list topology")),
+    "peers": ({"peers": REMOVED}, ("peers is missing", "--set peers=")),
+    "data": ({"data": REMOVED}, ("data = {}", "allowed: ", "digits")),
+    "model": ({"model": REMOVED}, ("model = {}", "allowed: ", "mlp")),
+    "algorithm": ({"algorithm": REMOVED}, ("algorithm = {}", "allowed: ", "d-psgd")),
+    "topology": ({"topology": REMOVED}, ("topology: give either a name", "p2psim list topology")),
     "topology-twice": ({"topology.file": "a.edgelist"}, ("topology: give either a name",)),
-    "rounds-and-epochs": ({"rounds": GONE}, ("give either rounds or epochs",)),
+    "rounds-and-epochs": ({"rounds": REMOVED}, ("give either rounds or epochs",)),
     "rounds-and-epochs-both": ({"epochs": 2.0}, ("give either rounds or epochs", "not both")),
     "parameter": ({"data.partition": "skew"}, ("data.partition.s is missing", "--set data.")),
 }
@@ -235,13 +235,13 @@ WORDS = {"topology.weights": "rule"}
 
 @pytest.mark.parametrize(("changes", "fragments"), list(every()))
 def test_is_refused(changes: Table, fragments: tuple[str, ...], bench: Bench) -> None:
-    write(bench.folder, changed(GOOD, changes))
-    bench.refused(*fragments)
+    write(bench.folder, with_changes(GOOD, changes))
+    bench.check_refused(*fragments)
 
 
 @pytest.mark.parametrize("changes", [{}, QUADRATIC, {**QUADRATIC, **SGP}])
 def test_what_the_cases_start_from_is_right(changes: Changes, bench: Bench) -> None:
-    write(bench.folder, changed(GOOD, changes))
+    write(bench.folder, with_changes(GOOD, changes))
     assert bench.call("plan", bench.file).exit_code == 0
 
 
@@ -264,7 +264,7 @@ def test_a_text_is_refused(name: str, bench: Bench) -> None:
     wrong, fragments = TEXTS[name]
     good = bench.file.read_bytes() if "sweep" in name else b""
     bench.file.write_bytes(good + b"\n" + wrong.encode("utf-8", "surrogateescape"))
-    bench.refused(*fragments)
+    bench.check_refused(*fragments)
 
 
 SETTINGS = {
@@ -281,7 +281,7 @@ SETTINGS = {
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_is_refused(setting: str, bench: Bench) -> None:
     for command in ("run", "plan"):
-        bench.refused(*SETTINGS[setting], call=(command, bench.file, "--set", setting))
+        bench.check_refused(*SETTINGS[setting], call=(command, bench.file, "--set", setting))
 
 
 @pytest.mark.parametrize("key", ["algorithm.compressor", "algorithm.compressor.keep"])
@@ -289,20 +289,22 @@ def test_a_setting_that_the_sweep_would_undo_is_refused(key: str, bench: Bench) 
     sweep = b'\n[sweep]\n"algorithm.compressor" = ["sign"]'
     bench.file.write_bytes(bench.file.read_bytes() + sweep)
     fragments = (f"--set '{key}=1': [sweep] has values for algorithm.compressor", "--only K")
-    bench.refused(*fragments, call=("plan", bench.file, "--set", f"{key}=1"))
+    bench.check_refused(*fragments, call=("plan", bench.file, "--set", f"{key}=1"))
 
 
 @pytest.mark.parametrize("name", ["nowhere.toml", "."])
 def test_no_experiment_file(name: str, bench: Bench) -> None:
     for command in ("run", "plan"):
-        bench.refused(f"no experiment file {name!r}", "give a .toml file", call=(command, name))
+        bench.check_refused(
+            f"no experiment file {name!r}", "give a .toml file", call=(command, name)
+        )
 
 
 @pytest.mark.parametrize("only", [-1, 1, 7])
 def test_only_out_of_range(only: int, bench: Bench) -> None:
     fragments = (f"--only {only}", "numbered 0 to 0")
     for command in ("run", "plan"):
-        bench.refused(*fragments, call=(command, bench.file, "--only", only))
+        bench.check_refused(*fragments, call=(command, bench.file, "--only", only))
 
 
 def test_an_occupied_run_folder(bench: Bench) -> None:
@@ -313,7 +315,7 @@ def test_an_occupied_run_folder(bench: Bench) -> None:
         path.write_text("mine")
     for debug in ((), ("--debug",)):
         call = ("run", bench.file, "--out", "out", *debug)
-        bench.refused("run folder 'out' exists", "--out DIR", "--force", call=call)
+        bench.check_refused("run folder 'out' exists", "--out DIR", "--force", call=call)
     for peers in (8, 4):  # the second time over an older run with more peers
         setting = ("--set", f"peers={peers}")
         result = bench.call("run", bench.file, "--out", out, "--debug", "--force", *setting)
@@ -350,33 +352,33 @@ def test_a_file_where_the_run_folder_should_be(
 ) -> None:
     (bench.folder / "plug.txt").write_text("")
     call = ("run", bench.file, "--out", out, *more, "--debug")
-    bench.refused(f"the run folder {out!r}", call=call)
+    bench.check_refused(f"the run folder {out!r}", call=call)
 
 
 def test_a_blocked_folder_is_seen_before_the_ranks_start(bench: Bench) -> None:
     (bench.folder / "plug.txt").write_text("")
-    before = bench.here()
+    before = bench.contents()
     more = ("--out", "plug.txt/out", "--set", "peers=2")
     ended = run(p2psim("run", "experiment.toml", *more), bench.folder)
-    assert_refused(ended.code, "\n".join(ended.said()), ("the run folder", "is a file"))
+    assert_refused(ended.code, "\n".join(ended.messages()), ("the run folder", "is a file"))
     assert "Traceback" not in ended.stderr
-    assert bench.here() == before
+    assert bench.contents() == before
 
 
 def test_the_wrong_number_of_ranks(bench: Bench) -> None:
-    before = bench.here()
+    before = bench.contents()
     command = under_mpiexec(2, p2psim("run", "experiment.toml", "--out", "out"))
     ended = run(command, bench.folder)
     fragments = ("peers = 8", "this run has 2 ranks", "-n 8", "--set peers=2")
-    assert_refused(ended.code, "\n".join(ended.said()), fragments)
+    assert_refused(ended.code, "\n".join(ended.messages()), fragments)
     assert "Traceback" not in ended.stderr
-    assert bench.here() == before
+    assert bench.contents() == before
 
 
 def test_every_rank_sees_an_occupied_folder_and_one_says_so(bench: Bench) -> None:
-    before = bench.here()
+    before = bench.contents()
     more = ("--out", ".", "--set", "peers=2")
     ended = run(under_mpiexec(2, p2psim("run", "experiment.toml", *more)), bench.folder)
-    assert_refused(ended.code, "\n".join(ended.said()), ("the run folder", "--force"))
+    assert_refused(ended.code, "\n".join(ended.messages()), ("the run folder", "--force"))
     assert "Traceback" not in ended.stderr
-    assert bench.here() == before
+    assert bench.contents() == before

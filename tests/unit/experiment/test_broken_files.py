@@ -17,14 +17,14 @@ from tests.support.programs import (
     Bench,
     Malicious,
     Table,
-    arrays,
     bench_in,
-    changed,
     cifar10,
     idx,
     mnist,
-    nothing,
-    text,
+    no_file,
+    npz_file,
+    text_file,
+    with_changes,
     write,
 )
 
@@ -41,45 +41,53 @@ PLUG = "from p2psim.base import Algorithm\nfrom p2psim.registry import plugin\n"
 EDGES: Changes = {"topology": {"file": "my.edgelist"}}
 EYE = {"A": np.ones((4, 2, 3)), "b": np.ones((4, 2))}
 FILES: dict[str, tuple[Changes, Callable[[Path], object], Fragments]] = {
-    "no-edge-list": (EDGES, nothing, ("topology.file", "my.edgelist", "there is no file")),
+    "no-edge-list": (EDGES, no_file, ("topology.file", "my.edgelist", "there is no file")),
     "bad-edge": (
         EDGES,
-        text("my.edgelist", "0 1\n1 x\n"),
+        text_file("my.edgelist", "0 1\n1 x\n"),
         ("my.edgelist line 2", "'u v [weight [latency bandwidth]]'"),
     ),
-    "other-edges": (EDGES, text("my.edgelist", "0 1\n1 2\n"), ("3 nodes", "set peers = 3")),
+    "other-edges": (EDGES, text_file("my.edgelist", "0 1\n1 2\n"), ("3 nodes", "set peers = 3")),
     "disconnected": (
         {**EDGES, "peers": 4},
-        text("my.edgelist", "0 1\n2 3\n"),
+        text_file("my.edgelist", "0 1\n2 3\n"),
         ("not connected", "add edges"),
     ),
     "no-graphml": (
         {"topology": {"file": "my.graphml"}},
-        text("my.graphml", "<graph"),
+        text_file("my.graphml", "<graph"),
         ("topology.file", "my.graphml is no GraphML file"),
     ),
     "graph-is-no-python": (
         {"topology": {"file": "my.py"}},
-        text("my.py", "def graph(n:\n"),
+        text_file("my.py", "def graph(n:\n"),
         ("my.py", "cannot be loaded", "SyntaxError"),
     ),
-    "no-graph-function": ({"topology": {"file": "my.py"}}, text("my.py", ""), ("graph(n, ...)",)),
-    "no-npz": ({**QUADRATIC, "data.file": "no.npz"}, nothing, ("no.npz", "give an .npz with")),
-    "npz-is-text": (QUADRATIC, text("problem.npz", "A = 1"), ("problem.npz", "numpy.savez")),
-    "npz-without-b": (QUADRATIC, arrays(A=EYE["A"]), ("problem.npz", "no array 'b'")),
-    "npz-with-nan": (QUADRATIC, arrays(A=EYE["A"] * NAN, b=EYE["b"]), ("A", "give finite ones")),
+    "no-graph-function": (
+        {"topology": {"file": "my.py"}},
+        text_file("my.py", ""),
+        ("graph(n, ...)",),
+    ),
+    "no-npz": ({**QUADRATIC, "data.file": "no.npz"}, no_file, ("no.npz", "give an .npz with")),
+    "npz-is-text": (QUADRATIC, text_file("problem.npz", "A = 1"), ("problem.npz", "numpy.savez")),
+    "npz-without-b": (QUADRATIC, npz_file(A=EYE["A"]), ("problem.npz", "no array 'b'")),
+    "npz-with-nan": (QUADRATIC, npz_file(A=EYE["A"] * NAN, b=EYE["b"]), ("A", "give finite ones")),
     "npz-of-objects": (
         QUADRATIC,
-        arrays(A=np.array([Malicious()]), b=EYE["b"]),
+        npz_file(A=np.array([Malicious()]), b=EYE["b"]),
         ("problem.npz", "numpy.savez"),
     ),
-    "npz-of-another-shape": (QUADRATIC, arrays(**{**EYE, "x0": np.ones((4, 5))}), ("x0", "(4, 3)")),
-    "no-mnist": (MNIST, nothing, ("mnist", "p2psim data fetch mnist", "P2PSIM_DATA")),
-    "no-cifar": (CIFAR, nothing, ("cifar10", "p2psim data fetch cifar10")),
-    "no-libsvm": ({"data": {"name": "libsvm", "file": "a9a"}}, nothing, ("a9a", "download it")),
+    "npz-of-another-shape": (
+        QUADRATIC,
+        npz_file(**{**EYE, "x0": np.ones((4, 5))}),
+        ("x0", "(4, 3)"),
+    ),
+    "no-mnist": (MNIST, no_file, ("mnist", "p2psim data fetch mnist", "P2PSIM_DATA")),
+    "no-cifar": (CIFAR, no_file, ("cifar10", "p2psim data fetch cifar10")),
+    "no-libsvm": ({"data": {"name": "libsvm", "file": "a9a"}}, no_file, ("a9a", "download it")),
     "libsvm-is-text": (
         {"data": {"name": "libsvm", "file": "mine.txt"}},
-        text("mine.txt", "once upon a time\n"),
+        text_file("mine.txt", "once upon a time\n"),
         ("mine.txt", "check the file"),
     ),
     "idx-labels-end": (MNIST, lambda f: mnist(f, train_labels=idx(39, 40)), ("idx1", "fetch")),
@@ -115,26 +123,28 @@ FILES: dict[str, tuple[Changes, Callable[[Path], object], Fragments]] = {
         lambda f: cifar10(f, PICKLED, pickle.dumps(Malicious())),
         ("test_batch", "mkdir, which is not data", "fetch"),
     ),
-    "no-plug-in": ({"algorithm": MINE}, nothing, ("algorithm: ", "no file", "plug.py")),
+    "no-plug-in": ({"algorithm": MINE}, no_file, ("algorithm: ", "no file", "plug.py")),
     "plug-in-is-no-python": (
         {"algorithm": MINE},
-        text("plug.py", "class Mine(:\n"),
+        text_file("plug.py", "class Mine(:\n"),
         ("plug.py", "cannot be loaded", "SyntaxError"),
     ),
-    "no-such-class": ({"algorithm": MINE}, text("plug.py", ""), ("defines no class 'Mine'",)),
+    "no-such-class": ({"algorithm": MINE}, text_file("plug.py", ""), ("defines no class 'Mine'",)),
     "plug-in-of-another-kind": (
         {"algorithm": MINE},
-        text("plug.py", PLUG + "@plugin('model', 'mine')\nclass Mine:\n    pass\n"),
+        text_file("plug.py", PLUG + "@plugin('model', 'mine')\nclass Mine:\n    pass\n"),
         ("plug.py:Mine", "decorate the class with @plugin('algorithm', ...)"),
     ),
     "plug-in-of-no-kind": (
         {"algorithm": MINE},
-        text("plug.py", PLUG + "@plugin('algoritm', 'mine')\nclass Mine(Algorithm):\n    pass\n"),
+        text_file(
+            "plug.py", PLUG + "@plugin('algoritm', 'mine')\nclass Mine(Algorithm):\n    pass\n"
+        ),
         ("plug.py:Mine", "@plugin('algorithm', ...)"),
     ),
     "plug-in-with-an-unknown-type": (
         {"algorithm": MINE},
-        text(
+        text_file(
             "plug.py",
             f"from __future__ import annotations\n{PLUG}"
             "@plugin('algorithm', 'mine')\nclass Mine(Algorithm):\n    gamma: Flaot = 1.0\n",
@@ -153,8 +163,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_is_refused(name: str, bench: Bench) -> None:
     changes, files, fragments = FILES[name]
     files(bench.folder)
-    write(bench.folder, changed(GOOD, changes))
-    bench.refused(*fragments)
+    write(bench.folder, with_changes(GOOD, changes))
+    bench.check_refused(*fragments)
 
 
 @pytest.mark.parametrize("changes", [MNIST, CIFAR, EDGES], ids=["mnist", "cifar10", "edges"])
@@ -163,6 +173,6 @@ def test_what_the_cases_start_from_is_right(changes: Table, bench: Bench) -> Non
     cifar10(bench.folder, PICKLED)
     ring = "\n".join(f"{i} {(i + 1) % 8}" for i in range(8))
     (bench.folder / "my.edgelist").write_text(ring)
-    write(bench.folder, changed(GOOD, changes))
+    write(bench.folder, with_changes(GOOD, changes))
     result = bench.call("plan", bench.file)
     assert result.exit_code == 0, result.stderr

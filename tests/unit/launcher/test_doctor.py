@@ -25,7 +25,7 @@ CHECKS = [
 ]
 
 
-def doctor(folder: Path, *arguments: object, **variables: str) -> tuple[Ended, dict[str, str]]:
+def doctor(folder: Path, *arguments: object, **variables: str) -> tuple[Completed, dict[str, str]]:
     """The command, and its lines by check."""
     given = ["env", *(f"{name}={value}" for name, value in variables.items())]
     ended = run([*given, *p2psim("doctor", *arguments)], folder, LIMIT)
@@ -52,7 +52,7 @@ def test_a_line_for_each_check(tmp_path: Path) -> None:
 
 
 def test_an_experiment_is_examined_with_it(tmp_path: Path) -> None:
-    file = write(tmp_path, changed(GOOD, {"peers": 4}))
+    file = write(tmp_path, with_changes(GOOD, {"peers": 4}))
     _, lines = doctor(tmp_path, file, "--set", "peers=6", "--out", "deep/out")
     assert list(lines) == [*CHECKS[:4], "experiment", *CHECKS[4:]]
     assert "6 peers" in lines["experiment"]
@@ -65,7 +65,7 @@ def test_what_is_broken_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     (tmp_path / "broken" / "torch").mkdir(parents=True)
     text = "raise ImportError('libtorch_cpu.so: version mismatch')"
     (tmp_path / "broken" / "torch" / "__init__.py").write_text(text)
-    file = write(tmp_path, changed(GOOD, {"data": {"name": "mnist"}, "model": "linear"}))
+    file = write(tmp_path, with_changes(GOOD, {"data": {"name": "mnist"}, "model": "linear"}))
     paths = os.pathsep.join([str(tmp_path / "broken"), os.environ.get("PYTHONPATH", "")])
     ended, lines = doctor(
         tmp_path, file, "--out", "/proc/out", PYTHONPATH=paths, P2PSIM_DATA=str(tmp_path)

@@ -68,7 +68,7 @@ def test_the_script_of_a_sweep(bench: Bench) -> None:
     write(bench.folder, {**GOOD, "sweep": sweep})
     shape = ("--nodes", 2, "--time", "1-02:30:00", "--signal-before", 300)
     given = ("--out", "runs/a b", "--set", "rounds=3", *shape)
-    before = bench.here()
+    before = bench.contents()
     result = bench.call("submit", "experiment.toml", "--print", *given)
     assert result.exit_code == 0, result.stderr
     head, command = HEAD.format(folder=bench.folder), COMMAND.format(python=sys.executable)
@@ -78,7 +78,7 @@ def test_the_script_of_a_sweep(bench: Bench) -> None:
     assert [part in result.stdout for part in kept] == [True, True]
     assert "@" not in result.stdout.replace("@300", "")
     subprocess.run(["bash", "-n"], input=result.stdout, text=True, check=True)
-    assert bench.here() == before
+    assert bench.contents() == before
 
 
 def test_the_script_of_one_run(bench: Bench) -> None:
@@ -147,7 +147,7 @@ def test_peers_share_cores(bench: Bench, given: tuple[object, ...], nodes: str) 
 )
 def test_mistakes(bench: Bench, given: tuple[object, ...], fragments: list[str]) -> None:
     program(bench.folder, "sbatch", "touch submitted")
-    bench.refused(*fragments, call=("submit", bench.file, *given))
+    bench.check_refused(*fragments, call=("submit", bench.file, *given))
 
 
 BREAK = "a\ntouch harmed"
@@ -195,7 +195,7 @@ def test_a_run_in_the_folder_is_not_touched(bench: Bench) -> None:
     program(bench.folder, "sbatch", "touch submitted")
     (bench.folder / "out").mkdir()
     (bench.folder / "out" / "notes").write_text("mine")
-    bench.refused("'out'", "--out", call=("submit", bench.file, "--out", "out"))
+    bench.check_refused("'out'", "--out", call=("submit", bench.file, "--out", "out"))
 
 
 def test_a_job_is_submitted(bench: Bench) -> None:

@@ -30,7 +30,7 @@ ADAM: Table = {"optimizer": {"name": "adam", "lr": 0.01}}
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder with small news; experiments are in it as well."""
     monkeypatch.setenv("P2PSIM_DATA", str(tmp_path))
-    news(tmp_path)
+    write_news(tmp_path)
     return tmp_path
 
 
@@ -58,7 +58,7 @@ def module(name: str, outputs: int = 3, length: int = 12, **params: Any) -> nn.M
 
 
 def both(folder: Path) -> list[nn.Module]:
-    return [module("transformer"), module("distilbert", path=str(configured(folder / "own")),
+    return [module("transformer"), module("distilbert", path=str(save_config(folder / "own")),
                                           from_scratch=True)]  # fmt: skip
 
 
@@ -141,29 +141,29 @@ def test_token_ids_stay_whole_numbers() -> None:
 
 @pytest.mark.parametrize("bits", ["fp32", "int8"])
 def test_a_transformer_learns(bits: str, home: Path) -> None:
-    made = run_here(table(SMALL, 60, {**ADAM, "precision": bits}), home)
+    made = run_in_threads(table(SMALL, 60, {**ADAM, "precision": bits}), home)
     assert made.eval["accuracy"][-1].min() > 0.9
     assert made.x.shape == (2, made.parameters)
 
 
 def test_distilbert_runs_and_repeats(home: Path) -> None:
-    tiny(home / "bert")
+    save_tiny_model(home / "bert")
     given: Table = {"name": "distilbert", "path": "bert"}
     runs: list[Run] = [
-        run_here(table(given, learning=learning, tokenizer="bert"), home)
+        run_in_threads(table(given, learning=learning, tokenizer="bert"), home)
         for learning in (ADAM, ADAM, {**ADAM, "precision": "int8"})
     ]
     assert runs[0].datasets() == runs[1].datasets()
     assert np.isfinite(runs[2].x).all()
     assert not np.array_equal(runs[0].x, runs[2].x)
-    fresh = run_here(table({**given, "from_scratch": True}, tokenizer="bert"), home)
+    fresh = run_in_threads(table({**given, "from_scratch": True}, tokenizer="bert"), home)
     assert not np.array_equal(runs[0].x, fresh.x)
 
 
 def test_trained_weights_are_those_of_the_folder(tmp_path: Path) -> None:
     from transformers import DistilBertForSequenceClassification
 
-    folder = tiny(tmp_path / "bert", classes=3)
+    folder = save_tiny_model(tmp_path / "bert", classes=3)
     saved = DistilBertForSequenceClassification.from_pretrained(str(folder)).parameters()
     network: Any = registry.names("model")["distilbert"](path="bert")
     network.locate(tmp_path)
@@ -250,7 +250,7 @@ def test_a_missing_folder_or_library(home: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("damage", ["other", "torn"])
 def test_weights_that_do_not_fit(damage: str, home: Path) -> None:
-    folder = tiny(home / "bert")
+    folder = save_tiny_model(home / "bert")
     if damage == "other":
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "n_layers": 3}))

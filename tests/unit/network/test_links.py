@@ -11,7 +11,7 @@ from p2psim import cli
 from p2psim.analysis import results
 from p2psim.errors import InputError
 from p2psim.experiment import scenario
-from tests.support.runs import Table, new_folder, quadratic_table, quadratics, run_here
+from tests.support.runs import Table, new_folder, quadratic_table, quadratics, run_in_threads
 
 LINKS = "sender,receiver,latency,bandwidth\n"
 RING = "".join(f"{i},{j},0.1,100\n" for i in range(4) for j in ((i + 1) % 4, (i - 1) % 4))
@@ -77,14 +77,14 @@ def test_a_trace_without_the_pair_that_a_message_takes(tmp_path: Path) -> None:
     """all-reduce sends beside the topology, too."""
     (tmp_path / "ring.csv").write_text(LINKS + RING)
     made = table(tmp_path, {"name": "trace", "file": "ring.csv"})
-    run_here(made, tmp_path)
+    run_in_threads(made, tmp_path)
     with pytest.raises(Exception, match=r"ring.csv has no row for messages from \d to \d"):
-        run_here({**made, "algorithm": "all-reduce"}, tmp_path)
+        run_in_threads({**made, "algorithm": "all-reduce"}, tmp_path)
 
 
 def test_timelines_that_are_refused_and_joined_runs(tmp_path: Path) -> None:
     place = new_folder(tmp_path)
-    run_here(table(tmp_path, {"latency": 0.5}), tmp_path)
+    run_in_threads(table(tmp_path, {"latency": 0.5}), tmp_path)
 
     def said(*arguments: object) -> str:
         ended = CliRunner().invoke(cli.main, ["plot", *map(str, arguments)])

@@ -14,7 +14,7 @@ from p2psim import registry
 from p2psim.base import Setting
 from p2psim.errors import InputError
 from p2psim.experiment import config, scenario
-from tests.support.programs import GOOD, Bench, changed, write
+from tests.support.programs import GOOD, Bench, with_changes, write
 from tests.support.runs import Table
 from tests.support.texts import TINY
 
@@ -176,11 +176,13 @@ def test_a_trace_from_a_spreadsheet_with_columns_of_its_own(tmp_path: Path) -> N
 
 def test_a_round_of_async_gossip_must_have_an_end(tmp_path: Path) -> None:
     (tmp_path / "still.csv").write_text("peer,seconds\n" + "".join(f"{i},0\n" for i in range(8)))
-    table = changed(GOOD, {"algorithm": "async-gossip", "time": STILL})
+    table = with_changes(GOOD, {"algorithm": "async-gossip", "time": STILL})
     bench = Bench(tmp_path, table)
-    bench.refused("local step 0 of peer", "more than 0 s", call=("plan", bench.file))
-    many = write(tmp_path, changed(table, {"time": {"compute": "flops"}}), "many.toml")
-    bench.refused("algorithm.window = 1: peer", "in a round; give at most", call=("plan", many))
+    bench.check_refused("local step 0 of peer", "more than 0 s", call=("plan", bench.file))
+    many = write(tmp_path, with_changes(table, {"time": {"compute": "flops"}}), "many.toml")
+    bench.check_refused(
+        "algorithm.window = 1: peer", "in a round; give at most", call=("plan", many)
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,8 +195,8 @@ def test_a_round_of_async_gossip_must_have_an_end(tmp_path: Path) -> None:
     ids=["work", "latency", "bandwidth"],
 )
 def test_virtual_time_is_finite(time: Table, tmp_path: Path) -> None:
-    bench = Bench(tmp_path, changed(GOOD, {"time": time, "rounds": 5}))
-    bench.refused("virtual time has grown beyond", "shorter", call=("plan", bench.file))
+    bench = Bench(tmp_path, with_changes(GOOD, {"time": time, "rounds": 5}))
+    bench.check_refused("virtual time has grown beyond", "shorter", call=("plan", bench.file))
 
 
 STILL: Table = {"compute": {"name": "trace", "file": "still.csv"}}

@@ -11,7 +11,7 @@ from p2psim.errors import InputError
 from p2psim.launcher import mpi_libraries
 from p2psim.launcher.doctor import software
 from p2psim.simulation import devices
-from tests.support.runs import Table, run_here
+from tests.support.runs import Table, run_in_threads
 
 TABLE: Table = {
     "name": "test",
@@ -47,18 +47,18 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     GPUs(0, monkeypatch)
     assert devices.pick("auto", 0) == "cpu"
     with pytest.raises(InputError, match=r"run.device = 'cuda': .* finds no GPU here; give 'cpu'"):
-        run_here({**TABLE, "run": {"device": "cuda"}}, tmp_path)
+        run_in_threads({**TABLE, "run": {"device": "cuda"}}, tmp_path)
     with pytest.raises(InputError, match=r"run.device = 'gpu': give 'auto' or 'cpu' or 'cuda'"):
-        run_here({**TABLE, "run": {"device": "gpu"}}, tmp_path)
+        run_in_threads({**TABLE, "run": {"device": "gpu"}}, tmp_path)
 
 
 def test_a_device_with_memory_of_its_own_gives_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    plain = run_here(TABLE, tmp_path)
+    plain = run_in_threads(TABLE, tmp_path)
     # By this name the processor is a device apart: all that goes to a GPU is copied there and back.
     monkeypatch.setattr(devices, "pick", lambda *_: "cpu:0")
-    assert run_here(TABLE, tmp_path).datasets() == plain.datasets()
+    assert run_in_threads(TABLE, tmp_path).datasets() == plain.datasets()
 
 
 def test_the_doctor_tells_of_gpus_and_of_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
