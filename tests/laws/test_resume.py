@@ -225,7 +225,7 @@ def test_a_lost_peer_file_is_told(content: bytes | None, tmp_path: Path) -> None
     if content:
         lost.write_bytes(content)
     with pytest.raises(InputError, match=r"peer-00002.h5 cannot be used .* start a new run"):
-        be_threads(table, tmp_path, place, resume=True)
+        run_threads_in(table, tmp_path, place, resume=True)
 
 
 @pytest.mark.parametrize("source", ["another run", "another peer", "another experiment"])
@@ -241,7 +241,7 @@ def test_rows_that_belong_elsewhere_are_told(source: str, tmp_path: Path) -> Non
     name = Path("peers") / f"peer-{rank:05d}.h5"
     (place / "peers" / "peer-00002.h5").write_bytes((other / name).read_bytes())
     with pytest.raises(InputError, match=r"peer-00002.h5 .*it belongs to another run or peer"):
-        be_threads(table, tmp_path, place, resume=True)
+        run_threads_in(table, tmp_path, place, resume=True)
 
 
 def test_how_often_checkpoints_are_written_may_change(tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_ctrl_c(slow: Program, tmp_path: Path) -> None:
     slow.interrupt()
     ended = slow.end(20)
     assert ended.code == 4, ended.stderr
-    assert ended.said() == [
+    assert ended.messages() == [
         "p2psim: stopping with a checkpoint; a second signal ends it now",
         "p2psim: stopped; the rows so far are in out; go on with --resume",
     ]

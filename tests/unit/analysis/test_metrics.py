@@ -16,7 +16,7 @@ from p2psim.analysis import metrics, results
 from p2psim.errors import InputError
 from p2psim.experiment import scenario
 from p2psim.experiment.holdings import Holdings
-from tests.support.runs import Run, Table, quadratic_table, quadratics, run_here
+from tests.support.runs import Run, Table, quadratic_table, quadratics, run_in_threads
 
 CLASSES = [[0, 1], [7, 8], [0, 7, 8]]
 

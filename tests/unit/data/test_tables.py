@@ -85,7 +85,7 @@ def small_libsvm(path: Path, pair: tuple[str, str], rows: int = 50) -> None:
 @pytest.mark.parametrize("name", ["own.txt", "own.gz"])
 def test_libsvm_own_file(tmp_path: Path, pair: tuple[str, str], name: str) -> None:
     small_libsvm(tmp_path / name, pair)
-    data = opened("libsvm", tmp_path, file=name)
+    data = open_data("libsvm", tmp_path, file=name)
     assert (data.shape, data.outputs, data.classes, data.task) == ((7,), 1, 2, "binary")
     labels, (inputs, targets) = data.labels(), data.test()
     assert (labels.size, targets.size) == (40, 10)
@@ -168,7 +168,7 @@ def problem(n: int = 3, m: int = 4, d: int = 2, dtype: Any = np.float64) -> dict
 def test_quadratic_is_the_function_of_the_file(tmp_path: Path, dtype: Any) -> None:
     arrays = problem(dtype=dtype)
     np.savez(tmp_path / "p.npz", **arrays)
-    data = opened("quadratic", tmp_path, file="p.npz")
+    data = open_data("quadratic", tmp_path, file="p.npz")
     assert (data.shape, data.outputs, data.classes, data.task) == ((2,), 1, 0, "least-squares")
     parts = data.parts(3)
     assert parts is not None

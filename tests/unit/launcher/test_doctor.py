@@ -16,7 +16,7 @@ from p2psim.errors import InputError
 from p2psim.launcher import mpi_libraries, runner
 from p2psim.launcher.doctor import examine, finding, machine, mpi, software
 from p2psim.launcher.doctor.finding import OK, PROBLEM, WARNING, Examination, Finding
-from tests.support.programs import GOOD, Ended, changed, p2psim, run, write
+from tests.support.programs import GOOD, Completed, p2psim, run, with_changes, write
 
 LIMIT = 120.0
 CHECKS = [
@@ -186,7 +186,7 @@ def test_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_run_takes_on_the_disk(tmp_path: Path) -> None:
-    file = write(tmp_path, changed(GOOD, {"peers": 2, "rounds": 500}))
+    file = write(tmp_path, with_changes(GOOD, {"peers": 2, "rounds": 500}))
     plan, _ = software.load_experiment(file, (), tmp_path / "out")
     runner.run(runner.requests(file, (), tmp_path / "out"), True, None)
     taken = sum(path.stat().st_size for path in (tmp_path / "out" / "peers").iterdir())

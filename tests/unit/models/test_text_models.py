@@ -19,8 +19,8 @@ from p2psim.experiment import scenario
 from p2psim.learning import int8
 from p2psim.models import attention
 from p2psim.simulation.minibatches import Samples
-from tests.support.runs import Run, Table, run_here
-from tests.support.texts import TINY, configured, news, tiny
+from tests.support.runs import Run, Table, run_in_threads
+from tests.support.texts import TINY, save_config, save_tiny_model, write_news
 
 SMALL: Table = {"name": "transformer", "width": 8, "heads": 2, "blocks": 1, "ff": 8}
 ADAM: Table = {"optimizer": {"name": "adam", "lr": 0.01}}
