@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import numpy as np
 
 from p2psim.base import Algorithm, Neighborhood, Oracle, Vector
@@ -22,6 +25,14 @@ class PushSum(Algorithm):
     @property
     def requires(self) -> tuple[str, ...]:
         return ("column-stochastic",) if self.push_sum else ("doubly-stochastic", "symmetric")
+
+    def advice(self, properties: Collection[str]) -> str:
+        if self.push_sum:
+            return ""
+        needed = replace(self, push_sum=True).requires  # type: ignore[type-var]
+        if {*needed} <= {*properties, "column-stochastic"}:
+            return 'set algorithm.push_sum = true and topology.weights = "out-degree"'
+        return ""
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         if self.push_sum:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -92,6 +92,13 @@ class Algorithm:
     def time_dependent(self) -> bool:
         """Whether the order of events depends on virtual time."""
         return False
+
+    def advice(self, properties: Collection[str]) -> str:
+        """Return how to change the parameters so that W suits the method, or an empty string.
+
+        `properties` are those of W; the text completes the message that refuses W.
+        """
+        return ""
 
     def bind(self, setting: Setting) -> None:
         """Receive the facts of the run, once, before any peer starts.

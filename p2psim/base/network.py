@@ -23,7 +23,11 @@ class Stream(Protocol):
 
 
 class Compressor(Protocol):
-    """Q or C of the papers: encodes a vector as bytes and decodes bytes to a vector."""
+    """Q or C of the papers: encodes a vector as bytes and decodes bytes to a vector.
+
+    An optional method published() -> tuple[float, str] returns the bytes of one message by the
+    count of Aketi et al. 2022, and their formula; `p2psim plan` prints them beside the real ones.
+    """
 
     def bind(self, shapes: Sequence[Shape], stream: Stream) -> None:
         """Receive the shapes of the tensors, in the order of the vector, and a random stream.

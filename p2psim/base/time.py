@@ -18,7 +18,10 @@ class StepTimeModel(Protocol):
 
 
 class LinkModel(Protocol):
-    """Arrival times of messages."""
+    """Arrival times of messages.
+
+    An optional property `instant` is True where messages take no time at all.
+    """
 
     def bind(self, setting: Setting) -> None:
         """Receive the facts of the run, once; InputError where the model does not suit them."""

@@ -19,6 +19,10 @@ class Identity(TensorCodec):
     def nbytes(self, m: int, itemsize: int) -> int:
         return m * itemsize
 
+    def published(self) -> tuple[float, str]:
+        """Return the bytes of a message by Aketi et al. 2022: d entries and a push-sum weight."""
+        return 4.0 * (self.d + 1), "4 (d + 1)"
+
     def pack(self, x: Vector, out: Payload) -> int:
         self.check_finite(x)
         out[: x.nbytes] = x.view(np.uint8)

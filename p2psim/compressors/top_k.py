@@ -48,6 +48,19 @@ class TopK(TensorCodec):
         self.check_size(d)
         return self.values.max_bytes(self.total, itemsize) + 4 * self.total
 
+    def published(self) -> tuple[float, str] | None:
+        """Return the bytes of a message by Aketi et al. 2022: 6 for each value sent, and 3.
+
+        With values of fewer bits the paper scales all of it, as it scales a dense message. None
+        where it has no count for `values`.
+        """
+        if not hasattr(self.values, "published"):
+            return None
+        dense = 4.0 * (self.total + 1)
+        scale = self.values.published()[0] / dense
+        formula = f"(6 x {self.total:,} + 3)"
+        return scale * (6 * self.total + 3), formula if scale == 1 else f"{scale:g} {formula}"
+
     def encode(self, v: Vector, out: Payload) -> int:
         self.check_buffer(v, out)
         values = self.scratch("values", self.total, v.dtype)

@@ -85,7 +85,8 @@ class Time:
     """
 
     compute: StepTimeModel | None = None
-    link: LinkModel = "uniform"  # type: ignore[assignment]
+    # A table without a name means this plug-in: link = { latency = 1e-4 }.
+    link: LinkModel = field(default="uniform", metadata={"implied": True})  # type: ignore[assignment]
     schedule: bool = True
     realize: bool = False
 
@@ -221,12 +222,16 @@ class Builder:
         return made, part, {**named, **resolved}
 
     def plugin(
-        self, kind: str, given: Any, path: str, also: Collection[str] = ()
+        self, kind: str, given: Any, path: str, also: Collection[str] = (), usual: Any = None
     ) -> tuple[Any, Table]:
-        """An instance of the plug-in that `given` (name or table) asks for."""
+        """Return the plug-in that `given` (name or table) asks for, and its resolved table.
+
+        `usual`: the name of the plug-in that a table without a name stands for, if any. Keys of
+        `also` may stand beside the plug-in's own.
+        """
         table = {"name": given} if isinstance(given, str) else given
-        if kind == "link" and isinstance(table, dict):
-            table = {"name": "uniform", **table}
+        if usual and isinstance(table, dict):
+            table = {"name": usual, **table}
         if not isinstance(table, dict) or not isinstance(table.get("name"), str):
             allowed = ", ".join(sorted(registry.names(kind)))
             need = 'give a name, or a table with name = "..."'
@@ -267,20 +272,23 @@ class Builder:
         for name, spec in known.items():
             where = f"{path}.{name}".lstrip(".")
             value = table[name] if name in table else default(spec, where)
-            values[name], plain = self.value(value, hints[name], where)
+            values[name], plain = self.value(value, hints[name], where, spec)
             if plain is not None:
                 resolved[name] = plain
         return values, resolved
 
-    def value(self, given: Any, hint: Any, path: str) -> tuple[Any, Any]:
-        """(checked value, what the resolved file says)."""
+    def value(
+        self, given: Any, hint: Any, path: str, spec: dataclasses.Field[Any]
+    ) -> tuple[Any, Any]:
+        """Return the checked value of a key, and its value in the resolved file."""
         options = [a for a in get_args(hint) if a is not type(None)] or [hint]
         if given is None:
             return None, None
         if options[0] in KINDS.values() and get_origin(hint) is list:
             return self.plugins(kind_of(options[0]), given, path)
         if options[0] in KINDS.values():
-            return self.plugin(kind_of(options[0]), given, path)
+            usual = spec.default if spec.metadata.get("implied") else None
+            return self.plugin(kind_of(options[0]), given, path, usual=usual)
         also = "" if all(map(math.isfinite, numbers(given))) else ", finite"
         try:
             if also:

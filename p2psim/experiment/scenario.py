@@ -7,7 +7,7 @@ neither torch nor MPI, so `p2psim plan` and the launcher check everything before
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,10 +23,9 @@ from p2psim.models.layers import Cost
 from p2psim.network import topology
 from p2psim.registry import find
 
-PUSH = 'topology.weights = "out-degree"'
 CURES = {
     "row-stochastic": "choose weights such as metropolis or uniform-neighbor",
-    "column-stochastic": f"set {PUSH}",
+    "column-stochastic": 'set topology.weights = "out-degree"',
     "doubly-stochastic": 'choose an undirected topology with weights = "metropolis"',
     "symmetric": 'choose an undirected topology with weights = "metropolis"',
     "static": "choose a topology that does not change from step to step",
@@ -72,8 +71,7 @@ class Scenario:
     @property
     def instant(self) -> bool:
         """Whether messages take no virtual time."""
-        link: dict[str, Any] = self.experiment.table["time"]["link"]
-        return link == {"name": "uniform", "latency": 0.0}
+        return bool(getattr(self.experiment.time.link, "instant", False))
 
     @property
     def scheduled(self) -> bool:
@@ -290,11 +288,8 @@ def check_weights(algorithm: Any, graph: topology.Topology) -> None:
             )
         if need not in graph.properties:
             have = ", ".join(sorted(graph.properties)) or "none of the usual properties"
-            cure = CURES[need]
-            if getattr(algorithm, "push_sum", None) is False:
-                pushed = replace(algorithm, push_sum=True)
-                if {*pushed.requires} <= {*graph.properties, "column-stochastic"}:
-                    cure += f", or set algorithm.push_sum = true and {PUSH}"
+            advice = algorithm.advice(graph.properties)
+            cure = CURES[need] + f", or {advice}" * bool(advice)
             raise InputError(
                 f"algorithm {algorithm.name!r} needs a {need} mixing matrix, but topology "
                 f"{graph.name!r} with weights {graph.rule!r} has: {have}; {cure}"

@@ -140,12 +140,3 @@ def account(cost: Cost, d: int, b: int) -> Account:
 def format_mj(value: float) -> str:
     """Format an energy with five digits, at most four of them decimals unless it is below 0.1."""
     return f"{round(value, 4):.5g}" if value >= 0.1 else f"{value:.4g}"
-
-
-def traffic(d: int, sent: int | None, iterations: int) -> int:
-    """Return a peer's bytes as the paper counts them: one message an iteration on any graph.
-
-    A dense message (sent = None) has 4 (d + 1) bytes, the one being the push-sum weight; a message
-    with `sent` entries has 6 sent + 3.
-    """
-    return iterations * (4 * (d + 1) if sent is None else 6 * sent + 3)

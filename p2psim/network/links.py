@@ -23,6 +23,11 @@ class Uniform:
     latency: NonNegative = 0.0
     bandwidth: Positive | None = None
 
+    @property
+    def instant(self) -> bool:
+        """Whether messages take no time."""
+        return not self.latency and self.bandwidth is None
+
     def bind(self, setting: Setting) -> None: ...
 
     def occupies(self, sender: int, nbytes: int) -> float:
@@ -42,6 +47,7 @@ class Edges(Uniform):
 
     latency: NonNegative = 0.0
     bandwidth: Positive | None = None
+    instant = False
 
     def bind(self, setting: Setting) -> None:
         defaults = {"latency": self.latency, "bandwidth": self.bandwidth or math.inf}

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from p2psim import registry
+from p2psim.compressors.affine_8 import Affine8
+from p2psim.compressors.identity import Identity
+from p2psim.compressors.top_k import TopK
 from p2psim.models import cost_model
+from p2psim.rng import RandomStream
 
 SHAPE, B = (3, 32, 32), 32
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -98,11 +102,21 @@ def test_memory(name: str) -> None:
 def test_traffic(name: str) -> None:
     model, given = NETS[name]
     made: Any = registry.names("model")[model](norm="evonorm", **given)
-    sizes = [math.prod(shape) for shape in made.shapes(SHAPE, 10)]
+    shapes = made.shapes(SHAPE, 10)
+    sizes = [math.prod(shape) for shape in shapes]
     dense, sparse, iterations = TRAFFIC[name]
-    assert rounded(cost_model.traffic(sum(sizes), None, iterations) / 1e9, dense) == dense
+
+    def published(compressor: Any) -> float:
+        compressor.bind(shapes, RandomStream(0, "test", 0))
+        nbytes: float = compressor.published()[0]
+        return nbytes
+
+    assert rounded(iterations * published(Identity()) / 1e9, dense) == dense
+    assert published(Affine8()) == published(Identity()) / 4
     kept = sum(max(1, m // 100) for m in sizes)
     if name == "resnet-20":
         assert kept == 2767
     if sparse:
-        assert rounded(cost_model.traffic(sum(sizes), kept, iterations) / 1e9, sparse) == sparse
+        assert rounded(iterations * published(TopK(keep=0.01)) / 1e9, sparse) == sparse
+    quarter = TopK(keep=0.01, values="affine-8")  # type: ignore[arg-type]
+    assert published(quarter) == published(TopK(keep=0.01)) / 4
