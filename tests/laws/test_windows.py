@@ -12,10 +12,10 @@ import pytest
 from p2psim.network import neighborhood
 from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform
+from p2psim.network.mpi import Alarm, ThreadTransport, Transport, run_threads
 from p2psim.network.neighborhood import Neighborhood
 from p2psim.network.topology import Topology
 from p2psim.network.transfer import PeerNeighborhood
-from p2psim.network.transport import Alarm, ThreadTransport, Transport, run_threads
 from tests.support.runs import Table, quadratic_table, quadratics, run_in_threads
 
 PEERS, D = 7, 24

@@ -22,10 +22,10 @@ from p2psim.launcher.runner import wait_until_stderr_is_read
 from p2psim.network.clock import Clock
 from p2psim.network.collectives import ControlChannel
 from p2psim.network.links import Uniform
+from p2psim.network.mpi import MPITransport
 from p2psim.network.neighborhood import WINDOW
 from p2psim.network.topology import Topology
 from p2psim.network.transfer import HEADER, PeerNeighborhood
-from p2psim.network.transport import MPITransport
 from p2psim.registry import find
 from p2psim.rng import RandomStream
 from tests.support.programs import Completed, run, under_mpiexec
