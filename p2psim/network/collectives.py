@@ -6,9 +6,9 @@ import numpy as np
 
 from p2psim.base import Vector
 from p2psim.network.clock import Clock
-from p2psim.network.mpi import Transport
 from p2psim.network.topology import Topology
 from p2psim.network.transfer import Alarm, PeerNeighborhood, silent
+from p2psim.network.transport import Transport
 
 
 class ControlChannel(PeerNeighborhood):

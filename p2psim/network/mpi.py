@@ -1,8 +1,8 @@
-"""Bytes between ranks: the only module that knows MPI.
+"""Transport over MPI, and the way in which ranks of one node wait for each other.
 
-A message is two transfers, a small header and the payload, so that a payload of many megabytes is
-sent from and received into the buffers where it is used, without a copy. Ranks usually outnumber
-cores: whoever waits gives its core away, first by yielding, then by sleeping ever longer.
+Ranks usually outnumber cores. So a rank that waits gives its core away: at first it polls MPI and
+yields the core after a few polls; later it sleeps for ever longer periods, until another rank
+wakes it.
 """
 
 from __future__ import annotations
@@ -13,124 +13,98 @@ import os
 import re
 import select
 import socket
-import threading
 import time
 import uuid
-from collections import defaultdict, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from p2psim.base import Payload
-from p2psim.errors import AbortedError
+from p2psim.network.transport import ALARM, Alarm
 
 HEADER_TAG, PAYLOAD_TAG = 1, 2
-EAGER = 4096  # bytes; the sender of a larger payload waits until its receiver has taken it
-POLLS = 4  # in a row, before the core is given away: one poll takes in one message, or a part of it
-SPIN = 2e-2  # seconds of polling, the core given away each time, before the first sleep
-SHORTEST, LONGEST = 2e-4, 5e-3  # seconds of sleep between polls while no bell rings
-PATIENCE = 0.1  # of the time waited so far: what such a sleep may add to it
-ALARM = 1.0  # seconds of waiting between two alarms
-
-
-Alarm: TypeAlias = Callable[[float, list[int]], None]  # seconds waited, requests not yet done
-
-
-class Transport(Protocol):
-    """Bytes between ranks. Messages between two ranks arrive in the order of sending."""
-
-    rank: int
-    size: int
-    library: str  # what carries the bytes
-
-    def send(self, header: Payload, payload: Payload, to: int) -> list[Any]:
-        """Start sending; both buffers must stay as they are until `wait`."""
-
-    def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
-        """Start receiving at most `payload.size` bytes; the header says how many came."""
-
-    def wait(self, requests: list[Any], alarm: Alarm) -> None:
-        """Return when all are done; meanwhile `alarm` may be called now and then."""
-
-    def duplicate(self) -> Transport:
-        """A second, independent wire between the same ranks."""
-
-    def abort(self, code: int) -> None:
-        """End the whole run now."""
+# Bytes. The sender of a larger payload may have to wait until its receiver has received it.
+EAGER = 4096
+POLLS = 4  # before the core is yielded: one poll progresses one message, or a part of it
+SPIN = 2e-2  # seconds of polling and yielding before the first sleep
+SHORTEST, LONGEST = 2e-4, 5e-3  # seconds of one sleep between polls without a wake-up
+SLEEP_SHARE = 0.1  # of the time waited so far: the length of the next sleep
 
 
 class Doorbell:
-    """Wakes a rank on the same node, so that waiting costs nothing and ends at once.
+    """Wake-up signals between the ranks of one node, so that waiting takes no processor time.
 
-    MPI can only be polled. On a node with more ranks than cores a rank that polls takes the core
-    from the one it waits for; one that sleeps instead comes late. So a rank sleeps on a datagram
-    socket, and whoever has something for it after a while rings there. A bell that is lost, or a
-    sender on another node, costs a short sleep: nothing but speed hangs on it.
+    MPI can only be polled. On a node with more ranks than cores a polling rank takes the core from
+    the rank that it waits for, and a sleeping rank reacts late. So a waiting rank sleeps on a
+    datagram socket, and a rank that sends to it also wakes it by a datagram. A lost datagram, or a
+    sender on another node, costs one short sleep: it affects speed, never results.
     """
 
     def __init__(self, comm: Any) -> None:
+        """Bind the socket of this rank; collective, since all ranks exchange their addresses."""
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
-        mine = uuid.uuid4().bytes
-        self.socket.bind(self.address(mine))
-        node, everyone = self.node(), bytearray(2 * len(mine) * comm.size)
-        comm.Allgather(bytearray(node + mine), everyone)
-        cards = [bytes(everyone[start : start + 32]) for start in range(0, len(everyone), 32)]
-        self.near = {
-            rank: self.address(card[16:])
-            for rank, card in enumerate(cards)
-            if card.startswith(node)
+        name = uuid.uuid4().bytes
+        self.socket.bind(self.address(name))
+        node, gathered = self.node(), bytearray(2 * len(name) * comm.size)
+        comm.Allgather(bytearray(node + name), gathered)
+        pairs = [bytes(gathered[start : start + 32]) for start in range(0, len(gathered), 32)]
+        self.addresses = {  # of the ranks on this node, by rank
+            rank: self.address(pair[16:])
+            for rank, pair in enumerate(pairs)
+            if pair.startswith(node)
         }
-        self.met: dict[int, float] = {}  # when this rank last had something for another
-        self.crowded = len(self.near) > len(os.sched_getaffinity(0))
+        self.last_rings: dict[int, float] = {}  # time of the last call of `ring`, by rank
+        self.crowded = len(self.addresses) > len(os.sched_getaffinity(0))
 
     @staticmethod
     def address(name: bytes) -> bytes:
-        """Of a rank's socket: in the abstract space, so that no file is left behind."""
+        """Return the address of a socket in the abstract namespace, which leaves no file behind."""
         return b"\0p2psim-" + name.hex().encode()
 
     @staticmethod
     def node() -> bytes:
-        """16 bytes that only ranks which can ring each other share."""
-        place = f"{socket.gethostname()}/{os.stat('/proc/self/ns/net').st_ino}"
-        return hashlib.blake2b(place.encode(), digest_size=16).digest()
+        """Return 16 bytes that are equal on two ranks if these can send each other datagrams."""
+        # Abstract addresses are visible within one network namespace, such as a container's.
+        namespace = f"{socket.gethostname()}/{os.stat('/proc/self/ns/net').st_ino}"
+        return hashlib.blake2b(namespace.encode(), digest_size=16).digest()
 
     def ring(self, rank: int) -> None:
-        """Wake this rank if it is on this node, and may have waited long enough to sleep."""
-        if rank not in self.near:
+        """Wake a rank if it is on this node and may have waited long enough to be asleep."""
+        if rank not in self.addresses:
             return
-        now, last = time.monotonic(), self.met.get(rank, 0.0)
-        self.met[rank] = now
+        now, last = time.monotonic(), self.last_rings.get(rank, 0.0)
+        self.last_rings[rank] = now
         if now - last > SPIN:
-            # A full queue is as good as one more bell; a rank that is gone needs none.
+            # If the queue is full, the rank will wake anyway; if it has ended, nobody waits.
             with contextlib.suppress(OSError):
-                self.socket.sendto(b"!", self.near[rank])
+                self.socket.sendto(b"!", self.addresses[rank])
 
     def sleep(self, seconds: float) -> None:
-        """Until somebody rings, at most so long."""
+        """Sleep until another rank wakes this one, at most `seconds`."""
         if select.select([self.socket], [], [], seconds)[0]:
             with contextlib.suppress(BlockingIOError):
-                while True:
+                while True:  # empty the queue: one datagram and ten have the same meaning
                     self.socket.recv(1)
 
 
 def unlink_shared_memory(pid: int | str = "self") -> None:
-    """Take the names off the MPI library's shared memory in a rank, once all ranks have it open.
+    """Remove the names of the MPI library's shared memory that process `pid` has mapped.
 
-    The memory stays until the last of them ends, however that ends; a name that was left behind by
-    ranks that were killed would keep it for ever.
+    It must be called after all ranks have opened the memory, which exists until the last of them
+    ends. Ranks that are killed do not remove the names, and a name alone would keep the memory
+    until the machine restarts.
     """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/maps") as maps:
         lines = (line for line in maps if "/dev/shm/" in line)
         for path in set(re.findall(r"/dev/shm/(?:mpich_shm_|sm_segment\.)\S+", "".join(lines))):
-            with contextlib.suppress(FileNotFoundError):  # another rank was quicker
+            with contextlib.suppress(FileNotFoundError):  # another rank has removed it
                 os.unlink(path)
 
 
 class MPITransport:
-    """Nonblocking point-to-point MPI on a communicator of its own."""
+    """Nonblocking point-to-point messages on a communicator of its own."""
 
     def __init__(self, comm: Any = None, bell: Doorbell | None = None) -> None:
+        """Duplicate `comm`, by default MPI.COMM_WORLD; collective over its ranks."""
         import mpi4py
 
         mpi4py.rc.thread_level = "single"  # no locks inside the library
@@ -140,7 +114,7 @@ class MPITransport:
         self.comm = (comm or MPI.COMM_WORLD).Dup()
         self.bell = bell or Doorbell(self.comm)
         unlink_shared_memory()
-        self.owed: set[int] = set()  # senders to be told that their payload has been taken
+        self.waiting_senders: set[int] = set()  # ranks to wake once their payload has arrived
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size
         version = MPI.Get_library_version().splitlines()[0].rstrip("\x00")
@@ -158,7 +132,7 @@ class MPITransport:
     def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
         byte = self.mpi.BYTE
         if payload.size > EAGER:
-            self.owed.add(source)
+            self.waiting_senders.add(source)
         return [
             self.comm.Irecv([header, byte], source, HEADER_TAG),
             self.comm.Irecv([payload, byte], source, PAYLOAD_TAG),
@@ -175,117 +149,12 @@ class MPITransport:
             if waited < SPIN or not self.bell.crowded:
                 os.sched_yield()
             else:
-                self.bell.sleep(min(max(waited * PATIENCE, SHORTEST), LONGEST))
-        while self.owed:
-            self.bell.ring(self.owed.pop())
+                self.bell.sleep(min(max(waited * SLEEP_SHARE, SHORTEST), LONGEST))
+        while self.waiting_senders:
+            self.bell.ring(self.waiting_senders.pop())
 
     def duplicate(self) -> MPITransport:
         return MPITransport(self.comm, self.bell)
 
     def abort(self, code: int) -> None:
         self.mpi.COMM_WORLD.Abort(code)
-
-
-@dataclass
-class PendingReceive:
-    """A receive of a ThreadTransport: done once both buffers are filled."""
-
-    header: Payload
-    payload: Payload
-    done: bool = False
-
-    def fill(self, header: Payload, payload: Payload) -> None:
-        """Copy a message in; like MPI, one that is too long is an error."""
-        if payload.size > self.payload.size:
-            raise ValueError(f"message of {payload.size} bytes for {self.payload.size} expected")
-        self.header[:] = header
-        self.payload[: payload.size] = payload
-        self.done = True
-
-
-@dataclass
-class ThreadHub:
-    """What the peers of one process share. A peer runs only while it holds `turn`, and gives it
-    up only where it waits for messages: a breakpoint in one peer halts them all."""
-
-    size: int
-    turn: threading.Lock = field(default_factory=threading.Lock)
-    bells: dict[int, threading.Condition] = field(init=False)
-    messages: dict[Any, deque[Any]] = field(default_factory=lambda: defaultdict(deque))
-    slots: dict[Any, deque[PendingReceive]] = field(default_factory=lambda: defaultdict(deque))
-    broken: bool = False
-
-    def __post_init__(self) -> None:
-        self.bells = {rank: threading.Condition(self.turn) for rank in range(self.size)}
-
-
-class ThreadTransport:
-    """All peers in one process (--debug): the same messages by copy."""
-
-    library = "threads"
-
-    def __init__(self, hub: ThreadHub, rank: int, channel: int = 0) -> None:
-        self.hub, self.rank, self.size, self.channel = hub, rank, hub.size, channel
-
-    def send(self, header: Payload, payload: Payload, to: int) -> list[Any]:
-        edge = (self.channel, self.rank, to)
-        if self.hub.slots[edge]:
-            self.hub.slots[edge].popleft().fill(header, payload)
-            self.hub.bells[to].notify()
-        else:
-            self.hub.messages[edge].append((header.copy(), payload.copy()))
-        return []
-
-    def receive(self, header: Payload, payload: Payload, source: int) -> list[Any]:
-        edge = (self.channel, source, self.rank)
-        slot = PendingReceive(header, payload)
-        if self.hub.messages[edge]:
-            slot.fill(*self.hub.messages[edge].popleft())
-        else:
-            self.hub.slots[edge].append(slot)
-        return [slot]
-
-    def wait(self, requests: list[Any], alarm: Alarm) -> None:
-        self.hub.bells[self.rank].wait_for(lambda: self.hub.broken or all(r.done for r in requests))
-        if self.hub.broken:
-            raise AbortedError
-
-    def duplicate(self) -> ThreadTransport:
-        return ThreadTransport(self.hub, self.rank, self.channel + 1)
-
-    def abort(self, code: int) -> None:
-        self.hub.broken = True
-        for bell in self.hub.bells.values():
-            bell.notify_all()
-
-
-def run_threads(peers: int, body: Callable[[Transport], None]) -> None:
-    """Run `body` as every rank of one process; raises the first peer's exception."""
-    hub = ThreadHub(peers)
-    failures: list[BaseException] = []
-
-    def main(rank: int) -> None:
-        with hub.turn:
-            try:
-                body(ThreadTransport(hub, rank))
-            except AbortedError:
-                pass
-            except BaseException as error:
-                failures.append(error)
-                ThreadTransport(hub, rank).abort(1)
-
-    threads = [threading.Thread(target=main, args=(rank,), daemon=True) for rank in range(peers)]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except KeyboardInterrupt:
-        hub.broken = True  # whoever waits or comes to wait ends there
-        with hub.turn:
-            ThreadTransport(hub, 0).abort(1)
-        for thread in threads:
-            thread.join(timeout=30)
-        raise
-    if failures:
-        raise failures[0]

@@ -16,9 +16,9 @@ import numpy as np
 from p2psim.base import LinkModel, Message, Payload
 from p2psim.network.clock import Arrival, Clock
 from p2psim.network.messages import Packet
-from p2psim.network.mpi import Transport
 from p2psim.network.neighborhood import Neighborhood, PendingTransfer
 from p2psim.network.topology import Topology
+from p2psim.network.transport import Transport
 
 HEADER = np.dtype([("nbytes", "<u8"), ("sent_at", "<f8"), ("step", "<u4"), ("entries", "<u4")])
 COUNTERS = ("bytes_sent", "bytes_received", "messages_sent", "header_bytes")

@@ -16,7 +16,7 @@ from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.collectives import ControlChannel
-from p2psim.network.mpi import Transport
+from p2psim.network.transport import Transport
 from p2psim.simulation import checkpoint, crash_report, devices, recorder, run_folder
 from p2psim.simulation.agreement import RoundAgreement
 from p2psim.simulation.checkpoint import CheckpointStore, DamagedError

@@ -16,8 +16,8 @@ from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Clock, RealTimePacer
 from p2psim.network.collectives import ControlChannel
-from p2psim.network.mpi import Transport
 from p2psim.network.transfer import Alarm, PeerNeighborhood, silent
+from p2psim.network.transport import Transport
 from p2psim.rng import RandomStream
 from p2psim.simulation import allocator
 from p2psim.simulation.agreement import Decision, RoundAgreement
