@@ -18,7 +18,7 @@ import numpy as np
 from p2psim.errors import StoppedError
 from p2psim.experiment import scenario
 from p2psim.launcher import ranks
-from p2psim.network.transport import MPITransport
+from p2psim.network.mpi import MPITransport
 from p2psim.simulation import session, simulation
 
 SECONDS = 75.0  # enough for two checkpoints

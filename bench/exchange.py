@@ -16,8 +16,8 @@ from mpi4py import MPI
 from p2psim.network import topology
 from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform
+from p2psim.network.mpi import MPITransport
 from p2psim.network.transfer import PeerNeighborhood
-from p2psim.network.transport import MPITransport
 
 D, ITERATIONS, REPEATS = 1_000_000, 30, 25
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from p2psim.experiment import config, scenario
 from p2psim.launcher import ranks
-from p2psim.network.transport import MPITransport
+from p2psim.network.mpi import MPITransport
 from p2psim.simulation import event_log, recorder, session
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "quickstart.toml"

@@ -29,7 +29,7 @@ LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 PLUGIN_FOLDERS = ("algorithms", "compressors", "data", "models", "learning")
 # Where a library may be imported: a package, or one file of it.
 DOORS = {
-    "mpi4py": {"network.transport", "launcher"},
+    "mpi4py": {"network.mpi", "launcher"},
     "h5py": {"simulation", "analysis", "network.peer_values"},
     "click": {"cli", "launcher.runner"},
     "networkx": {"network.topology"},

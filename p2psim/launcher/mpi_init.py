@@ -59,7 +59,7 @@ def init_mpi(size: int) -> None:
             MPI.Init_thread(MPI.THREAD_SINGLE)  # no locks inside the library
     joined = MPI.COMM_WORLD.size
     if joined < size:
-        from p2psim.network.transport import unlink_shared_memory
+        from p2psim.network.mpi import unlink_shared_memory
 
         # No other rank will open this memory, so nothing else would remove it.
         unlink_shared_memory()

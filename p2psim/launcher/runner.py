@@ -22,7 +22,8 @@ from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.sweep import assign, combinations
 from p2psim.launcher import environment, mpi_init, ranks
 from p2psim.launcher.progress import Progress
-from p2psim.network.transport import MPITransport, run_threads
+from p2psim.network.mpi import MPITransport
+from p2psim.network.threads import run_threads
 from p2psim.simulation import allocator, checkpoint, recorder, run_folder, session
 from p2psim.simulation.watchdog import HangDetector
 

@@ -1,4 +1,4 @@
-"""Messages: the bytes that travel, the vectors that they stand for, the memory of both."""
+"""Messages: the bytes that travel, the vectors that they encode, and a pool of memory for both."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from p2psim.vectors import not_finite, read_numbers, write_numbers
 
 
 class Pool:
-    """Arrays that are handed out again once nobody refers to them: no allocation per round."""
+    """Arrays that are used again once nobody else refers to them: no allocation in each round."""
 
     def __init__(self) -> None:
-        self.arrays: dict[tuple[int, str], list[Any]] = {}
+        self.arrays: dict[tuple[int, str], list[Any]] = {}  # by size and type
+        # Reference count of an array that only its list refers to, as `_counts` sees it.
         self.idle = self._counts([np.empty(0)])[0]
 
     @staticmethod
@@ -23,17 +24,20 @@ class Pool:
         return [sys.getrefcount(array) for array in arrays]
 
     def take(self, size: int, dtype: Any) -> Any:
-        """An array of this size that nobody else holds; its content is arbitrary."""
-        kept = self.arrays.setdefault((size, np.dtype(dtype).str), [])
-        for index, count in enumerate(self._counts(kept)):
+        """Return an array of shape (size,) that only the pool refers to, with any content."""
+        arrays = self.arrays.setdefault((size, np.dtype(dtype).str), [])
+        for index, count in enumerate(self._counts(arrays)):
             if count == self.idle:
-                return kept[index]
-        kept.append(np.empty(size, dtype))
-        return kept[-1]
+                return arrays[index]
+        arrays.append(np.empty(size, dtype))
+        return arrays[-1]
 
 
 class Packet:
-    """A message: payload bytes, and the vector that they decode to."""
+    """A message: the bytes of its payload, and the vector that they decode to.
+
+    Without a codec the payload is the memory of the vector itself.
+    """
 
     def __init__(
         self, pool: Pool, payload: Payload, codec: Codec | None, entries: int, dtype: Any
@@ -44,7 +48,7 @@ class Packet:
 
     @property
     def value(self) -> Vector:
-        """The decoded vector, shape (entries,)."""
+        """The decoded vector, shape (entries,); decoded once, on the first access."""
         if self._value is None:
             if self.codec is None:
                 self._value = self.payload.view(self.dtype)
@@ -55,13 +59,14 @@ class Packet:
 
 
 class Tailed:
-    """A compressor of all entries but the last `raw_tail`, which travel as they are."""
+    """A compressor with a raw tail: the last `raw_tail` entries travel uncompressed."""
 
     def __init__(self, codec: Compressor, raw_tail: int) -> None:
         self.codec, self.raw_tail = codec, raw_tail
 
     def encode(self, v: Vector, out: Payload) -> int:
         used = self.codec.encode(v[: -self.raw_tail], out)
+        # The codec has checked its own entries only.
         if not np.isfinite(v[-self.raw_tail :]).all():
             raise not_finite(self.codec)
         return used + write_numbers(out[used:], v.dtype, *v[-self.raw_tail :])
@@ -79,7 +84,11 @@ Codec: TypeAlias = Compressor | Tailed
 
 
 def pack(pool: Pool, v: Vector, compressor: Compressor | None, raw_tail: int) -> Packet:
-    """C(v) as a message of its own: v may change afterwards. See base.Neighborhood.message."""
+    """Return C(v) as a message, a copy of v without a compressor; v may change afterwards.
+
+    `raw_tail` is explained in base.Neighborhood.message. FloatingPointError if v is not finite and
+    a compressor encodes it.
+    """
     if compressor is None:
         copy = pool.take(v.size, v.dtype)
         np.copyto(copy, v)

@@ -13,9 +13,10 @@ from p2psim.network import neighborhood
 from p2psim.network.clock import Clock
 from p2psim.network.links import Uniform
 from p2psim.network.neighborhood import Neighborhood
+from p2psim.network.threads import ThreadTransport, run_threads
 from p2psim.network.topology import Topology
 from p2psim.network.transfer import PeerNeighborhood
-from p2psim.network.transport import Alarm, ThreadTransport, Transport, run_threads
+from p2psim.network.transport import Alarm, Transport
 from tests.support.runs import Table, quadratic_table, quadratics, run_in_threads
 
 PEERS, D = 7, 24
@@ -117,9 +118,9 @@ def test_a_mix_receives_into_its_window(messages: float, monkeypatch: pytest.Mon
     window = int(messages * nbytes)
     monkeypatch.setattr(neighborhood, "WINDOW", window)
 
-    def body(wire: Transport) -> None:
-        net = PeerNeighborhood(wire, full(peers), Clock(), Uniform())
-        x = np.arange(LARGE, dtype=np.float32) + wire.rank
+    def body(transport: Transport) -> None:
+        net = PeerNeighborhood(transport, full(peers), Clock(), Uniform())
+        x = np.arange(LARGE, dtype=np.float32) + transport.rank
         for _ in range(5):
             x = net.mix(x)
         sizes = {size: len(kept) for (size, kind), kept in net.pool.arrays.items() if kind == "|u1"}
@@ -142,11 +143,11 @@ def test_an_alarm_names_the_peers_of_the_group(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(neighborhood, "WINDOW", 4 * 4 * D)
     heard: dict[int, list[tuple[float, list[int]]]] = {}
 
-    def body(wire: Transport) -> None:
-        assert isinstance(wire, ThreadTransport)
-        said = heard.setdefault(wire.rank, [])
+    def body(transport: Transport) -> None:
+        assert isinstance(transport, ThreadTransport)
+        said = heard.setdefault(transport.rank, [])
         net = PeerNeighborhood(
-            Reporting(wire.hub, wire.rank),
+            Reporting(transport.hub, transport.rank),
             full(PEERS),
             Clock(),
             Uniform(),

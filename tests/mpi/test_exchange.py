@@ -22,10 +22,10 @@ from p2psim.launcher.runner import wait_until_stderr_is_read
 from p2psim.network.clock import Clock
 from p2psim.network.collectives import ControlChannel
 from p2psim.network.links import Uniform
+from p2psim.network.mpi import MPITransport
 from p2psim.network.neighborhood import WINDOW
 from p2psim.network.topology import Topology
 from p2psim.network.transfer import HEADER, PeerNeighborhood
-from p2psim.network.transport import MPITransport
 from p2psim.registry import find
 from p2psim.rng import RandomStream
 from tests.support.programs import Completed, run, under_mpiexec
@@ -52,14 +52,16 @@ def graph(*weights: Matrix) -> Topology:
     return Topology(np.stack(weights), "made", directed=True, rule="edges", links={})
 
 
-def made(wire: MPITransport, *weights: Matrix, link: Uniform | None = None) -> PeerNeighborhood:
+def made(
+    transport: MPITransport, *weights: Matrix, link: Uniform | None = None
+) -> PeerNeighborhood:
     """This rank's neighborhood on a graph of its own communicator."""
-    return PeerNeighborhood(wire.duplicate(), graph(*weights), Clock(), link or Uniform())
+    return PeerNeighborhood(transport.duplicate(), graph(*weights), Clock(), link or Uniform())
 
 
-def control_channel(wire: MPITransport) -> ControlChannel:
+def control_channel(transport: MPITransport) -> ControlChannel:
     """This rank's control channel on a communicator of its own."""
-    return ControlChannel(wire, graph(np.eye(wire.size)))
+    return ControlChannel(transport, graph(np.eye(transport.size)))
 
 
 def vector(rank: int, d: int, step: int = 0, dtype: Any = np.float32) -> NDArray[Any]:
@@ -76,14 +78,14 @@ def mixed(W: Matrix, rank: int, value: Callable[[int], Any]) -> Any:
     return total
 
 
-def check_directed_edges(wire: MPITransport) -> None:
+def check_directed_edges(transport: MPITransport) -> None:
     """Messages go along the arrows only; counts, order and clock are as defined."""
-    d, W = 7, directed(wire.size)
-    net = made(wire, W, link=LINK)
-    senders = [j for j in range(wire.size) if j != wire.rank and W[wire.rank, j]]
-    receivers = [i for i in range(wire.size) if i != wire.rank and W[i, wire.rank]]
-    net.clock.work(float(wire.rank))
-    got = net.exchange(vector(wire.rank, d))
+    d, W = 7, directed(transport.size)
+    net = made(transport, W, link=LINK)
+    senders = [j for j in range(transport.size) if j != transport.rank and W[transport.rank, j]]
+    receivers = [i for i in range(transport.size) if i != transport.rank and W[i, transport.rank]]
+    net.clock.work(float(transport.rank))
+    got = net.exchange(vector(transport.rank, d))
     assert list(got) == senders
     for j, message in got.items():
         assert message.value.tobytes() == message.payload.tobytes() == vector(j, d).tobytes()
@@ -91,21 +93,21 @@ def check_directed_edges(wire: MPITransport) -> None:
     assert net.bytes_received == 4 * d * len(senders)
     assert net.messages_sent == len(receivers)
     assert net.header_bytes == HEADER.itemsize * len(receivers) == 24 * len(receivers)
-    assert net.clock.now == max([wire.rank, *(j + 0.25 + 4 * d / 1000 for j in senders)])
-    mixture = net.mix(vector(wire.rank, d))
-    assert mixture.tobytes() == mixed(W, wire.rank, lambda j: vector(j, d)).tobytes()
-    double = net.mix(vector(wire.rank, d, dtype=np.float64))
+    assert net.clock.now == max([transport.rank, *(j + 0.25 + 4 * d / 1000 for j in senders)])
+    mixture = net.mix(vector(transport.rank, d))
+    assert mixture.tobytes() == mixed(W, transport.rank, lambda j: vector(j, d)).tobytes()
+    double = net.mix(vector(transport.rank, d, dtype=np.float64))
     assert double.dtype == np.float64
-    assert (double == mixed(W, wire.rank, lambda j: vector(j, d, dtype=np.float64))).all()
+    assert (double == mixed(W, transport.rank, lambda j: vector(j, d, dtype=np.float64))).all()
 
 
-def check_empty_neighborhoods(wire: MPITransport) -> None:
+def check_empty_neighborhoods(transport: MPITransport) -> None:
     """Peer 0 only sends, peer 1 only receives, peer 2 does neither, in turns with a full graph."""
-    n, rank = wire.size, wire.rank
+    n, rank = transport.size, transport.rank
     star, full = np.eye(n), np.full((n, n), 1 / n)
     for i in {1, *range(3, n)} & set(range(n)):
         star[i, 0] = 0.5
-    net = made(wire, star, full)
+    net = made(transport, star, full)
     wanted = {0} if rank == 1 or rank > 2 else set()
     for step in range(4):
         got = net.exchange(vector(rank, 9, step))
@@ -119,10 +121,10 @@ def check_empty_neighborhoods(wire: MPITransport) -> None:
         net.step += 1
 
 
-def check_messages_by_receiver(wire: MPITransport) -> None:
+def check_messages_by_receiver(transport: MPITransport) -> None:
     """A message for each receiver; what is missing or too much is refused before it is sent."""
-    n, rank, W = wire.size, wire.rank, directed(wire.size)
-    net = made(wire, W)
+    n, rank, W = transport.size, transport.rank, directed(transport.size)
+    net = made(transport, W)
     receivers = [i for i in range(n) if i != rank and W[i, rank]]
     own = {i: net.message(vector(rank, 6, step=i)) for i in receivers}
     for wrong in (dict(list(own.items())[1:]), {**own, n: net.message(vector(rank, 6))}):
@@ -149,12 +151,12 @@ def coder(name: str, rank: int, *shapes: tuple[int, ...], **parameters: Any) -> 
     return made
 
 
-def check_large_messages(wire: MPITransport) -> None:
+def check_large_messages(transport: MPITransport) -> None:
     """8 MiB to everybody at once, by all: no deadlock, no mixing up, nothing cut."""
-    n = wire.size
-    net = made(wire, np.full((n, n), 1 / n))
+    n = transport.size
+    net = made(transport, np.full((n, n), 1 / n))
     for step in range(2):
-        own = np.random.default_rng([wire.rank, step]).standard_normal(LARGE, np.float32)
+        own = np.random.default_rng([transport.rank, step]).standard_normal(LARGE, np.float32)
         got = net.exchange(own)
         assert len(got) == n - 1
         for j, message in got.items():
@@ -163,65 +165,65 @@ def check_large_messages(wire: MPITransport) -> None:
     assert net.bytes_sent == net.bytes_received == 2 * (n - 1) * 4 * LARGE
 
 
-def check_posts_out_of_order(wire: MPITransport) -> None:
+def check_posts_out_of_order(transport: MPITransport) -> None:
     """Several transfers under way, of different sizes and steps, asked for in another order."""
-    one, two = directed(wire.size), directed(wire.size) * 2
-    net = made(wire, one, two)
+    one, two = directed(transport.size), directed(transport.size) * 2
+    net = made(transport, one, two)
     handles, sizes = [], [3, 100_000, 50, 7]
     for step, d in enumerate(sizes):
-        own = vector(wire.rank, d, step)
+        own = vector(transport.rank, d, step)
         handles.append(net.start_exchange(own))
         own[:] = -1  # a posted vector is its owner's again
         net.step += 1
     for step in (2, 0, 3, 1):
         W, d = (one, two)[step % 2], sizes[step]
-        wished = mixed(W, wire.rank, lambda j, d=d, at=step: vector(j, d, at))  # type: ignore[misc]
+        wished = mixed(W, transport.rank, lambda j, d=d, at=step: vector(j, d, at))  # type: ignore[misc]
         assert handles[step].mix().tobytes() == wished.tobytes()
     assert not net.in_flight
 
 
-def check_settle(wire: MPITransport) -> None:
+def check_settle(transport: MPITransport) -> None:
     """What nobody waited for is taken in before a peer leaves; later messages are not its."""
-    net = made(wire, directed(wire.size))
+    net = made(transport, directed(transport.size))
     for step in range(3):
-        net.start_exchange(vector(wire.rank, 1000, step))
+        net.start_exchange(vector(transport.rank, 1000, step))
     assert len(net.in_flight) == 3
     net.drain()
     assert not net.in_flight
-    assert net.bytes_sent == net.bytes_received == 3 * 4000 * min(2, wire.size - 1)
-    for j, message in net.exchange(vector(wire.rank, 10, 9)).items():
+    assert net.bytes_sent == net.bytes_received == 3 * 4000 * min(2, transport.size - 1)
+    for j, message in net.exchange(vector(transport.rank, 10, 9)).items():
         assert (message.value == vector(j, 10, 9)).all()
 
 
-def check_mean(wire: MPITransport) -> None:
+def check_mean(transport: MPITransport) -> None:
     """The exact mean of float64 sums, for d below, at and above n, on a graph without edges."""
-    n = wire.size
-    net = made(wire, np.eye(n))
+    n = transport.size
+    net = made(transport, np.eye(n))
     sent = 0
     for d in (1, 2, n - 1 or 1, n, n + 1, 1003):
         rows = np.random.default_rng(d).standard_normal((n, d)).astype(np.float32)
-        got = net.mean(rows[wire.rank])
+        got = net.mean(rows[transport.rank])
         total = np.zeros(d)
         for row in rows:
             total += row
         assert got.dtype == np.float32
         assert got.tobytes() == (total / n).astype(np.float32).tobytes(), d
         cuts = [d * j // n for j in range(n + 1)]
-        mine = cuts[wire.rank + 1] - cuts[wire.rank]
+        mine = cuts[transport.rank + 1] - cuts[transport.rank]
         sent += 4 * ((d - mine) + (n - 1) * mine)
         assert net.bytes_sent == sent, d
-    single = made(wire, np.eye(n)).mean(np.array([float(wire.rank)]))
+    single = made(transport, np.eye(n)).mean(np.array([float(transport.rank)]))
     assert single.dtype == np.float64
     assert single[0] == (n - 1) / 2
 
 
-def check_total(wire: MPITransport) -> None:
+def check_total(transport: MPITransport) -> None:
     """The sum over all peers, with the same bits everywhere, in 2 (n - 1) messages."""
-    n = wire.size
-    net = control_channel(wire)
+    n = transport.size
+    net = control_channel(transport)
     for d in (1, 1003):
         rows = np.random.default_rng(d).standard_normal((n, d)).astype(np.float32)
-        got = net.total(rows[wire.rank])
+        got = net.total(rows[transport.rank])
         assert got.dtype == np.float64
         assert np.abs(got - rows.sum(axis=0, dtype=np.float64)).max() <= 1e-12 * n
         assert (net.gather(got) == got).all()
@@ -230,46 +232,46 @@ def check_total(wire: MPITransport) -> None:
     assert net.gather(np.array([float(net.messages_sent - before)])).sum() == 2 * (n - 1)
 
 
-def check_gather(wire: MPITransport) -> None:
+def check_gather(transport: MPITransport) -> None:
     """All vectors as rows, on every peer the same, whatever the graph."""
-    net = control_channel(wire)
+    net = control_channel(transport)
     for step, d in enumerate((1, 5)):
-        rows = net.gather(vector(wire.rank, d, step, np.float64))
-        assert (rows == [vector(j, d, step, np.float64) for j in range(wire.size)]).all()
+        rows = net.gather(vector(transport.rank, d, step, np.float64))
+        assert (rows == [vector(j, d, step, np.float64) for j in range(transport.size)]).all()
 
 
-def check_twins_are_apart(wire: MPITransport) -> None:
+def check_twins_are_apart(transport: MPITransport) -> None:
     """Messages of two neighborhoods between the same ranks never meet."""
-    W = directed(wire.size)
-    first, second = made(wire, W), made(wire, W)
+    W = directed(transport.size)
+    first, second = made(transport, W), made(transport, W)
     one, two = (
-        first.start_exchange(vector(wire.rank, 8, 1)),
-        second.start_exchange(vector(wire.rank, 8, 2)),
+        first.start_exchange(vector(transport.rank, 8, 1)),
+        second.start_exchange(vector(transport.rank, 8, 2)),
     )
     assert all((m.value == vector(j, 8, 2)).all() for j, m in two.wait().items())
     assert all((m.value == vector(j, 8, 1)).all() for j, m in one.wait().items())
 
 
-def check_results_are_kept(wire: MPITransport) -> None:
+def check_results_are_kept(transport: MPITransport) -> None:
     """Buffers go round, but never under a vector or message that the caller still holds."""
-    d, W = 5000, directed(wire.size)
-    net = made(wire, W)
-    mixtures = [net.mix(vector(wire.rank, d, step)) for step in range(6)]
-    means = [net.mean(vector(wire.rank, d, step)) for step in range(6)]
-    messages = [net.exchange(vector(wire.rank, d, step)) for step in range(6)]
+    d, W = 5000, directed(transport.size)
+    net = made(transport, W)
+    mixtures = [net.mix(vector(transport.rank, d, step)) for step in range(6)]
+    means = [net.mean(vector(transport.rank, d, step)) for step in range(6)]
+    messages = [net.exchange(vector(transport.rank, d, step)) for step in range(6)]
     for step in range(6):
-        wished = mixed(W, wire.rank, lambda j, at=step: vector(j, d, at))  # type: ignore[misc]
+        wished = mixed(W, transport.rank, lambda j, at=step: vector(j, d, at))  # type: ignore[misc]
         assert mixtures[step].tobytes() == wished.tobytes()
-        rows = np.array([vector(j, d, step) for j in range(wire.size)], np.float64)
+        rows = np.array([vector(j, d, step) for j in range(transport.size)], np.float64)
         assert (means[step] == rows.mean(axis=0).astype(np.float32)).all()
         for j, message in messages[step].items():
             assert (message.value == vector(j, d, step)).all()
 
 
-def check_no_allocation(wire: MPITransport) -> None:
+def check_no_allocation(transport: MPITransport) -> None:
     """After the first rounds, no array of the size of a vector is made again."""
-    d, rank = 1_000_000, wire.rank  # so many that chunks are small beside it
-    net = made(wire, directed(wire.size))
+    d, rank = 1_000_000, transport.rank  # so many that chunks are small beside it
+    net = made(transport, directed(transport.size))
     own = vector(rank, d)
     codes = [coder(name, rank, (d,)) for name in ("identity", "affine-8")]
     codes.append(coder("top-k", rank, (d,), keep=0.1))
@@ -288,15 +290,15 @@ def check_no_allocation(wire: MPITransport) -> None:
     used = new_memory(one_round)
     assert used < own.nbytes / 4, f"{used} bytes for vectors of {own.nbytes}"
     used = new_memory(lambda: net.mean(own))
-    block = 8 * (d // wire.size)  # its own block's sum, in float64
+    block = 8 * (d // transport.size)  # its own block's sum, in float64
     assert used < block + own.nbytes / 10, f"{used} bytes for a mean of {own.nbytes}"
 
 
-def check_mix_in_groups(wire: MPITransport) -> None:
+def check_mix_in_groups(transport: MPITransport) -> None:
     """Messages of 8 MiB by all to all: a mix receives two at a time, also beside a post."""
-    n, rank = wire.size, wire.rank
+    n, rank = transport.size, transport.rank
     W = np.arange(1.0, n * n + 1).reshape(n, n)
-    net = made(wire, W, W.T.copy())
+    net = made(transport, W, W.T.copy())
     own = vector(rank, LARGE, 9)
     for step in range(3):
         handle = net.start_exchange(vector(rank, 5, step))
@@ -338,16 +340,19 @@ CHECKS: dict[str, Callable[[MPITransport], None]] = {
 
 def main(names: Sequence[str]) -> None:
     """Be one rank, for one check after the other."""
-    wire = MPITransport()
+    transport = MPITransport()
     for name in names:
         try:
-            CHECKS[name](wire)
+            CHECKS[name](transport)
         except BaseException:
-            print(f"rank {wire.rank} of {wire.size}:\n{traceback.format_exc()}", file=sys.stderr)
+            print(
+                f"rank {transport.rank} of {transport.size}:\n{traceback.format_exc()}",
+                file=sys.stderr,
+            )
             wait_until_stderr_is_read()
-            wire.abort(1)
-        control_channel(wire).gather(np.zeros(1))  # a rank that hangs is a failure
-        print(f"rank {wire.rank} passed {name}.", flush=True)
+            transport.abort(1)
+        control_channel(transport).gather(np.zeros(1))  # a rank that hangs is a failure
+        print(f"rank {transport.rank} passed {name}.", flush=True)
 
 
 def checked(n: int, names: Sequence[str]) -> Completed:

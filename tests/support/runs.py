@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from p2psim.experiment import scenario, sweep
 from p2psim.launcher import ranks
-from p2psim.network.transport import Transport, run_threads
+from p2psim.network.threads import run_threads
+from p2psim.network.transport import Transport
 from p2psim.simulation import session
 
 Matrix: TypeAlias = NDArray[np.float64]

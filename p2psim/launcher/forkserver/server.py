@@ -276,7 +276,7 @@ class Server:
 
         Ranks that are killed, even during MPI_Init, would leave it in /dev/shm.
         """
-        from p2psim.network.transport import unlink_shared_memory
+        from p2psim.network.mpi import unlink_shared_memory
 
         for rank in self.ranks:
             unlink_shared_memory(rank.pid)
