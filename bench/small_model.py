@@ -26,7 +26,7 @@ from p2psim.experiment import scenario
 from p2psim.experiment.holdings import Holdings
 from p2psim.launcher import ranks
 from p2psim.network.collectives import ControlChannel
-from p2psim.network.transport import MPITransport
+from p2psim.network.mpi import MPITransport
 from p2psim.simulation.agreement import RoundAgreement
 from p2psim.simulation.checkpoint import CheckpointStore
 from p2psim.simulation.recorder import Recorder

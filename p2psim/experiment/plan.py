@@ -11,7 +11,7 @@ from p2psim.experiment.forecast import forecast
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.models import cost_model
-from p2psim.network.transfer import HEADER
+from p2psim.network.buffers import HEADER
 
 # Bytes (make bench-start): of a forked peer that holds nothing yet, and once on every node.
 PROCESS, SHARED = 25 * 2**20, 300 * 2**20

@@ -15,9 +15,11 @@ import select
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from p2psim.base import Payload
+from p2psim.network.buffers import Part, address
 from p2psim.network.transport import ALARM, Alarm
 
 HEADER_TAG, PAYLOAD_TAG = 1, 2
@@ -100,6 +102,43 @@ def unlink_shared_memory(pid: int | str = "self") -> None:
                 os.unlink(path)
 
 
+class PersistentRequests:
+    """Persistent MPI requests of messages that repeat; see Transport.prepare."""
+
+    per_message = 2  # header and payload
+
+    def __init__(
+        self, transport: MPITransport, receives: Sequence[Part], sends: Sequence[Part]
+    ) -> None:
+        comm, byte = transport.comm, transport.mpi.BYTE
+        self.start_all = transport.mpi.Prequest.Startall
+        self.ring, self.receivers = transport.bell.ring, [j for j, _, _ in sends]
+        self.waiting_senders = transport.waiting_senders
+        self.large = {j for j, _, payload in receives if payload.size > EAGER}
+        self.requests: list[Any] = []
+        for j, header, payload in receives:
+            self.requests.append(comm.Recv_init([header, byte], j, HEADER_TAG))
+            self.requests.append(comm.Recv_init([payload, byte], j, PAYLOAD_TAG))
+        for j, header, payload in sends:
+            # By its address: a reference would keep the pool from handing the payload out again.
+            memory = transport.mpi.buffer.fromaddress(address(payload), payload.size)
+            self.requests.append(comm.Send_init([header, byte], j, HEADER_TAG))
+            self.requests.append(comm.Send_init([memory, byte], j, PAYLOAD_TAG))
+
+    def start(self) -> list[Any]:
+        """Start all messages; returns the requests to wait for."""
+        self.start_all(self.requests)
+        self.waiting_senders |= self.large
+        for j in self.receivers:
+            self.ring(j)
+        return self.requests
+
+    def free(self) -> None:
+        """Free the requests, none of which may be in flight."""
+        for request in self.requests:
+            request.Free()
+
+
 class MPITransport:
     """Nonblocking point-to-point messages on a communicator of its own."""
 
@@ -138,10 +177,19 @@ class MPITransport:
             self.comm.Irecv([payload, byte], source, PAYLOAD_TAG),
         ]
 
+    def prepare(self, receives: Sequence[Part], sends: Sequence[Part]) -> PersistentRequests:
+        return PersistentRequests(self, receives, sends)
+
     def wait(self, requests: list[Any], alarm: Alarm) -> None:
-        test_all, began = self.mpi.Request.Testall, time.perf_counter()
+        test_all, began = self.mpi.Request.Testall, 0.0
         next_alarm = ALARM
-        while not any(test_all(requests) for _ in range(POLLS)):
+        while True:
+            for _ in range(POLLS):
+                if test_all(requests):
+                    while self.waiting_senders:
+                        self.bell.ring(self.waiting_senders.pop())
+                    return
+            began = began or time.perf_counter()
             waited = time.perf_counter() - began
             if waited > next_alarm:
                 next_alarm = waited + ALARM
@@ -150,8 +198,6 @@ class MPITransport:
                 os.sched_yield()
             else:
                 self.bell.sleep(min(max(waited * SLEEP_SHARE, SHORTEST), LONGEST))
-        while self.waiting_senders:
-            self.bell.ring(self.waiting_senders.pop())
 
     def duplicate(self) -> MPITransport:
         return MPITransport(self.comm, self.bell)

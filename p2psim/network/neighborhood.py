@@ -104,6 +104,7 @@ class Neighborhood(ABC):
     ) -> None:
         self.topology, self.clock, self.link, self.control = topology, clock, link, control
         self.pool = Pool()
+        self.rows: dict[tuple[int, str], Vector] = {}  # of W, by step of the period and type
         self.step = 0
 
     @abstractmethod
@@ -140,9 +141,11 @@ class Neighborhood(ABC):
         return self.topology.receivers(self.rank, self.step)
 
     def row(self, dtype: Any) -> Vector:
-        """Return row i of W_t in the type of the vectors, shape (n,)."""
-        weights: Vector = self.topology.at(self.step)[self.rank].astype(dtype)
-        return weights
+        """Return row i of W_t in the type of the vectors, shape (n,); not to be changed."""
+        key = self.step % self.topology.period, np.dtype(dtype).char
+        if key not in self.rows:
+            self.rows[key] = self.topology.at(self.step)[self.rank].astype(dtype)
+        return self.rows[key]
 
     def arrival_time(self, sender: int, receiver: int, sent_at: float, m: Message) -> float:
         assert isinstance(m, Packet)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from p2psim.base import Payload
 from p2psim.errors import AbortedError
+from p2psim.network.buffers import Part, address
 from p2psim.network.transport import Alarm, Transport
 
 EXIT_SECONDS = 30  # that each thread may take to end after Ctrl-C
@@ -52,6 +56,31 @@ class ThreadHub:
         self.conditions = {rank: threading.Condition(self.turn) for rank in range(self.size)}
 
 
+class RepeatedMessages:
+    """Messages between threads that repeat; see Transport.prepare."""
+
+    def __init__(
+        self, transport: ThreadTransport, receives: Sequence[Part], sends: Sequence[Part]
+    ) -> None:
+        self.transport, self.receives = transport, receives
+        self.per_message = 1 if receives else 0  # a send is complete at once
+        # The address of a payload, not a reference: its owner may reuse the memory in between.
+        self.sends = [(j, header, address(part), part.size) for j, header, part in sends]
+
+    def start(self) -> list[Any]:
+        """Start all messages; returns the requests to wait for."""
+        requests = []
+        for j, header, payload in self.receives:
+            requests += self.transport.receive(header, payload, j)
+        for j, header, at, size in self.sends:
+            payload = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(at))
+            requests += self.transport.send(header, payload, j)
+        return requests
+
+    def free(self) -> None:
+        """Do nothing: there are no resources but memory."""
+
+
 class ThreadTransport:
     """Transport of one rank among the threads of a process; messages are copied."""
 
@@ -77,6 +106,9 @@ class ThreadTransport:
         else:
             self.hub.receives[edge].append(request)
         return [request]
+
+    def prepare(self, receives: Sequence[Part], sends: Sequence[Part]) -> RepeatedMessages:
+        return RepeatedMessages(self, receives, sends)
 
     def wait(self, requests: list[Any], alarm: Alarm) -> None:
         self.hub.conditions[self.rank].wait_for(

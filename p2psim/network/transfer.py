@@ -11,16 +11,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from p2psim.base import LinkModel, Message, Payload
+from p2psim.network.buffers import (
+    HEADER,
+    Prepared,
+    ReceiveBuffers,
+    Repetitions,
+    SendBuffers,
+    address,
+    read_header,
+    write_header,
+)
 from p2psim.network.clock import Arrival, Clock
 from p2psim.network.messages import Packet
 from p2psim.network.neighborhood import Neighborhood, PendingTransfer
 from p2psim.network.topology import Topology
 from p2psim.network.transport import Transport
 
-HEADER = np.dtype([("nbytes", "<u8"), ("sent_at", "<f8"), ("step", "<u4"), ("entries", "<u4")])
 COUNTERS = ("bytes_sent", "bytes_received", "messages_sent", "header_bytes")
 
 # Called about once a second of waiting with the seconds so far and the peers that are waited for,
@@ -49,35 +56,11 @@ class Transfer(PendingTransfer):
         room: int = 0,
     ) -> None:
         super().__init__(net, own, template, entries)
-        self.headers = net.pool.take((len(own) + len(entries)) * HEADER.itemsize, np.uint8)
-        heads = list(self.headers.reshape(-1, HEADER.itemsize))
-        sizes = [net.capacity(template, size) for size in entries.values()]
-        block = net.pool.take(max(sum(sizes), room), np.uint8)
-        ends = np.cumsum(sizes, dtype=int)
-        self.arriving = {
-            j: (heads.pop(), block[end - size : end])
-            for j, size, end in zip(entries, sizes, ends.tolist(), strict=True)
-        }
-        self.requests: list[Any] = []
-        self.others: list[int] = []  # the peer of each request
         net.in_flight.add(self)
-        for j, (header, payload) in self.arriving.items():
-            self._add(j, net.transport.receive(header, payload, j))
-        for j, packet in own.items():
-            self._send(j, packet, heads.pop())
-
-    def _send(self, j: int, packet: Packet, header: Payload) -> None:
-        net, nbytes = self.net, packet.payload.size
-        sent_at = net.clock.depart(net.link.occupies(net.rank, nbytes)) if net.link else 0.0
-        header.view(HEADER)[0] = (nbytes, sent_at, self.step, packet.entries)
-        self._add(j, net.transport.send(header, packet.payload, j))
-        net.bytes_sent += nbytes
-        net.header_bytes += HEADER.itemsize
-        net.messages_sent += 1
-
-    def _add(self, j: int, requests: list[Any]) -> None:
-        self.requests += requests
-        self.others += [j] * len(requests)
+        self.receiving, self.requests, self.others = net.start_receiving(template, entries, room)
+        self.sending, requests, others = net.start_sending(own, self.step)
+        self.requests = self.requests + requests
+        self.others = self.others + others
 
     def complete(self) -> None:
         """Wait in real time until both directions are done; the clock does not move yet."""
@@ -104,8 +87,8 @@ class Transfer(PendingTransfer):
         if link is None:
             return []
         arrivals = []
-        for j, (header, _) in sorted(self.arriving.items()):
-            nbytes, sent_at, _, _ = header.view(HEADER)[0].item()
+        for j, header, _ in self.receiving.parts:
+            nbytes, sent_at, _, _ = read_header(header)
             at = link.arrival(j, self.net.rank, sent_at, nbytes)
             arrivals.append(Arrival(j, sent_at, at))
         return arrivals
@@ -120,8 +103,8 @@ class Transfer(PendingTransfer):
         net, template = self.net, self.template
         net.in_flight.discard(self)
         messages: dict[int, Message] = {}
-        for j, (header, buffer) in sorted(self.arriving.items()):
-            nbytes, _, step, entries = header.view(HEADER)[0].item()
+        for j, header, buffer in self.receiving.parts:
+            nbytes, _, step, entries = read_header(header)
             if (step, entries) != (self.step, self.entries[j]):
                 raise RuntimeError(
                     f"consensus step {self.step} expects {self.entries[j]} entries from peer {j}, "
@@ -148,6 +131,8 @@ class PeerNeighborhood(Neighborhood):
     ) -> None:
         super().__init__(topology, clock, link, control)
         self.transport, self.alarm = transport, alarm
+        self.receives = Repetitions(self._prepare_receive)
+        self.sends = Repetitions(self._prepare_send)
         self.rank, self.peers = transport.rank, transport.size
         self.in_flight: set[Transfer] = set()
         self.bytes_sent = self.bytes_received = self.header_bytes = self.messages_sent = 0
@@ -161,6 +146,68 @@ class PeerNeighborhood(Neighborhood):
     ) -> Transfer:
         return Transfer(self, own, template, entries, room)
 
+    def start_receiving(
+        self, template: Packet, entries: Mapping[int, int], room: int
+    ) -> tuple[ReceiveBuffers, list[Any], list[int]]:
+        """Start to receive `entries[j]` entries from each peer j.
+
+        Returns the buffers, the requests and the peer of each request.
+        """
+        sizes = {j: self.capacity(template, entries[j]) for j in sorted(entries)}
+        prepared = None if room else self.receives.find(tuple(sizes.items()), sizes)
+        if prepared:
+            assert isinstance(prepared.buffers, ReceiveBuffers)
+            return prepared.buffers, prepared.requests.start(), prepared.others
+        buffers = ReceiveBuffers(self.pool, sizes, room)
+        requests, others = [], []
+        for j, header, payload in buffers.parts:
+            started = self.transport.receive(header, payload, j)
+            requests += started
+            others += [j] * len(started)
+        return buffers, requests, others
+
+    def start_sending(
+        self, own: Mapping[int, Packet], step: int
+    ) -> tuple[SendBuffers | None, list[Any], list[int]]:
+        """Start to send the messages by receiver, count them, and let them occupy the uplink.
+
+        Returns as `start_receiving` does.
+        """
+        if not own:
+            return None, [], []
+        packets = list(own.values())
+        prepared = None
+        if all(packet is packets[0] for packet in packets):
+            payload = packets[0].payload
+            key = (address(payload), payload.size, *own)
+            prepared = self.sends.find(key, dict.fromkeys(own, payload))
+        payloads = {j: packet.payload for j, packet in own.items()}
+        buffers = prepared.buffers if prepared else SendBuffers(self.pool, payloads)
+        assert isinstance(buffers, SendBuffers)
+        for (_, header, payload), packet in zip(buffers.parts, packets, strict=True):
+            nbytes = payload.size
+            sent_at = self.clock.depart(self.link.occupies(self.rank, nbytes)) if self.link else 0.0
+            write_header(header, (nbytes, sent_at, step, packet.entries))
+            self.bytes_sent += nbytes
+        self.header_bytes += len(packets) * HEADER.itemsize
+        self.messages_sent += len(packets)
+        if prepared:
+            return buffers, prepared.requests.start(), prepared.others
+        requests, others = [], []
+        for j, header, payload in buffers.parts:
+            started = self.transport.send(header, payload, j)
+            requests += started
+            others += [j] * len(started)
+        return buffers, requests, others
+
+    def _prepare_receive(self, sizes: Mapping[int, int]) -> Prepared:
+        buffers = ReceiveBuffers(self.pool, sizes)
+        return Prepared(buffers, self.transport.prepare(buffers.parts, []))
+
+    def _prepare_send(self, payloads: Mapping[int, Payload]) -> Prepared:
+        buffers = SendBuffers(self.pool, payloads)
+        return Prepared(buffers, self.transport.prepare([], buffers.parts))
+
     def drain(self) -> None:
         """Complete and discard all transfers in flight; none may be left when this rank exits."""
         for transfer in list(self.in_flight):
@@ -173,6 +220,8 @@ class PeerNeighborhood(Neighborhood):
 
     def release(self) -> None:
         """Forget the buffers of the pool: later exchanges may have other sizes."""
+        self.receives.clear()
+        self.sends.clear()
         self.pool.arrays.clear()
 
     def counters(self) -> dict[str, int]:

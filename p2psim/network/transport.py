@@ -6,10 +6,11 @@ sent from and received into the buffers where it is used, without a copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from p2psim.base import Payload
+from p2psim.network.buffers import Part, Repeatable
 
 ALARM = 1.0  # seconds of waiting between two alarms
 
@@ -38,6 +39,13 @@ class Transport(Protocol):
 
         The payload that arrives may be shorter than its buffer, and the header states its size. A
         longer payload is an error.
+        """
+
+    def prepare(self, receives: Sequence[Part], sends: Sequence[Part]) -> Repeatable:
+        """Prepare messages that will be received into and sent from the same buffers repeatedly.
+
+        A part is (peer, header, payload). The payload of a send is only an address and a size:
+        its memory must be valid whenever the requests are started, not in between.
         """
 
     def wait(self, requests: list[Any], alarm: Alarm) -> None:

@@ -18,13 +18,14 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
+from p2psim.network.buffers import ReceiveBuffers, SendBuffers
 from p2psim.network.messages import Packet, Tailed
 from p2psim.network.transfer import Transfer
 from p2psim.vectors import Scratch
 
 Node: TypeAlias = Any  # None, bool, int, float, str, bytes, or a list whose first entry is a tag
 Block: TypeAlias = NDArray[np.uint8]  # memory of arrays
-MADE = {cls.__name__: cls for cls in (Packet, Tailed, Transfer)}
+MADE = {cls.__name__: cls for cls in (Packet, Tailed, Transfer, ReceiveBuffers, SendBuffers)}
 SEQUENCES = {cls.__name__: cls for cls in (list, tuple, set, frozenset, deque)}
 # What the fresh object has already, as it must be.
 CONSTANT = (type, ModuleType, FunctionType, MethodType, BuiltinFunctionType, Path, Scratch)

@@ -12,7 +12,8 @@ from p2psim import cli, registry
 from p2psim.experiment import plan, scenario
 from p2psim.experiment.dry_run import rehearse
 from p2psim.network import neighborhood
-from p2psim.network.transfer import HEADER, PeerNeighborhood
+from p2psim.network.buffers import HEADER
+from p2psim.network.transfer import PeerNeighborhood
 from p2psim.simulation import simulation
 from tests.support.runs import Table, run_in_threads
 

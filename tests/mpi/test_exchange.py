@@ -19,13 +19,14 @@ import pytest
 from numpy.typing import NDArray
 
 from p2psim.launcher.runner import wait_until_stderr_is_read
+from p2psim.network.buffers import HEADER
 from p2psim.network.clock import Clock
 from p2psim.network.collectives import ControlChannel
 from p2psim.network.links import Uniform
 from p2psim.network.mpi import MPITransport
 from p2psim.network.neighborhood import WINDOW
 from p2psim.network.topology import Topology
-from p2psim.network.transfer import HEADER, PeerNeighborhood
+from p2psim.network.transfer import PeerNeighborhood
 from p2psim.registry import find
 from p2psim.rng import RandomStream
 from tests.support.programs import Completed, run, under_mpiexec

@@ -1,0 +1,135 @@
+"""Headers and receive blocks of transfers; those that repeat are prepared once.
+
+On a graph that does not change, a peer sends messages of one size to the same peers round after
+round. Buffers and requests of such a transfer are kept and started again. They are in use while
+anybody holds them: the transfer itself, or a message that lies in the block.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from p2psim.base import Payload
+from p2psim.network.messages import Pool
+
+HEADER = np.dtype([("nbytes", "<u8"), ("sent_at", "<f8"), ("step", "<u4"), ("entries", "<u4")])
+LAYOUT = struct.Struct("<QdII")  # the same, without NumPy's cost of a microsecond per access
+KEPT = 16  # prepared transfers of either direction; the oldest one makes room for a new one
+
+Part: TypeAlias = tuple[int, Payload, Payload]  # peer, header, payload
+
+
+class Repeatable(Protocol):
+    """Requests of a transport that can be started again and again; see Transport.prepare."""
+
+    per_message: int  # requests of a message, in the order of the messages
+
+    def start(self) -> list[Any]: ...
+
+    def free(self) -> None: ...
+
+
+class ReceiveBuffers:
+    """Headers, and one block that messages are received into, with a part for each sender."""
+
+    def __init__(self, pool: Pool, sizes: Mapping[int, int], room: int = 0) -> None:
+        """Take memory for a message of at most sizes[j] bytes from each peer j.
+
+        The block has at least `room` bytes.
+        """
+        self.headers: Payload = pool.take(len(sizes) * HEADER.itemsize, np.uint8)
+        self.block: Payload = pool.take(max(sum(sizes.values()), room), np.uint8)
+        self.parts: list[Part] = []
+        start = 0
+        for number, (j, size) in enumerate(sizes.items()):
+            header = self.headers[number * HEADER.itemsize : (number + 1) * HEADER.itemsize]
+            self.parts.append((j, header, self.block[start : start + size]))
+            start += size
+
+
+class SendBuffers:
+    """Headers of messages to several peers, and the payload of each."""
+
+    def __init__(self, pool: Pool, payloads: Mapping[int, Payload]) -> None:
+        self.headers: Payload = pool.take(len(payloads) * HEADER.itemsize, np.uint8)
+        self.parts: list[Part] = [
+            (j, self.headers[k * HEADER.itemsize : (k + 1) * HEADER.itemsize], payload)
+            for k, (j, payload) in enumerate(payloads.items())
+        ]
+
+
+class Prepared:
+    """Buffers of a transfer that repeats, and its requests."""
+
+    def __init__(self, buffers: ReceiveBuffers | SendBuffers, requests: Repeatable) -> None:
+        self.buffers, self.requests = buffers, requests
+        self.others = [j for j, _, _ in buffers.parts for _ in range(requests.per_message)]
+        self.idle_counts = self._counts()
+
+    def _counts(self) -> tuple[int, int]:
+        buffers = self.buffers
+        block = buffers.block if isinstance(buffers, ReceiveBuffers) else buffers.headers
+        return sys.getrefcount(buffers), sys.getrefcount(block)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody else holds the buffers or a message in them."""
+        return self._counts() == self.idle_counts
+
+
+class Repetitions:
+    """Transfers of one direction that have come twice with the same key."""
+
+    def __init__(self, prepare: Callable[[Any], Prepared]) -> None:
+        self.prepare = prepare
+        self.prepared: dict[Any, Prepared] = {}
+        self.seen: set[Any] = set()
+
+    def find(self, key: Any, arguments: Any) -> Prepared | None:
+        """Return the prepared transfer of a key, prepare(arguments) when the key comes again.
+
+        None for a new key, and while the prepared transfer is in use.
+        """
+        prepared = self.prepared.get(key)
+        if prepared is None and key in self.seen:
+            if len(self.prepared) == KEPT:
+                self._forget(next(iter(self.prepared)))
+            prepared = self.prepared[key] = self.prepare(arguments)
+        elif prepared is None:
+            if len(self.seen) > 4 * KEPT:  # keys that never come again
+                self.seen.clear()
+            self.seen.add(key)
+        return prepared if prepared and prepared.idle else None
+
+    def clear(self) -> None:
+        """Forget all prepared transfers."""
+        for key in list(self.prepared):
+            self._forget(key)
+        self.seen.clear()
+
+    def _forget(self, key: Any) -> None:
+        prepared = self.prepared.pop(key)
+        if prepared.idle:  # requests in flight end with the transfer that waits for them
+            prepared.requests.free()
+
+
+def address(payload: Payload) -> int:
+    """Return the address of a payload's first byte."""
+    value: int = payload.__array_interface__["data"][0]
+    return value
+
+
+def write_header(header: Payload, values: Sequence[Any]) -> None:
+    """Write payload bytes, departure, step and entries into a header."""
+    LAYOUT.pack_into(header.data, 0, *values)
+
+
+def read_header(header: Payload) -> tuple[int, float, int, int]:
+    """Return payload bytes, departure, step and entries of a header."""
+    nbytes, sent_at, step, entries = LAYOUT.unpack_from(header.data)
+    return nbytes, sent_at, step, entries
