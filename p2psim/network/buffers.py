@@ -53,33 +53,32 @@ class ReceiveBuffers:
 
 
 class SendBuffers:
-    """Headers of messages to several peers, and the payload of each."""
+    """Headers of messages to several peers, in one array."""
 
-    def __init__(self, pool: Pool, payloads: Mapping[int, Payload]) -> None:
-        self.headers: Payload = pool.take(len(payloads) * HEADER.itemsize, np.uint8)
-        self.parts: list[Part] = [
-            (j, self.headers[k * HEADER.itemsize : (k + 1) * HEADER.itemsize], payload)
-            for k, (j, payload) in enumerate(payloads.items())
-        ]
+    def __init__(self, pool: Pool, messages: int) -> None:
+        self.headers: Payload = pool.take(messages * HEADER.itemsize, np.uint8)
+        self.parts: list[Payload] = list(self.headers.reshape(messages, HEADER.itemsize))
 
 
 class Prepared:
     """Buffers of a transfer that repeats, and its requests."""
 
-    def __init__(self, buffers: ReceiveBuffers | SendBuffers, requests: Repeatable) -> None:
-        self.buffers, self.requests = buffers, requests
-        self.others = [j for j, _, _ in buffers.parts for _ in range(requests.per_message)]
-        self.idle_counts = self._counts()
+    def __init__(
+        self, buffers: ReceiveBuffers | SendBuffers, requests: Repeatable, others: list[int]
+    ) -> None:
+        """Keep the buffers, the requests and the peer of each request."""
+        self.buffers, self.requests, self.others = buffers, requests, others
+        self.block = buffers.block if isinstance(buffers, ReceiveBuffers) else buffers.headers
+        self.idle_counts = 0, 0
 
-    def _counts(self) -> tuple[int, int]:
-        buffers = self.buffers
-        block = buffers.block if isinstance(buffers, ReceiveBuffers) else buffers.headers
-        return sys.getrefcount(buffers), sys.getrefcount(block)
+    def references(self) -> tuple[int, int]:
+        """Return the numbers of references to the buffers and to the memory in them."""
+        return sys.getrefcount(self.buffers), sys.getrefcount(self.block)
 
     @property
     def idle(self) -> bool:
         """Whether nobody else holds the buffers or a message in them."""
-        return self._counts() == self.idle_counts
+        return self.references() == self.idle_counts
 
 
 class Repetitions:
@@ -100,6 +99,7 @@ class Repetitions:
             if len(self.prepared) == KEPT:
                 self._forget(next(iter(self.prepared)))
             prepared = self.prepared[key] = self.prepare(arguments)
+            prepared.idle_counts = prepared.references()
         elif prepared is None:
             if len(self.seen) > 4 * KEPT:  # keys that never come again
                 self.seen.clear()

@@ -19,6 +19,7 @@ class ControlChannel(PeerNeighborhood):
 
     def __init__(self, transport: Transport, topology: Topology, alarm: Alarm = silent) -> None:
         super().__init__(transport.duplicate(), topology, Clock(), alarm=alarm)
+        self.repeats = False  # its partners change from step to step of a collective operation
 
     def total(self, v: Vector) -> Vector:
         """Return sum_i v_i in float64, the same bits on every peer: up a tree of ranks and down.

@@ -131,6 +131,8 @@ class PeerNeighborhood(Neighborhood):
     ) -> None:
         super().__init__(topology, clock, link, control)
         self.transport, self.alarm = transport, alarm
+        # On a graph that changes, every step of the period would keep a block of its own.
+        self.repeats = topology.period == 1
         self.receives = Repetitions(self._prepare_receive)
         self.sends = Repetitions(self._prepare_send)
         self.rank, self.peers = transport.rank, transport.size
@@ -154,7 +156,9 @@ class PeerNeighborhood(Neighborhood):
         Returns the buffers, the requests and the peer of each request.
         """
         sizes = {j: self.capacity(template, entries[j]) for j in sorted(entries)}
-        prepared = None if room else self.receives.find(tuple(sizes.items()), sizes)
+        prepared = None
+        if self.repeats and not room:
+            prepared = self.receives.find(tuple(sizes.items()), sizes)
         if prepared:
             assert isinstance(prepared.buffers, ReceiveBuffers)
             return prepared.buffers, prepared.requests.start(), prepared.others
@@ -177,15 +181,14 @@ class PeerNeighborhood(Neighborhood):
             return None, [], []
         packets = list(own.values())
         prepared = None
-        if all(packet is packets[0] for packet in packets):
+        if self.repeats and all(packet is packets[0] for packet in packets):
             payload = packets[0].payload
             key = (address(payload), payload.size, *own)
-            prepared = self.sends.find(key, dict.fromkeys(own, payload))
-        payloads = {j: packet.payload for j, packet in own.items()}
-        buffers = prepared.buffers if prepared else SendBuffers(self.pool, payloads)
+            prepared = self.sends.find(key, (list(own), payload))
+        buffers = prepared.buffers if prepared else SendBuffers(self.pool, len(packets))
         assert isinstance(buffers, SendBuffers)
-        for (_, header, payload), packet in zip(buffers.parts, packets, strict=True):
-            nbytes = payload.size
+        for header, packet in zip(buffers.parts, packets, strict=True):
+            nbytes = packet.payload.size
             sent_at = self.clock.depart(self.link.occupies(self.rank, nbytes)) if self.link else 0.0
             write_header(header, (nbytes, sent_at, step, packet.entries))
             self.bytes_sent += nbytes
@@ -194,19 +197,25 @@ class PeerNeighborhood(Neighborhood):
         if prepared:
             return buffers, prepared.requests.start(), prepared.others
         requests, others = [], []
-        for j, header, payload in buffers.parts:
-            started = self.transport.send(header, payload, j)
+        for header, (j, packet) in zip(buffers.parts, own.items(), strict=True):
+            started = self.transport.send(header, packet.payload, j)
             requests += started
             others += [j] * len(started)
         return buffers, requests, others
 
     def _prepare_receive(self, sizes: Mapping[int, int]) -> Prepared:
         buffers = ReceiveBuffers(self.pool, sizes)
-        return Prepared(buffers, self.transport.prepare(buffers.parts, []))
+        requests = self.transport.prepare(buffers.parts, [])
+        others = [j for j in sizes for _ in range(requests.per_message)]
+        return Prepared(buffers, requests, others)
 
-    def _prepare_send(self, payloads: Mapping[int, Payload]) -> Prepared:
-        buffers = SendBuffers(self.pool, payloads)
-        return Prepared(buffers, self.transport.prepare([], buffers.parts))
+    def _prepare_send(self, message: tuple[list[int], Payload]) -> Prepared:
+        receivers, payload = message
+        buffers = SendBuffers(self.pool, len(receivers))
+        parts = [(j, h, payload) for j, h in zip(receivers, buffers.parts, strict=True)]
+        requests = self.transport.prepare([], parts)
+        others = [j for j in receivers for _ in range(requests.per_message)]
+        return Prepared(buffers, requests, others)
 
     def drain(self) -> None:
         """Complete and discard all transfers in flight; none may be left when this rank exits."""
