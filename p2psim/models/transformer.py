@@ -49,6 +49,9 @@ class Transformer(Layered):
     ff: Count = 128
     causal: bool = False
 
+    def __post_init__(self) -> None:
+        self.vocabulary = 0  # until `bind`
+
     def bind(self, spec: DataSpec, folder: Path) -> None:
         self.vocabulary = vocabulary_size(spec)
 

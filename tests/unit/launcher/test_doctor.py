@@ -215,7 +215,7 @@ def test_too_few_cores_of_the_machine(tmp_path: Path) -> None:
     one = str(min(os.sched_getaffinity(0)))
     code = (
         "from pathlib import Path; from p2psim.launcher.doctor import finding, mpi;"
-        "print(*mpi.cores(finding.Plan(Path('.'), 8)))"
+        "print(*mpi.cores(finding.Examination(Path('.'), 8)))"
     )
     bound = subprocess.run(
         [sys.executable, "-c", f"import os; os.sched_setaffinity(0, [{one}]); {code}"],
