@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 
 from p2psim.network.clock import EVENTS, WORK
-from p2psim.simulation.recorder import atomic_hdf5, schedule_file
+from p2psim.simulation.run_file import atomic_hdf5
+from p2psim.simulation.run_format import schedule_file
 
 FIRST = 1024  # events that a new file has room for
 KIND = h5py.enum_dtype({name: number for number, name in enumerate(EVENTS)}, "i1")

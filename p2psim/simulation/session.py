@@ -17,10 +17,11 @@ from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.collectives import ControlChannel
 from p2psim.network.transport import Transport
-from p2psim.simulation import checkpoint, crash_report, devices, recorder, run_folder
+from p2psim.simulation import checkpoint, crash_report, devices, run_file, run_folder
 from p2psim.simulation.agreement import RoundAgreement
 from p2psim.simulation.checkpoint import CheckpointStore, DamagedError
 from p2psim.simulation.event_log import EventLog
+from p2psim.simulation.recorder import Recorder
 from p2psim.simulation.simulation import Simulation
 from p2psim.simulation.watchdog import HangError, Watchdog
 
@@ -51,10 +52,10 @@ def run_peer(
         control = ControlChannel(wire, scenario.topology, watchdog)
         resume = resume and (folder / "run.h5").exists()
         device = check_all_peers(holdings, folder, control, force, resume, local_rank)
-        if resume and recorder.status(folder) == "done":
+        if resume and run_file.status(folder) == "done":
             return
         data = holdings.fingerprint(wire.rank)
-        store = CheckpointStore(folder, wire.rank, data, lambda: recorder.identity(folder))
+        store = CheckpointStore(folder, wire.rank, data, lambda: run_file.identity(folder))
         store.round = select_checkpoint(store, control) if resume else 0
         if store.round:
             raise_on_all(
@@ -108,11 +109,11 @@ def perform(
     simulation = None
     try:
         if writes_run_file and store.round:
-            recorder.go_on(folder, store.round)
+            run_file.record_resume(folder, store.round)
         elif writes_run_file:
-            recorder.create_run_file(folder, scenario, wire.library)
+            run_file.create_run_file(folder, scenario, wire.library)
         control.barrier()  # from here on a failure can be written down
-        log = recorder.Recorder(folder, scenario, wire.rank, resume=store.round > 0)
+        log = Recorder(folder, scenario, wire.rank, resume=store.round > 0)
         crash_report.register(log.path)
         schedule = None
         if scenario.scheduled:
@@ -139,7 +140,7 @@ def perform(
 def record(folder: Path, rank: int, text: str) -> bool:
     """Write down why a peer failed; False where a full disk, say, has no room for it."""
     try:
-        recorder.set_failure(folder, rank, text)
+        run_file.set_failure(folder, rank, text)
     except OSError:
         return False
     return True
@@ -148,7 +149,7 @@ def record(folder: Path, rank: int, text: str) -> bool:
 def finish(folder: Path, status: str, writes_run_file: bool, control: ControlChannel) -> None:
     """Write how the run ended; whoever returns from here can rely on it."""
     if writes_run_file:
-        recorder.set_status(folder, status)
+        run_file.set_status(folder, status)
     control.barrier()
 
 
@@ -244,12 +245,12 @@ def create_run_folder(folder: Path, control: ControlChannel, anew: bool) -> bool
 
     def clear() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        recorder.clear(folder, anew)
+        run_file.clear(folder, anew)
 
     claimed: list[bool] = []
     raise_on_all(capture_error(written, folder, clear), control)
     raise_on_all(
-        capture_error(written, folder, lambda: claimed.append(recorder.claim_run_file(folder))),
+        capture_error(written, folder, lambda: claimed.append(run_file.claim_run_file(folder))),
         control,
     )
     return claimed[0]
