@@ -35,7 +35,7 @@ from p2psim.errors import STOPPED, InputError
 from p2psim.experiment import config, scenario
 from p2psim.experiment.sweep import combinations
 from p2psim.launcher.processes import members, memory
-from p2psim.simulation import recorder, run_folder
+from p2psim.simulation import run_file, run_folder
 
 SAMPLE = 5.0  # seconds between two measurements of memory
 COSTS = "cost.json"
@@ -147,7 +147,7 @@ def is_incomplete(file: Path, place: Path) -> bool:
         setup, exists = scenario.load(table, file.parent), (place / label / "run.h5").exists()
         if exists:
             check_run(run_folder.check_same, place / label, setup)
-        incomplete |= not exists or recorder.status(place / label) != "done"
+        incomplete |= not exists or run_file.status(place / label) != "done"
     return incomplete
 
 

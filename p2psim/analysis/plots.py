@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from p2psim.analysis import results, tables
 from p2psim.analysis.results import Array, Run
 from p2psim.errors import InputError
-from p2psim.simulation.recorder import PHASES
+from p2psim.simulation.run_format import PHASES
 
 Axes: TypeAlias = Any  # matplotlib.axes.Axes, which is not imported at the top
 Matrix: TypeAlias = NDArray[np.bool_]

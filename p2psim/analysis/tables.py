@@ -15,7 +15,7 @@ import numpy as np
 from p2psim.analysis import metrics
 from p2psim.analysis.results import Array, Run, Table, column, open_run, read
 from p2psim.models import cost_model
-from p2psim.simulation.recorder import PHASES
+from p2psim.simulation.run_format import PHASES
 
 # Units in steps of 1000; values are in the first.
 STEPS = {"byte": ("B", "kB", "MB", "GB", "TB"), "nJ": ("nJ", "µJ", "mJ", "J", "kJ", "MJ")}

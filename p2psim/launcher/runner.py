@@ -24,7 +24,7 @@ from p2psim.launcher import environment, mpi_init, ranks
 from p2psim.launcher.progress import Progress
 from p2psim.network.mpi import MPITransport
 from p2psim.network.threads import run_threads
-from p2psim.simulation import allocator, checkpoint, recorder, run_folder, session
+from p2psim.simulation import allocator, checkpoint, run_file, run_folder, session
 from p2psim.simulation.watchdog import HangDetector
 
 # Seconds in which a rank may receive one signal twice: directly, and forwarded by its stub.
@@ -61,7 +61,7 @@ class Request:
     @property
     def is_complete(self) -> bool:
         """True if --resume is given and the run in the folder has completed all rounds."""
-        return self.resumes_run and recorder.status(self.folder) == "done"
+        return self.resumes_run and run_file.status(self.folder) == "done"
 
     def arguments(self, number: int | None = None) -> list[str]:
         """Return the command line of a rank; without `number` the caller adds --only."""
@@ -166,7 +166,7 @@ class StopRequest:
 
     def __init__(self, folder: Path) -> None:
         folder = folder.absolute()
-        self.file, self.signals, self.first = folder / recorder.STOP, 0, 0.0
+        self.file, self.signals, self.first = folder / run_file.STOP, 0, 0.0
 
     def listen(self, *numbers: int) -> StopRequest:
         """Count these signals, even if this process inherited that they are ignored."""
@@ -273,7 +273,7 @@ def start_ranks(request: Request, launcher: ranks.LaunchCommand, size: Size, num
             if stop_requested.signals > handled:
                 handled = stop_requested.signals
                 if handled > 1 or not request.has_run:
-                    recorder.set_status(request.folder, "stopped")  # no peer has failed
+                    run_file.set_status(request.folder, "stopped")  # no peer has failed
                     ranks.terminate(process)
                 elif handled == 1:
                     progress.print(
@@ -294,7 +294,7 @@ def check_end(request: Request, stop_requested: StopRequest, code: int, hang: st
 
     `code` is the exit code of mpiexec, `hang` the report of a hang or "".
     """
-    status = recorder.status(request.folder) if request.has_run and not code else ""
+    status = run_file.status(request.folder) if request.has_run and not code else ""
     if status == "done":
         return
     if status == "stopped" or stop_requested.signals:
@@ -304,7 +304,7 @@ def check_end(request: Request, stop_requested: StopRequest, code: int, hang: st
     if hang:
         raise PeerError(hang + resume_hint(request.folder))
     with contextlib.suppress(OSError):  # a full disk
-        recorder.set_status(request.folder, "failed")
+        run_file.set_status(request.folder, "failed")
     if code > 0 and (reasons := results.failures(request.folder)):
         raise PeerError("; ".join(reasons) + resume_hint(request.folder))
     cause = "mpiexec was killed by signal" if code < 0 else "the ranks have ended with exit code"
@@ -314,7 +314,7 @@ def check_end(request: Request, stop_requested: StopRequest, code: int, hang: st
 
 def exit_stopped(folder: Path) -> None:
     """Record and report that the run was stopped, and exit with the code STOPPED."""
-    recorder.set_status(folder, "stopped")
+    run_file.set_status(folder, "stopped")
     click.echo(f"p2psim: {stop_message(folder)}", err=True)
     sys.exit(STOPPED)
 

@@ -1,8 +1,8 @@
-"""Checkpoints: RUN/checkpoints/0000120/peer-00007, one file per peer and round; the last two stay.
+"""Checkpoints: RUN/checkpoints/000000120/peer-00007, one file per peer and round; two are kept.
 
-A file is the state as msgpack, then the memory of its arrays, then a digest over all of it, so that
-a torn file is told from a whole one. A checkpoint is one whose files are all whole; no other mark
-is needed. Every peer writes, checks and removes its own files.
+A file holds the state as msgpack, then the memory of its arrays, then a digest of both, by which an
+incomplete file is recognized. A checkpoint is complete if the files of all peers are valid; it
+needs no other mark. Every peer writes, checks and removes only its own files.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from p2psim.simulation.state import Block, StateDecoder, StateEncoder, check_nod
 
 MAGIC = b"p2psim checkpoint 2\n"
 DIGEST = 16  # bytes
-ALIGNED = 64  # bytes: what tells how sums over an array go, in the widest registers
+# Bytes. The order in which NumPy sums an array depends on its address modulo the width of the
+# registers, so this part of the address is restored: else a resumed run would have other bits.
+ALIGNED = 64
 
 
 class DamagedError(Exception):
-    """A checkpoint file that cannot be used, and why."""
+    """Reason why a checkpoint file cannot be used."""
 
 
 class Label(msgspec.Struct):
-    """The run, data, round and rank that a checkpoint file belongs to."""
+    """Origin of a checkpoint file: its run, samples, round and rank."""
 
     run: str
     data: str
@@ -42,7 +44,7 @@ class Label(msgspec.Struct):
 
 
 class Content(msgspec.Struct):
-    """The head of a file: a label, the state as nodes, and size and alignment of each block."""
+    """Head of a file: a label, the state as nodes, and size and address phase of each block."""
 
     label: Label
     state: dict[str, Any]
@@ -50,7 +52,11 @@ class Content(msgspec.Struct):
 
 
 class CheckpointStore:
-    """One peer's checkpoints of one run. `round`: the last one that is whole, 0: there is none."""
+    """Checkpoints of one peer in one run.
+
+    `round` is the round of the last complete checkpoint, 0 without one. `data` is the fingerprint
+    of the peer's samples; `identify` returns the identifier of the run.
+    """
 
     def __init__(self, folder: Path, rank: int, data: str, identify: Callable[[], str]) -> None:
         self.folder, self.rank, self.data, self.identify = folder, rank, data, identify
@@ -58,21 +64,22 @@ class CheckpointStore:
 
     @cached_property
     def run(self) -> str:
-        """Which run this is."""
+        """The identifier of the run, read on the first access: run.h5 may not exist before."""
         return self.identify()
 
     def path(self, round_: int) -> Path:
-        """This peer's file of a round."""
+        """Return the path of this peer's file of a round."""
         return self.folder / "checkpoints" / f"{round_:09d}" / f"peer-{self.rank:05d}"
 
     def write(self, round_: int, state: dict[str, Any], known: dict[str, object]) -> None:
-        """Write a state, whole or not at all; see state.py for what it may hold.
+        """Write a state into the file of a round, as a whole or not at all.
 
-        OSError where there is no room, TypeError for what cannot be written.
+        `known` are the objects that a resumed run builds anew, by name. OSError if the disk is
+        full, TypeError if a value cannot be written (see state.py).
         """
-        freezer = StateEncoder(known)
-        tree = {name: freezer.node(value, name) for name, value in state.items()}
-        blocks = freezer.blocks()
+        encoder = StateEncoder(known)
+        tree = {name: encoder.node(value, name) for name, value in state.items()}
+        blocks = encoder.blocks()
         sizes = [(block.size, phase(block)) for block in blocks]
         label = Label(self.run, self.data, round_, self.rank)
         head = msgspec.msgpack.encode(Content(label, tree, sizes))
@@ -80,11 +87,14 @@ class CheckpointStore:
         write(self.path(round_), [*start, *(block.data for block in blocks)])
 
     def check(self, round_: int) -> None:
-        """DamagedError if this file cannot be used, InputError if the data have changed since."""
+        """Check this peer's file of a round.
+
+        DamagedError if it cannot be used, InputError if the samples have changed since.
+        """
         content, _ = read(self.path(round_))
         label = content.label
         if (label.run, label.round, label.rank) != (self.run, round_, self.rank):
-            raise DamagedError("it belongs elsewhere")
+            raise DamagedError("it belongs to another run, round or peer")
         if label.data != self.data:
             raise InputError(
                 f"cannot resume the run in {str(self.folder)!r}: the samples of peer {self.rank} "
@@ -92,15 +102,16 @@ class CheckpointStore:
             )
 
     def read(self, state: dict[str, Any], known: dict[str, object]) -> dict[str, Any]:
-        """Return the state after `round`; objects of `state` are filled in, the rest is made anew.
+        """Return the state after `round`.
 
-        DamagedError where the file holds the state of something else than `state`.
+        Attributes of the objects in `state` are restored in place; all other values are new.
+        DamagedError if the file holds the state of other objects than `state`.
         """
         content, blocks = read(self.path(self.round))
-        thawer = StateDecoder(known, blocks)
+        decoder = StateDecoder(known, blocks)
         try:
             return {
-                name: thawer.value(content.state[name], value, name)
+                name: decoder.value(content.state[name], value, name)
                 for name, value in state.items()
             }
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -110,27 +121,27 @@ class CheckpointStore:
             ) from error
 
     def rotate(self, newest: int) -> None:
-        """Keep the newest checkpoint and the one before."""
+        """Keep the checkpoint of round `newest` and the previous one, remove all others."""
         self.delete(but={self.round, newest})
         self.round = newest
 
     def delete(self, but: Collection[int] = ()) -> None:
-        """Remove this peer's files of all rounds but these."""
+        """Remove this peer's files of all rounds except those in `but`."""
         for round_ in set(rounds(self.folder)) - set(but):
             self.path(round_).unlink(missing_ok=True)
-            for place in (self.path(round_).parent, self.folder / "checkpoints"):
-                with contextlib.suppress(OSError):  # others may still have theirs in it
-                    place.rmdir()
+            for subfolder in (self.path(round_).parent, self.folder / "checkpoints"):
+                with contextlib.suppress(OSError):  # not empty: other peers have files in it
+                    subfolder.rmdir()
 
 
 def rounds(folder: Path) -> list[int]:
-    """Rounds of which there is a checkpoint, whole or not, the newest first."""
-    found = (folder / "checkpoints").glob("[0-9]*")
-    return sorted((int(path.name) for path in found if path.name.isdigit()), reverse=True)
+    """Return the rounds with a checkpoint, complete or not, the newest first."""
+    paths = (folder / "checkpoints").glob("[0-9]*")
+    return sorted((int(path.name) for path in paths if path.name.isdigit()), reverse=True)
 
 
 def write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
-    """Parts and their digest into a file that is there whole, or not at all."""
+    """Write parts and their digest into a file, which appears as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, digest = path.with_name(f".{path.name}"), hashlib.blake2b(digest_size=DIGEST)
     try:
@@ -146,16 +157,16 @@ def write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
 
 
 def write_all(file: Any, part: bytes | memoryview) -> None:
-    """Every byte of it: one call may write less."""
+    """Write all bytes of a part: an unbuffered file may write fewer in one call."""
     view = memoryview(part)
     while view:
         view = view[file.write(view) :]
 
 
 def read(path: Path) -> tuple[Content, list[Block]]:
-    """Read a file's content and the memory of its arrays.
+    """Read the content of a checkpoint file and the memory of its arrays.
 
-    DamagedError unless every byte is as it was written and the content has the form that
+    DamagedError unless the digest is right and the content has the form that
     `CheckpointStore.write` gives it. The digest alone is no proof: anybody can compute one.
     """
     try:
@@ -182,11 +193,14 @@ def read(path: Path) -> tuple[Content, list[Block]]:
 
 
 def load_blocks(sizes: Sequence[tuple[int, int]], memory: Block) -> list[Block]:
-    """Copy the blocks that lie one after the other in `memory`, each to its own alignment."""
+    """Copy the consecutive blocks in `memory`, each to memory with the phase that it had.
+
+    `sizes` holds size and phase of each block.
+    """
     blocks, start = [], 0
-    for size, aligned in sizes:
+    for size, old_phase in sizes:
         room = np.empty(size + ALIGNED, np.uint8)
-        first = (aligned - phase(room)) % ALIGNED
+        first = (old_phase - phase(room)) % ALIGNED
         blocks.append(room[first : first + size])
         blocks[-1][:] = memory[start : start + size]
         start += size
@@ -194,10 +208,10 @@ def load_blocks(sizes: Sequence[tuple[int, int]], memory: Block) -> list[Block]:
 
 
 def phase(block: Block) -> int:
-    """How a block lies in memory."""
+    """Return the address of a block modulo ALIGNED."""
     return block.ctypes.data % ALIGNED
 
 
 def clear(folder: Path) -> None:
-    """Remove all checkpoints."""
+    """Remove the checkpoints of all peers in a run folder."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

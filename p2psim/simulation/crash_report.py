@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from p2psim.simulation import recorder
+from p2psim.simulation import run_file
 
 LONGEST_PATH = 4096  # bytes
 
@@ -33,7 +33,7 @@ def write(crash_file: int, cause: str) -> None:
     """Write the cause of a crash into the result file that the peer has registered, if any."""
     path = os.fsdecode(os.pread(crash_file, LONGEST_PATH, 0))
     if path:
-        recorder.record_crash(Path(path), cause)
+        run_file.record_crash(Path(path), cause)
 
 
 def cause_of(status: int) -> str:

@@ -1,4 +1,4 @@
-"""Measuring the models: outside the traffic count and outside virtual time."""
+"""Evaluation of the models on test samples; it costs neither counted traffic nor virtual time."""
 
 from __future__ import annotations
 
@@ -19,57 +19,59 @@ from p2psim.simulation.flat_model import FlatModel
 from p2psim.simulation.minibatches import Samples
 from p2psim.vectors import squared_norm
 
-# Samples per forward pass, and entries of an activation that these may have: 8 MiB in float32, so
-# that evaluation takes no more memory than training.
+# Most samples in one forward pass, and most entries of an activation for them: 8 MiB in float32,
+# so that evaluation takes no more memory than training.
 CHUNK, ENTRIES = 2048, 2**21
 
 
 class Evaluator:
-    """Every peer tests its own model on all samples, and the mean model on 1/n of them.
+    """Evaluator of one peer: its own model on all test samples, the mean model on 1/n of them.
 
-    With eval.samples that is a seeded subset, the same everywhere, until `use_all`.
+    With eval.samples the test samples are a seeded subset, the same on every peer, until `use_all`
+    is called.
     """
 
     def __init__(
-        self, scenario: Scenario, model: FlatModel, net: ControlChannel, holdings: Holdings
+        self, scenario: Scenario, model: FlatModel, control: ControlChannel, holdings: Holdings
     ) -> None:
-        self.scenario, self.net, self.model, self.holdings = scenario, net, model, holdings
+        self.scenario, self.control, self.model, self.holdings = scenario, control, model, holdings
         self.chunk = min(CHUNK, max(1, ENTRIES // scenario.widest))
         self.l2 = scenario.experiment.learning.l2
         self.metrics = scenario.task.metrics
         inputs, targets = holdings.test
-        wanted = scenario.experiment.eval.samples
-        self.partial = wanted is not None and wanted < len(targets)
+        size = scenario.experiment.eval.samples
+        self.partial = size is not None and size < len(targets)
         if self.partial:
-            draw = rng.generator(scenario.experiment.head.seed, "eval")
-            chosen = np.sort(draw.permutation(len(targets))[:wanted])
-            inputs, targets = inputs[chosen], targets[chosen]
+            generator = rng.generator(scenario.experiment.head.seed, "eval")
+            indices = np.sort(generator.permutation(len(targets))[:size])
+            inputs, targets = inputs[indices], targets[indices]
         self.use(inputs, targets)
 
     def use(self, inputs: Any, targets: Any) -> None:
-        """Test on these samples from now on."""
+        """Evaluate on these samples from now on; raw inputs and targets."""
         dtype = getattr(torch, self.scenario.experiment.model_section.dtype)
         data, device = self.scenario.experiment.data, self.model.device
         self.samples = Samples(data, (inputs, targets), dtype, device)
 
     def use_all(self) -> None:
-        """Test on the whole test set from now on."""
+        """Evaluate on all test samples from now on."""
         if self.partial:
             self.partial = False
             self.use(*self.holdings.test)
 
     def measure(self, x: Vector) -> dict[str, Any]:
-        """Return one row of /eval for this peer's model x; all peers must call it together."""
-        # The mean borrows the module first; x goes in last and stays, in case x is its own vector.
+        """Return one row of /eval for this peer's model x, by name; collective."""
+        # The mean model is loaded first, which overwrites the module's own vector. The last one
+        # that is loaded is x, so that the module's vector has its old value in the end.
         x = x.copy() if x is self.model.x else x
-        n, rank, total = self.net.peers, self.net.rank, len(self.samples)
-        mean = self.net.total(x) / n
+        n, rank, total = self.control.peers, self.control.rank, len(self.samples)
+        mean = self.control.total(x) / n
         primary = dict(itertools.islice(self.metrics.items(), 1))
         share = slice(total * rank // n, total * (rank + 1) // n)
         _, mean_sums = self.test(mean, share, primary) if primary else (0.0, {})
         loss, sums = self.test(x, slice(0, total), self.metrics)
         own = [np.array([squared_norm(x - mean)]), *(part.ravel() for part in mean_sums.values())]
-        squares, *joint = self.net.total(np.concatenate(own))
+        squares, *joint = self.control.total(np.concatenate(own))
         row = {"loss": loss, "consensus_distance": math.sqrt(squares / n)}
         for name, metric in self.metrics.items():
             row[name] = metric.result(sums[name])
@@ -80,7 +82,10 @@ class Evaluator:
     def test(
         self, x: Vector, part: slice, metrics: Mapping[str, Metric]
     ) -> tuple[float, dict[str, Any]]:
-        """Return the mean loss of model x on these samples, and the sums of the metrics."""
+        """Return the mean loss of model x on a part of the samples, and the metrics' sums by name.
+
+        The loss includes the l2 term.
+        """
         self.model.load(x)
         self.model.module.eval()
         loss, weight = 0.0, 0.0

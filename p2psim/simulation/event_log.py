@@ -1,7 +1,8 @@
-"""The schedule of a peer in virtual time: when it worked, waited and received, one row an event.
+"""Schedule of a peer in virtual time: its work, its waits and its transfers, one row per event.
 
-A file of its own, peers/schedule-00007.h5, mapped into memory as the peer's rows are; it doubles
-where it is full. run.h5 links to it as /schedule/00007.
+It has a file of its own, peers/schedule-00007.h5, to which run.h5 links as /schedule/00007. As the
+file of the recorder it is mapped into memory, but its final size is unknown, so a full file is
+doubled.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import h5py
 import numpy as np
 
 from p2psim.network.clock import EVENTS, WORK
-from p2psim.simulation.recorder import atomic_hdf5, schedule_file
+from p2psim.simulation.run_file import atomic_hdf5
+from p2psim.simulation.run_format import schedule_file
 
-FIRST = 1024  # events that a new file has room for
+FIRST = 1024  # rows of a new file
 KIND = h5py.enum_dtype({name: number for number, name in enumerate(EVENTS)}, "i1")
-# `round` comes last: a row is there once its round is.
+# `round` is the last field: readers take a row as complete once its round is set.
 ROW = np.dtype(
     [("kind", KIND), ("other", "<i4"), ("begin", "<f8"), ("end", "<f8"), ("round", "<i4")]
 )
@@ -29,10 +31,10 @@ MEANING = (
 
 
 class EventLog:
-    """The events of one peer, in order, each with the round that it belongs to."""
+    """The events of one peer, in order, each with its round."""
 
     def __init__(self, folder: Path, rank: int, resume: bool = False) -> None:
-        """A new file; with `resume` the one of the run that was interrupted, where it is there."""
+        """Create the file; with `resume` continue that of the interrupted run, if it exists."""
         self.path, self.round = folder / schedule_file(rank), 0
         if not resume or not self.path.exists():
             self._write(np.full(FIRST, -1, ROW))
@@ -53,7 +55,7 @@ class EventLog:
         self.rows["round"][self.events :] = -1
 
     def event(self, kind: int, begin: float, end: float, other: int = -1) -> None:
-        """See clock.EventSink; work that goes on in the same round is one event."""
+        """Record an event (clock.EventSink); adjoining work in one round is a single event."""
         if kind == WORK and self.events:
             last = self.rows[self.events - 1]
             if (last["kind"], last["end"], last["round"]) == (WORK, begin, self.round):
@@ -65,11 +67,11 @@ class EventLog:
         self.events += 1
 
     def flush(self) -> None:
-        """Bring all events to the disk."""
+        """Write all events to the disk."""
         self.map.flush()
 
     def close(self) -> None:
-        """Let go of the file, which keeps what there is and no room for more."""
+        """Close the file, cut to the events that it holds."""
         rows = self.rows[: self.events].copy()
         self._unmap()
         self._write(rows)
@@ -81,7 +83,7 @@ class EventLog:
         self._map()
 
     def _write(self, rows: Any) -> None:
-        self.path.unlink(missing_ok=True)  # else it would be added to
+        self.path.unlink(missing_ok=True)  # else atomic_hdf5 would change the existing file
         with atomic_hdf5(self.path) as file:
             dataset = file.create_dataset("schedule", data=rows, dtype=ROW)
             dataset.attrs.update(unit="s", meaning=MEANING)

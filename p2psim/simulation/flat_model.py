@@ -1,4 +1,4 @@
-"""A torch module on one flat vector: its parameters are views of x, their .grad views of g."""
+"""Torch module on one flat vector, its random seed, and its learning rule."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from p2psim import rng
 from p2psim.base import Batch, LearningRule, Vector
 from p2psim.experiment.scenario import Scenario
 
-torch.set_num_threads(1)  # ranks share the cores; one thread also fixes the order of sums
+torch.set_num_threads(1)  # ranks share the cores, and one thread fixes the order of sums
 
 
 def seed(key: int, device: str) -> None:
-    """Seed the generators of all layers, on the host and on the device."""
-    # torch.manual_seed is for all devices; it formats a traceback for those that are not there.
+    """Seed torch's generators, from which layers draw, on the host and on the device."""
+    # Not torch.manual_seed: it seeds all kinds of devices, and formats a traceback for each absent
+    # one.
     torch.default_generator.manual_seed(key)
     if device.startswith("cuda"):
         torch.cuda.default_generators[torch.device(device).index].manual_seed(key)
@@ -27,13 +28,16 @@ def bind_rule(rule: LearningRule, module: torch.nn.Module, seed: int) -> None:
 
 
 class FlatModel:
-    """A torch module whose parameters are views of the flat vector x, their .grad views of g."""
+    """A torch module whose parameters are views of the flat vector x, their .grad views of g.
+
+    `x` is in host memory, shape (d,). On another device `device_x` is its copy and `g` is there.
+    """
 
     def __init__(self, scenario: Scenario, rank: int, device: str = "cpu") -> None:
         experiment, data = scenario.experiment, scenario.experiment.data
         dtype = getattr(torch, experiment.model_section.dtype)
         own = rank if experiment.model_section.init == "own" else 0
-        seed(rng.key(experiment.head.seed, "init", own), "cpu")  # where it is built in any case
+        seed(rng.key(experiment.head.seed, "init", own), "cpu")  # modules are built on the host
         module = experiment.model.build(data.shape, data.outputs)
         if experiment.learning.precision == "int8":
             from p2psim.learning.int8 import quantize_model
@@ -48,41 +52,41 @@ class FlatModel:
         if self.device != "cpu" and torch.cuda.is_available():
             self.host = self.host.pin_memory()
         self.x: Vector = self.host.numpy()
-        first = data.initial(rank)
-        if first is not None:
-            np.copyto(self.x, first, casting="same_kind")
-        self.there = self.host
-        if self.device != "cpu":  # a copy of x on the device, and a place for g to come back to
+        initial = data.initial(rank)
+        if initial is not None:
+            np.copyto(self.x, initial, casting="same_kind")
+        self.device_x = self.host
+        if self.device != "cpu":
             self.module.to(self.device)
-            self.there = self.host.to(self.device, copy=True)
-            self.returned = torch.empty_like(self.host, pin_memory=self.host.is_pinned())
-        self.g = torch.zeros_like(self.there)
+            self.device_x = self.host.to(self.device, copy=True)
+            self.host_g = torch.empty_like(self.host, pin_memory=self.host.is_pinned())
+        self.g = torch.zeros_like(self.device_x)
         start = 0
         for p in self.parameters:
             stop = start + p.numel()
-            p.data = self.there[start:stop].view(p.shape)
+            p.data = self.device_x[start:stop].view(p.shape)
             p.grad = self.g[start:stop].view(p.shape)
             start = stop
 
     def load(self, x: Vector) -> None:
-        """Make x the module's parameters."""
+        """Copy x, shape (d,), into the parameters."""
         if x is not self.x:
             np.copyto(self.x, x)
-        if self.there is not self.host:
-            self.there.copy_(self.host, non_blocking=True)
+        if self.device_x is not self.host:
+            self.device_x.copy_(self.host, non_blocking=True)
 
     def gradient(self) -> Vector:
-        """g in host memory; overwritten by the next call."""
-        if self.there is self.host:
+        """Return g in host memory, shape (d,); the next gradient overwrites it."""
+        if self.device_x is self.host:
             return self.g.numpy()
-        return self.returned.copy_(self.g).numpy()
+        return self.host_g.copy_(self.g).numpy()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the module's buffers (running statistics, ranges) in host memory, by name."""
         return {name: buffer.cpu() for name, buffer in self.module.named_buffers()}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Copy buffers into those of the module, which layers refer to."""
+        """Copy values into the module's buffers in place, since layers refer to these tensors."""
         for name, buffer in self.module.named_buffers():
             buffer.copy_(state[name])
 

@@ -1,4 +1,4 @@
-"""The oracle of a run: gradients of the model on minibatches of the peer's own data."""
+"""Oracle of a run: gradients of the model on minibatches of the peer's own samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from p2psim.vectors import squared_norm
 
 
 class MinibatchOracle(LocalOracle):
-    """Gradients of the model by the learning rule; `alive` is called in every local step."""
+    """Gradients of the model by the learning rule.
+
+    `alive` is called before every gradient, to show that the peer makes progress.
+    """
 
     def __init__(
         self,
@@ -48,7 +51,7 @@ class MinibatchOracle(LocalOracle):
         batch = self.batches.take(self.step_count)
         if samples is not None:
             batch = batch.first(samples)
-        # Random numbers of a layer (dropout) must not depend on earlier draws.
+        # Random numbers of a layer (dropout) are a function of (seed, rank, step), as all others.
         seed(rng.key(self.setting.seed, "layers", self.rank, self.step_count), model.device)
         loss = self.rule.gradient(model, batch)
         g = model.gradient()
@@ -63,7 +66,7 @@ class MinibatchOracle(LocalOracle):
 
     @property
     def epoch(self) -> float:
-        """Passes over this peer's own data."""
+        """Passes over this peer's own samples."""
         return self.step_count * self.batches.size / len(self.batches.samples)
 
     def mean_loss(self) -> float:
@@ -73,7 +76,7 @@ class MinibatchOracle(LocalOracle):
         return mean
 
     def state(self) -> dict[str, Any]:
-        """Return all that the next local step depends on."""
+        """Return everything that the next local step depends on."""
         return {
             "step_count": self.step_count,
             "losses": self.losses,
@@ -83,6 +86,6 @@ class MinibatchOracle(LocalOracle):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state; optimizer and rule have been filled in already."""
+        """Continue from a state; the attributes of optimizer and rule are restored already."""
         self.step_count, self.losses = state["step_count"], state["losses"]
         self.energy = state["energy"]

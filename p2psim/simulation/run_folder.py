@@ -20,7 +20,7 @@ import tomli_w
 from p2psim import __version__
 from p2psim.errors import InputError
 from p2psim.experiment.scenario import Scenario
-from p2psim.simulation import recorder
+from p2psim.simulation.run_format import layout, peer_file
 
 Table: TypeAlias = dict[str, Any]
 # Seconds in which the processes of a finished run may still be exiting.
@@ -80,13 +80,13 @@ def check_same(folder: Path, scenario: Scenario) -> None:
 
 def check_file(folder: Path, scenario: Scenario, rank: int, run: str) -> None:
     """Check that this peer's file belongs to the run with identifier `run` and has its layout."""
-    path = folder / recorder.peer_file(rank)
-    layout = {name: shape for name, (shape, *_) in recorder.layout(scenario).items()}
+    path = folder / peer_file(rank)
+    expected = {name: shape for name, (shape, *_) in layout(scenario).items()}
     cause = "it belongs to another run or peer"
     try:
         with h5py.File(path, "r", locking=False) as file:
-            shapes = {name: file[name].shape for name in layout}
-            if shapes == layout and (file.attrs["rank"], file.attrs["run"]) == (rank, run):
+            shapes = {name: file[name].shape for name in expected}
+            if shapes == expected and (file.attrs["rank"], file.attrs["run"]) == (rank, run):
                 return
     except (OSError, KeyError) as error:
         cause = str(error)

@@ -1,35 +1,30 @@
-"""A rank's part in a run: agreeing with the others to begin or to go on, and how it ends."""
+"""Run of one peer, from its start (startup.py) through its rounds (simulation.py) to its end."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.collectives import ControlChannel
 from p2psim.network.transport import Transport
-from p2psim.simulation import checkpoint, crash_report, devices, recorder, run_folder
+from p2psim.simulation import crash_report, run_file, startup
 from p2psim.simulation.agreement import RoundAgreement
-from p2psim.simulation.checkpoint import CheckpointStore, DamagedError
+from p2psim.simulation.checkpoint import CheckpointStore
 from p2psim.simulation.event_log import EventLog
+from p2psim.simulation.recorder import Recorder
 from p2psim.simulation.simulation import Simulation
 from p2psim.simulation.watchdog import HangError, Watchdog
-
-CANDIDATES = 4  # rounds that a peer offers to go on from: two are kept, a death may leave a third
 
 
 def run_peer(
     scenario: Scenario,
-    wire: Transport,
+    transport: Transport,
     folder: Path,
     force: bool = False,
     resume: bool = False,
@@ -43,28 +38,21 @@ def run_peer(
     the number of this peer among those of its node, `holdings` its samples if they have been read.
     Raises InputError, PeerError and StoppedError, which have the exit codes of a run.
     """
-    with outside_rounds(wire.rank):
-        check_size(scenario, wire.size)
-        folder = folder.absolute()  # whatever a plug-in makes the current one
+    with convert_errors(transport.rank):
+        check_size(scenario, transport.size)
+        folder = folder.absolute()  # a plug-in may change the current folder
         holdings = holdings or Holdings(scenario)
-        watchdog = Watchdog(folder, wire.size, scenario.experiment.run.patience)
-        control = ControlChannel(wire, scenario.topology, watchdog)
+        watchdog = Watchdog(folder, transport.size, scenario.experiment.run.patience)
+        control = ControlChannel(transport, scenario.topology, watchdog)
         resume = resume and (folder / "run.h5").exists()
-        device = check_all_peers(holdings, folder, control, force, resume, local_rank)
-        if resume and recorder.status(folder) == "done":
+        device = startup.check_all_peers(holdings, folder, control, force, resume, local_rank)
+        if resume and run_file.status(folder) == "done":
             return
-        data = holdings.fingerprint(wire.rank)
-        store = CheckpointStore(folder, wire.rank, data, lambda: recorder.identity(folder))
-        store.round = select_checkpoint(store, control) if resume else 0
-        if store.round:
-            raise_on_all(
-                capture_error(run_folder.check_file, folder, scenario, wire.rank, store.run),
-                control,
-            )
-        writes_run_file = create_run_folder(folder, control, anew=not store.round)
+        store = startup.open_store(holdings, folder, control, resume)
+        writes_run_file = startup.create_run_folder(folder, control, anew=not store.round)
+        parts = Parts(scenario, holdings, transport, control, watchdog, device)
         try:
-            parts = Parts(scenario, holdings, wire, control, watchdog, device)
-            perform(parts, store, writes_run_file, stop_requested)
+            run_rounds(parts, store, writes_run_file, stop_requested)
         except StoppedError:
             finish(folder, "stopped", writes_run_file, control)
             raise
@@ -76,8 +64,11 @@ def run_peer(
 
 
 @contextlib.contextmanager
-def outside_rounds(rank: int) -> Iterator[None]:
-    """What goes wrong unforeseen is this peer's failure: the others must not wait for it."""
+def convert_errors(rank: int) -> Iterator[None]:
+    """Convert any unexpected exception into a PeerError, so that no other peer waits for this one.
+
+    Failures in a round are recorded by `run_rounds`; those that arrive here are not.
+    """
     try:
         yield
     except (InputError, AbortedError, PeerError, StoppedError, KeyboardInterrupt):
@@ -88,72 +79,8 @@ def outside_rounds(rank: int) -> Iterator[None]:
         raise PeerError(f"{where} last: {cause}", recorded=False) from error
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The parts of a peer that exist before its files: facts, samples, transport, device."""
-
-    scenario: Scenario
-    holdings: Holdings
-    wire: Transport
-    control: ControlChannel
-    watchdog: Watchdog
-    device: str
-
-
-def perform(
-    parts: Parts, store: CheckpointStore, writes_run_file: bool, stop_requested: Callable[[], bool]
-) -> None:
-    """Run all rounds; PeerError where this peer fails, after the cause has been recorded."""
-    scenario, wire, control, folder = parts.scenario, parts.wire, parts.control, store.folder
-    simulation = None
-    try:
-        if writes_run_file and store.round:
-            recorder.go_on(folder, store.round)
-        elif writes_run_file:
-            recorder.create_run_file(folder, scenario, wire.library)
-        control.barrier()  # from here on a failure can be written down
-        log = recorder.Recorder(folder, scenario, wire.rank, resume=store.round > 0)
-        crash_report.register(log.path)
-        schedule = None
-        if scenario.scheduled:
-            schedule = EventLog(folder, wire.rank, resume=store.round > 0)
-        simulation = Simulation(scenario, wire, control, log, schedule, parts.watchdog)
-        parts.watchdog.start(log)
-        x = simulation.prepare(parts.holdings, parts.device)
-        agreement = RoundAgreement(control, scenario.experiment.run, stop_requested)
-        x = simulation.run(x, agreement, store)
-        parts.watchdog.stop()
-        log.close(x)
-        if schedule:
-            schedule.close()
-        control.barrier()  # nobody leaves before all have finished
-    except (AbortedError, KeyboardInterrupt, StoppedError):
-        raise
-    except HangError as error:
-        raise PeerError(str(error), record(folder, error.culprit, str(error))) from None
-    except BaseException as error:  # also sys.exit: the others must not wait for this peer
-        text = simulation.failure(error) if simulation else f"peer {wire.rank}: {error!r}"
-        raise PeerError(text, record(folder, wire.rank, text)) from error
-
-
-def record(folder: Path, rank: int, text: str) -> bool:
-    """Write down why a peer failed; False where a full disk, say, has no room for it."""
-    try:
-        recorder.set_failure(folder, rank, text)
-    except OSError:
-        return False
-    return True
-
-
-def finish(folder: Path, status: str, writes_run_file: bool, control: ControlChannel) -> None:
-    """Write how the run ended; whoever returns from here can rely on it."""
-    if writes_run_file:
-        recorder.set_status(folder, status)
-    control.barrier()
-
-
 def check_size(scenario: Scenario, size: int) -> None:
-    """One rank per peer."""
+    """Check that the run has one rank for each peer; InputError otherwise."""
     if size != scenario.peers:
         raise InputError(
             f"peers = {scenario.peers}, but this run has {size} ranks: "
@@ -161,103 +88,68 @@ def check_size(scenario: Scenario, size: int) -> None:
         )
 
 
-def check_all_peers(
-    holdings: Holdings,
-    folder: Path,
-    control: ControlChannel,
-    force: bool,
-    resume: bool,
-    local_rank: int,
-) -> str:
-    """Run all start-up checks on every peer; returns the device of this one.
+@dataclass(frozen=True)
+class Parts:
+    """Parts of a peer that exist before its files: facts, samples, transport, device."""
 
-    If a check fails, the lowest failing rank raises its error, all others AbortedError.
+    scenario: Scenario
+    holdings: Holdings
+    transport: Transport
+    control: ControlChannel
+    watchdog: Watchdog
+    device: str
+
+
+def run_rounds(
+    parts: Parts, store: CheckpointStore, writes_run_file: bool, stop_requested: Callable[[], bool]
+) -> None:
+    """Open the files and run all rounds; PeerError if this peer fails, after recording the cause.
+
+    StoppedError if the peers have agreed to stop before the last round.
     """
-    scenario = holdings.scenario
-    busy = capture_error(run_folder.check_idle, folder) if control.rank == 0 else None
-    raise_on_all(busy, control)  # before anybody has a file that is new
-    devices_found: list[str] = []
-
-    def checks() -> None:
-        if resume:
-            run_folder.check_same(folder, scenario)
-        else:
-            run_folder.check_folder(folder, force)
-        devices_found.append(devices.pick(scenario.experiment.run.device, local_rank))
-
-    problem = capture_error(checks)
-    raise_on_all(problem or capture_error(holdings.bind_task, control.rank), control)
-    return devices_found[0]
-
-
-def capture_error(check: Callable[..., object], *arguments: Any) -> InputError | None:
-    """What a check has to say."""
+    scenario, control, folder = parts.scenario, parts.control, store.folder
+    rank, resume = parts.transport.rank, store.round > 0
+    simulation = None
     try:
-        check(*arguments)
-    except InputError as error:
-        return error
-    return None
+        if writes_run_file and resume:
+            run_file.record_resume(folder, store.round)
+        elif writes_run_file:
+            run_file.create_run_file(folder, scenario, parts.transport.library)
+        control.barrier()  # a failure can be recorded only after run.h5 exists
+        log = Recorder(folder, scenario, rank, resume)
+        crash_report.register(log.path)
+        events = EventLog(folder, rank, resume) if scenario.scheduled else None
+        simulation = Simulation(scenario, parts.transport, control, log, events, parts.watchdog)
+        parts.watchdog.start(log)
+        x = simulation.prepare(parts.holdings, parts.device)
+        agreement = RoundAgreement(control, scenario.experiment.run, stop_requested)
+        x = simulation.run(x, agreement, store)
+        parts.watchdog.stop()
+        log.close(x)
+        if events:
+            events.close()
+        control.barrier()  # no peer ends before all have finished
+    except (AbortedError, KeyboardInterrupt, StoppedError):
+        raise
+    except HangError as error:
+        recorded = record_failure(folder, error.culprit, str(error))
+        raise PeerError(str(error), recorded) from None
+    except BaseException as error:  # also SystemExit of a plug-in: no other peer may wait forever
+        text = simulation.failure(error) if simulation else f"peer {rank}: {error!r}"
+        raise PeerError(text, record_failure(folder, rank, text)) from error
 
 
-def raise_on_all(problem: InputError | None, control: ControlChannel) -> None:
-    """Raise on all peers if there is a problem on one: it says it, the others are silent."""
-    order = float(control.peers - control.rank)  # the first rank has the highest
-    highest = control.maximum(np.array([order if problem else 0.0]))[0]
-    if not highest:
-        return
-    if problem and order == highest:
-        problem.report_from_any_rank = True
-        raise problem
-    raise AbortedError
-
-
-def select_checkpoint(store: CheckpointStore, control: ControlChannel) -> int:
-    """The newest round after which every peer has a whole checkpoint; 0 where there is none."""
-    whole, problem = [], None
+def record_failure(folder: Path, rank: int, text: str) -> bool:
+    """Record the reason of a peer's failure; return False if that fails, as on a full disk."""
     try:
-        for round_ in checkpoint.rounds(store.folder)[:CANDIDATES]:
-            try:
-                store.check(round_)
-                whole.append(round_)
-            except DamagedError as error:
-                notice(f"checkpoint of round {round_}, peer {store.rank}: {error}; not used")
-    except InputError as error:
-        problem = error
-    raise_on_all(problem, control)
-    mine = np.zeros(CANDIDATES)
-    mine[: len(whole)] = whole
-    everyone = control.gather(mine)
-    common = set(whole).intersection(*(set(row.astype(int).tolist()) for row in everyone))
-    chosen = max(common, default=0)
-    if control.rank == 0:
-        notice(f"going on after round {chosen}" if chosen else "no checkpoint: from the beginning")
-    return chosen
+        run_file.set_failure(folder, rank, text)
+    except OSError:
+        return False
+    return True
 
 
-def notice(text: str) -> None:
-    """Tell the user something that is no error."""
-    print(f"p2psim: {text}", file=sys.stderr, flush=True)
-
-
-def create_run_folder(folder: Path, control: ControlChannel, anew: bool) -> bool:
-    """Make the run folder; True for the one peer, the first to come, that writes run.h5."""
-
-    def clear() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        recorder.clear(folder, anew)
-
-    claimed: list[bool] = []
-    raise_on_all(capture_error(written, folder, clear), control)
-    raise_on_all(
-        capture_error(written, folder, lambda: claimed.append(recorder.claim_run_file(folder))),
-        control,
-    )
-    return claimed[0]
-
-
-def written(folder: Path, write: Callable[[], None]) -> None:
-    """Write something in the run folder; InputError where that cannot be."""
-    try:
-        write()
-    except OSError as error:
-        raise InputError(f"cannot write to the run folder {str(folder)!r}: {error}") from None
+def finish(folder: Path, status: str, writes_run_file: bool, control: ControlChannel) -> None:
+    """Record the final status of the run; collective, so that every peer returns after that."""
+    if writes_run_file:
+        run_file.set_status(folder, status)
+    control.barrier()

@@ -1,4 +1,4 @@
-"""The life of one peer: its parts, its rounds, its checkpoints."""
+"""Simulation of one peer: its parts, its rounds, its checkpoints."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ class Stateful(Protocol):
     """A part of a peer whose state a checkpoint holds."""
 
     def state(self) -> dict[str, Any]:
-        """Return all that later rounds depend on: plain values, arrays, containers, plug-ins."""
+        """Return everything that later rounds depend on, as values that state.py can encode."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state; plug-ins in it have been filled in already."""
+        """Continue from a state; the attributes of plug-ins in it are restored already."""
 
 
 class Stopwatch:
-    """Real seconds since the first round began, over all parts of an interrupted run."""
+    """Real seconds since the first round began, without the time between stop and --resume."""
 
     def __init__(self) -> None:
         self.began, self.before = time.perf_counter(), 0.0
 
     def start(self) -> None:
-        """Begin to count; the seconds before an interruption count as well."""
+        """Start to count, from the seconds before the interruption in a resumed run."""
         self.began = time.perf_counter() - self.before
 
     def seconds(self) -> float:
@@ -58,7 +58,7 @@ class Stopwatch:
 
 
 class Simulation:
-    """One peer of a run. `phase` and `round` say where it is when a failure is reported."""
+    """One peer of a run; `phase` and `round` are its current ones, for reports of a failure."""
 
     def __init__(
         self,
@@ -83,16 +83,16 @@ class Simulation:
         self.set_phase("start")
 
     def set_phase(self, phase: str) -> None:
-        """Record the phase that this peer enters."""
+        """Begin a phase of the current round, and record that."""
         self.phase = phase
         self.log.set_phase(phase, self.round)
         if self.events:
             self.events.begin_round(self.round)
 
     def prepare(self, holdings: Holdings, device: str = "cpu") -> Vector:
-        """Bind the plug-ins to this peer and build its parts; returns the first model.
+        """Bind the plug-ins to this peer and build its parts; returns the first model, shape (d,).
 
-        Torch is first needed here.
+        Torch is imported only here: what comes before, such as refusals, is quick without it.
         """
         from p2psim.simulation.evaluation import Evaluator
         from p2psim.simulation.flat_model import FlatModel
@@ -122,23 +122,22 @@ class Simulation:
         return self.model.x
 
     def run(self, x: Vector, agreement: RoundAgreement, store: CheckpointStore) -> Vector:
-        """Run all rounds that are left and return the last model.
+        """Run all remaining rounds and return the last model, shape (d,).
 
-        The run begins with the model x, or with the checkpoint of `store.round`. The peer's file
-        holds the rows so far at any moment. StoppedError where the peers agreed to stop before the
-        last round.
+        The run starts from the model x, or from the checkpoint after `store.round`. StoppedError if
+        the peers agree to stop before the last round.
         """
-        with np.errstate(over="ignore", invalid="ignore"):  # the rows show a divergence
+        with np.errstate(over="ignore", invalid="ignore"):  # recorded rows show a divergence
             return self.rounds(self.start(x, store), agreement, store)
 
     def start(self, x: Vector, store: CheckpointStore) -> Vector:
         """Start the algorithm and restore the checkpoint, if any; returns the model."""
         self.algorithm.start(x, self.oracle, self.net)
-        self.net.release()  # messages of the start may have other sizes than those of rounds
+        self.net.release()  # the rounds' messages may have other sizes than those of the start
         if store.round:
             x = self.restore(store)
         allocator.keep_freed_memory()
-        self.control.barrier()  # real time begins together
+        self.control.barrier()  # real time starts at the same moment on all peers
         self.stopwatch.start()
         if self.pacer:
             self.pacer.start(self.clock.now)
@@ -189,24 +188,24 @@ class Simulation:
 
     def check_vector(self, x: Vector) -> Vector:
         """Return the result of a phase; TypeError unless it is a vector like the model's."""
-        like = self.model.x
-        if not isinstance(x, np.ndarray) or (x.shape, x.dtype) != (like.shape, like.dtype):
+        own = self.model.x
+        if not isinstance(x, np.ndarray) or (x.shape, x.dtype) != (own.shape, own.dtype):
             result = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-            raise TypeError(f"it has returned {result}, not {like.dtype} {like.shape}")
+            raise TypeError(f"it has returned {result}, not {own.dtype} {own.shape}")
         return x
 
     def save(self, x: Vector, store: CheckpointStore) -> None:
-        """Write a checkpoint of this moment, beside the one before."""
+        """Write a checkpoint after this round; collective. The previous one is kept."""
         self.net.complete()
-        self.log.flush()  # the rows up to here must not be lost either
+        self.log.flush()  # a resumed run continues the rows, so they must be on the disk as well
         if self.events:
             self.events.flush()
         store.write(self.round, self.state(x), self.shared_objects())
-        self.control.barrier()  # all have written theirs: older ones may go
+        self.control.barrier()  # only then is this checkpoint complete and an older one redundant
         store.rotate(self.round)
 
     def state(self, x: Vector) -> dict[str, Any]:
-        """Return all that the next round depends on, by name."""
+        """Return everything that the next round depends on, by name."""
         parts = {name: part.state() for name, part in self.parts.items()}
         return {"x": x, "algorithm": self.algorithm, **parts}
 
@@ -226,7 +225,7 @@ class Simulation:
         return x
 
     def evaluate(self, x: Vector) -> None:
-        """Measure x after this phase, where the experiment asks for it."""
+        """Evaluate the model x after this phase if the experiment requires that; records a row."""
         if self.round in self.due and self.phase in self.scenario.experiment.eval.phases:
             phase = self.phase
             self.set_phase(f"evaluation after {phase}")

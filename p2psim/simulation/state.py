@@ -1,9 +1,10 @@
-"""A peer's state as plain values and memory, and back again: no pickle, no code in a checkpoint.
+"""Encoding of a peer's state as plain values and memory, and its decoding; no pickle, no code.
 
-What an object keeps in its attributes is its state (base.Algorithm). Numbers, text, containers,
-arrays and tensors are written out; what overlaps in memory will overlap again. An object is not
-made from a checkpoint: the resumed run makes it as the first run did, and its attributes are filled
-in. Only messages and transfers under way are made anew, since they come and go with the rounds.
+The state of an object is its attributes (base.Algorithm). Numbers, text, containers, arrays and
+tensors are encoded; arrays that overlap in memory overlap again after decoding. Objects are not
+created from a checkpoint: the resumed run creates them as the first run did, and the decoder
+restores their attributes. The exceptions are messages and transfers in flight, which the decoder
+creates, because they exist for a few rounds only.
 """
 
 from __future__ import annotations
@@ -25,29 +26,34 @@ from p2psim.vectors import Scratch
 
 Node: TypeAlias = Any  # None, bool, int, float, str, bytes, or a list whose first entry is a tag
 Block: TypeAlias = NDArray[np.uint8]  # memory of arrays
-MADE = {cls.__name__: cls for cls in (Packet, Tailed, Transfer, ReceiveBuffers, SendBuffers)}
+CREATED = {cls.__name__: cls for cls in (Packet, Tailed, Transfer, ReceiveBuffers, SendBuffers)}
 SEQUENCES = {cls.__name__: cls for cls in (list, tuple, set, frozenset, deque)}
-# What the fresh object has already, as it must be.
+# Attributes that are no state: the resumed run has set them as the first run did.
 CONSTANT = (type, ModuleType, FunctionType, MethodType, BuiltinFunctionType, Path, Scratch)
-FITS = range(-(2**63), 2**63)
+INT64 = range(-(2**63), 2**63)  # larger integers are encoded as text
 
 
 class StateEncoder:
-    """Values to nodes; the memory of arrays is not copied: see `blocks`.
+    """Encoder of values as nodes. The memory of arrays is not copied; see `blocks`.
 
-    `known` are objects that both runs have, by name: they are referred to, not written.
+    `known` are objects that the resumed run builds anyway, by name: only the name is encoded.
     """
 
     def __init__(self, known: dict[str, object]) -> None:
-        self.known = {id(thing): name for name, thing in known.items()}
-        self.objects: dict[int, int] = {}
-        self.spans: list[tuple[int, int, list[Any]]] = []  # addresses from and to, place in a node
-        self.alive: list[object] = []  # an id is only good while its owner lives
+        self.known = {id(value): name for name, value in known.items()}
+        self.objects: dict[int, int] = {}  # id of an object: its number
+        self.spans: list[
+            tuple[int, int, list[Any]]
+        ] = []  # first address, end, and place (see view)
+        self.alive: list[object] = []  # a freed object could leave its id or memory to another
 
     def node(self, value: Any, where: str) -> Node:
-        """The node of a value; TypeError names what cannot be written and `where` it is."""
+        """Return the node of a value.
+
+        TypeError if the value cannot be encoded; the message names its path `where` in the state.
+        """
         plain = value is None or type(value) in (bool, float, str, bytes)
-        if plain or (type(value) is int and value in FITS):
+        if plain or (type(value) is int and value in INT64):
             return value
         if type(value) is int:
             return ["int", str(value)]
@@ -56,7 +62,7 @@ class StateEncoder:
         if id(value) in self.objects:
             return ["same", self.objects[id(value)]]
         if type(value) in SEQUENCES.values():
-            items = [self.node(v, f"{where}[{i}]") for i, v in enumerate(value)]
+            items = [self.node(item, f"{where}[{i}]") for i, item in enumerate(value)]
             return [type(value).__name__, *items]
         if isinstance(value, dict):
             pairs = [
@@ -64,10 +70,10 @@ class StateEncoder:
                 for key, inner in value.items()
             ]
             return ["dict", type(value) is dict, *pairs]
-        return self.thing(value, where)
+        return self.object_node(value, where)
 
-    def thing(self, value: Any, where: str) -> Node:
-        """The node of what is neither a plain value nor a container."""
+    def object_node(self, value: Any, where: str) -> Node:
+        """Return the node of a value that is neither plain nor a container."""
         self.alive.append(value)
         if isinstance(value, np.ndarray | np.generic):
             return self.array(np.asarray(value), isinstance(value, np.generic), where)
@@ -77,9 +83,9 @@ class StateEncoder:
             state = value.bit_generator.state
             return ["generator", state["bit_generator"], self.node(state, where)]
         if is_tensor(value):
-            needs = value.requires_grad and value.is_leaf
-            grad = self.node(value.grad, f"{where}.grad") if needs else None
-            return ["tensor", self.array(value.detach().numpy(), False, where), needs, grad]
+            requires_grad = value.requires_grad and value.is_leaf
+            grad = self.node(value.grad, f"{where}.grad") if requires_grad else None
+            return ["tensor", self.array(value.detach().numpy(), False, where), requires_grad, grad]
         if isinstance(value, CONSTANT):
             return ["constant"]
         if not hasattr(value, "__dict__"):
@@ -92,7 +98,7 @@ class StateEncoder:
         return ["object", type(value).__name__, attributes]
 
     def array(self, array: Any, scalar: bool, where: str) -> Node:
-        """An array as a view of memory that others may share with it."""
+        """Return the node of an array: a view of memory, which other arrays may share."""
         if array.dtype.hasobject or array.dtype.names:
             raise TypeError(f"{where} is an array of {array.dtype}: keep plain numbers in arrays")
         self.alive.append(array)
@@ -101,29 +107,30 @@ class StateEncoder:
         return ["array", array.dtype.str, scalar, place]
 
     def blocks(self) -> list[Block]:
-        """The memory of all arrays, in one block where they overlap. Once, after the last node.
+        """Return the memory of all arrays; arrays that overlap are in one block.
 
-        The nodes are completed by it: which block an array is in, and where.
+        It completes the nodes of the arrays by block and offset, and must be called once, after the
+        last call of `node`.
         """
-        found: list[list[int]] = []
+        merged: list[list[int]] = []  # first address and end of each block
         for low, high, place in sorted(self.spans, key=lambda span: span[:2]):
-            if found and low < found[-1][1]:
-                found[-1][1] = max(high, found[-1][1])
+            if merged and low < merged[-1][1]:
+                merged[-1][1] = max(high, merged[-1][1])
             else:
-                found.append([low, high])
-            place[:2] = len(found) - 1, place[1] - found[-1][0]
-        return [memory(low, high) for low, high in found]
+                merged.append([low, high])
+            place[:2] = len(merged) - 1, place[1] - merged[-1][0]
+        return [memory(low, high) for low, high in merged]
 
 
 def memory(low: int, high: int) -> Block:
-    """What lies from one address to another."""
+    """Return the memory from address `low` to address `high`, without a copy."""
     if low == high:
         return np.empty(0, np.uint8)
     return np.ctypeslib.as_array((ctypes.c_uint8 * (high - low)).from_address(low))
 
 
 GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
-DEPTH = 200  # of containers and objects in each other; Python's own stack ends at about 1000 calls
+DEPTH = 200  # levels of nesting in a state; Python's own stack ends at about 1000 calls
 
 
 def check_node(node: Node, blocks: list[Block], depth: int = DEPTH) -> None:
@@ -167,8 +174,11 @@ def check_node(node: Node, blocks: list[Block], depth: int = DEPTH) -> None:
 
 
 def view(blocks: list[Block], dtype: str, place: Node) -> Any:
-    """Return the array at a place of a block; ValueError or TypeError where it does not fit in."""
-    if np.dtype(dtype).hasobject:  # its entries would be addresses
+    """Return the array at a place: [block, offset in bytes, shape, strides in bytes].
+
+    ValueError or TypeError if the array does not lie within the block.
+    """
+    if np.dtype(dtype).hasobject:  # entries would be addresses, which a file must not choose
         raise ValueError(f"an array has no entries such as {dtype}")
     match place:
         case [int(block), int(offset), list(shape), list(strides)] if 0 <= block < len(blocks):
@@ -177,14 +187,17 @@ def view(blocks: list[Block], dtype: str, place: Node) -> Any:
 
 
 class StateDecoder:
-    """Nodes back to values, into what the resumed run has made so far."""
+    """Decoder of nodes; restores attributes of objects that the resumed run has created."""
 
     def __init__(self, known: dict[str, object], blocks: list[Block]) -> None:
         self.known, self.blocks = known, blocks
-        self.objects: list[Any] = []
+        self.objects: list[Any] = []  # by number, in the order in which they were encoded
 
     def value(self, node: Node, fresh: Any, where: str) -> Any:
-        """The value of a node; `fresh` is what stands in its place now."""
+        """Return the value of a node.
+
+        `fresh` is the value that the resumed run has set at the same path `where`, or None.
+        """
         if not isinstance(node, list):
             return node
         tag, *rest = node
@@ -212,16 +225,16 @@ class StateDecoder:
             self.value(v, old.get(k), f"{where}[{k!r}]")
             for k, (_, v) in zip(keys, pairs, strict=True)
         ]
-        made = dict(zip(keys, values, strict=True))
+        content = dict(zip(keys, values, strict=True))
         if plain:
-            return made
-        old.clear()  # a defaultdict, say: only its content is state
-        old.update(made)
+            return content
+        old.clear()  # of a subclass such as defaultdict only the content is state
+        old.update(content)
         return old
 
     def _array(self, fresh: Any, where: str, dtype: str, scalar: bool, place: Node) -> Any:
-        made = view(self.blocks, dtype, place)
-        return made[()] if scalar else made
+        array = view(self.blocks, dtype, place)
+        return array[()] if scalar else array
 
     def _dtype(self, fresh: Any, where: str, text: str) -> Any:
         return np.dtype(text)
@@ -231,25 +244,25 @@ class StateDecoder:
         bits.state = self.value(state, None, where)
         return np.random.Generator(bits)
 
-    def _tensor(self, fresh: Any, where: str, array: Node, needs: bool, grad: Node) -> Any:
+    def _tensor(self, fresh: Any, where: str, array: Node, requires_grad: bool, grad: Node) -> Any:
         import torch
 
-        made = torch.from_numpy(self.value(array, None, where))
-        if isinstance(fresh, torch.nn.Parameter):  # its module and others refer to it
-            fresh.data, made = made, fresh
-        made.requires_grad_(needs).grad = self.value(grad, None, where)
-        return made
+        tensor = torch.from_numpy(self.value(array, None, where))
+        if isinstance(fresh, torch.nn.Parameter):  # keep the object: modules refer to it
+            fresh.data, tensor = tensor, fresh
+        tensor.requires_grad_(requires_grad).grad = self.value(grad, None, where)
+        return tensor
 
     def _constant(self, fresh: Any, where: str) -> Any:
         return fresh
 
     def _object(self, fresh: Any, where: str, kind: str, attributes: dict[str, Node]) -> Any:
-        if kind in MADE:
-            fresh = MADE[kind].__new__(MADE[kind])
+        if kind in CREATED:
+            fresh = CREATED[kind].__new__(CREATED[kind])
         elif type(fresh).__name__ != kind:
             raise TypeError(
                 f"{where} held a {kind} when the checkpoint was written: an object that is state "
-                "must be made by `start` or `bind`, so that a resumed run has it too"
+                "must be created by `start` or `bind`, so that a resumed run has it too"
             )
         self.objects.append(fresh)
         old = dict(vars(fresh))
@@ -260,5 +273,5 @@ class StateDecoder:
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether this is a torch.Tensor; without torch nothing is."""
+    """Return True if a value is a torch.Tensor, without importing torch."""
     return any((cls.__module__, cls.__name__) == ("torch", "Tensor") for cls in type(value).__mro__)

@@ -1,6 +1,6 @@
 """Detection of hangs, with a report of all waiting peers and of the peer that they wait for.
 
-Each peer records its current status in its file (recorder.STATUS). A peer that has waited for
+Each peer records its current status in its file (run_format.STATUS). A peer that has waited for
 [run] patience seconds reads the status of all peers; p2psim run reads it as well. The run hangs if
 
 - a peer that does not wait has completed no step and begun no phase for `patience` seconds: this
@@ -14,8 +14,9 @@ import contextlib
 import time
 from pathlib import Path
 
-from p2psim.simulation import recorder
-from p2psim.simulation.recorder import PeerStatus, Recorder
+from p2psim.simulation import run_file
+from p2psim.simulation.recorder import Recorder
+from p2psim.simulation.run_format import PeerStatus, peer_file, peer_status
 
 # Seconds that p2psim run waits longer than the peers, which then report the hang themselves.
 GRACE = 5.0
@@ -37,7 +38,7 @@ def check_progress(folder: Path, peers: int, patience: float, began: float = 0.0
     now, statuses = time.time(), {}
     for rank in range(peers):
         try:
-            statuses[rank] = recorder.status_of(folder, rank)
+            statuses[rank] = peer_status(folder, rank)
         except OSError:
             raise HangError(rank, f"peer {rank} has not begun its first round") from None
     waiting = {rank: status for rank, status in statuses.items() if status.waits}
@@ -92,14 +93,14 @@ class HangDetector:
         if time.time() < self.next:
             return ""
         self.next = time.time() + max(1.0, self.patience / 10)
-        files = [self.folder / recorder.peer_file(rank) for rank in range(self.peers)]
-        if not all(file.exists() for file in files) or recorder.status(self.folder) != "running":
+        files = [self.folder / peer_file(rank) for rank in range(self.peers)]
+        if not all(file.exists() for file in files) or run_file.status(self.folder) != "running":
             return ""
         try:
             check_progress(self.folder, self.peers, self.patience, self.began)
         except HangError as error:
             with contextlib.suppress(OSError):  # a full disk
-                recorder.set_failure(self.folder, error.culprit, str(error))
+                run_file.set_failure(self.folder, error.culprit, str(error))
             return str(error)
         return ""
 

@@ -84,9 +84,9 @@ def disk(examination: Examination) -> int:
         return 0
     import numpy as np
 
-    from p2psim.simulation import recorder
+    from p2psim.simulation import run_format
 
-    layout = recorder.layout(examination.scenario).values()
+    layout = run_format.layout(examination.scenario).values()
     sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype, *_ in layout]
     return int(examination.scenario.peers * sum(sizes))
 

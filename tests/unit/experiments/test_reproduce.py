@@ -18,7 +18,7 @@ import pytest
 import experiments
 from experiments.harness import reproduce
 from p2psim.analysis import results
-from p2psim.simulation import recorder
+from p2psim.simulation import run_file
 
 FIGURES = """
 from experiments.harness.reproduce import Claim, Figure
@@ -160,7 +160,7 @@ def test_killed_runs_are_resumed(place: Path) -> None:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
     first = (place / "out/one/seed=1-slow/run.h5").stat().st_mtime_ns
-    assert recorder.status(second) != "done"  # ranks that outlive the launcher stop by themselves
+    assert run_file.status(second) != "done"  # ranks that outlive the launcher stop by themselves
     assert not (place / "out/report.md").exists()
     assert subprocess.run(command, env=environment, timeout=200).returncode == 0
     assert (place / "out/one/seed=1-slow/run.h5").stat().st_mtime_ns == first

@@ -1,0 +1,215 @@
+"""The file run.h5: virtual datasets over the files of all peers, the experiment, the status.
+
+One peer creates it, the first that claims it. It is always replaced as a whole, so that a reader
+never sees a part of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import tomli_w
+
+from p2psim import __version__
+from p2psim.experiment.scenario import Scenario
+from p2psim.models import cost_model
+from p2psim.simulation import checkpoint
+from p2psim.simulation.run_format import (
+    fill_value,
+    layout,
+    peer_file,
+    peer_status,
+    schedule_file,
+)
+
+# Seconds after which every node sees a file that another node has written.
+VISIBLE_SECONDS = 60.0
+STOP = ".stop"  # a file of this name in the run folder requests all peers to stop
+CLAIM = ".claim"  # the peer that creates a file of this name writes run.h5
+
+
+@contextlib.contextmanager
+def atomic_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for changes, or a new one, and replace it as a whole at the end.
+
+    The file is built in memory, because HDF5 cannot handle a full disk and a reader must not see
+    half a file. An OSError of the final write is raised as it is; the old file then remains.
+    """
+    if path.exists():
+        image = h5py.h5f.open_file_image(path.read_bytes(), flags=1)  # 1: for writing
+        file = h5py.File(image)
+    else:
+        file = h5py.File(path.name, "w", driver="core", backing_store=False)
+    with file:
+        yield file
+        file.flush()
+        content = file.id.get_file_image()
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def claim_run_file(folder: Path) -> bool:
+    """Return True to the first process that calls it: this process writes run.h5."""
+    try:
+        os.close(os.open(folder / CLAIM, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def clear(folder: Path, everything: bool) -> None:
+    """Remove the files of an earlier run in this folder, and nothing else.
+
+    Without `everything` only the marks that would prevent this run from being resumed. A symbolic
+    link is removed itself; the files behind it belong to somebody else.
+    """
+    for name in (CLAIM, STOP):
+        (folder / name).unlink(missing_ok=True)
+    if everything:
+        for subfolder in (folder / "peers", folder / "checkpoints"):
+            if subfolder.is_symlink():
+                subfolder.unlink()
+        checkpoint.clear(folder)
+        files = [
+            file for name in ("peer", "schedule") for file in folder.glob(f"peers/{name}-*.h5")
+        ]
+        for file in [folder / "run.h5", folder / "joined.h5", *files]:
+            file.unlink(missing_ok=True)
+
+
+def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
+    """Write run.h5. Its datasets refer to the peers' files by relative paths.
+
+    So the folder can be moved, and a missing peer file leaves the rest readable. `library` is the
+    name of the transport's library.
+    """
+    n = scenario.peers
+    with atomic_hdf5(folder / "run.h5") as file:
+        file.attrs.update(run_attributes(scenario, library))
+        file["topology/weights"] = scenario.topology.weights
+        file["topology/weights"].attrs["meaning"] = "W_t, row = receiver, one matrix per step"
+        if scenario.account:
+            for name, (unit, meaning) in cost_model.FIELDS.items():
+                file[f"cost/{name}"] = getattr(scenario.account, name)
+                file[f"cost/{name}"].attrs.update(unit=unit, meaning=meaning)
+        for path, (shape, kind, unit, meaning) in layout(scenario).items():
+            joint = h5py.VirtualLayout((n, *shape), kind)
+            for rank in range(n):
+                joint[rank] = h5py.VirtualSource(peer_file(rank), path, shape, kind)
+            dataset = file.create_virtual_dataset(path, joint, fillvalue=fill_value(kind))
+            dataset.attrs.update(unit=unit, meaning=meaning)
+        for name, metric in scenario.task.metrics.items():
+            file[f"eval/{name}"].attrs["better"] = metric.better
+        name_dimensions(file)
+        for rank in range(n if scenario.scheduled else 0):
+            file[f"schedule/{rank:05d}"] = h5py.ExternalLink(schedule_file(rank), "schedule")
+
+
+def run_attributes(scenario: Scenario, library: str) -> dict[str, Any]:
+    """Return the attributes of run.h5 at the start of a run."""
+    return {
+        "experiment": tomli_w.dumps(scenario.experiment.table),
+        "p2psim_version": __version__,
+        "seed": scenario.experiment.head.seed,
+        "peers": scenario.peers,
+        "parameters": scenario.parameters,
+        "mpi": library,
+        "id": uuid.uuid4().hex,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "status": "running",
+        "metrics": list(scenario.task.metrics),
+        "primary": next(iter(scenario.task.metrics), "loss"),
+    }
+
+
+def name_dimensions(file: Any) -> None:
+    """Create the dimension scales of each group and attach them to the group's datasets.
+
+    The scales are peer, row, class and parameter, and those of the weights; xarray shows them as
+    named dimensions.
+    """
+    weights = file["topology/weights"]
+    for axis, name in enumerate(("step", "receiver", "sender")):
+        file["topology"][name] = np.arange(weights.shape[axis])
+        file["topology"][name].make_scale(name)
+        weights.dims[axis].attach_scale(file["topology"][name])
+    last_names = {"train": "", "algorithm": "", "eval": "class", "final": "parameter"}
+    for group, last in ((group, last) for group, last in last_names.items() if group in file):
+        for dataset in list(file[group].values()):
+            names = ["peer", "row", last][: dataset.ndim] if group != "final" else ["peer", last]
+            for axis, name in enumerate(names):
+                if name not in file[group]:
+                    file[group][name] = np.arange(dataset.shape[axis])
+                    file[group][name].make_scale(name)
+                dataset.dims[axis].attach_scale(file[group][name])
+
+
+def record_resume(folder: Path, round_: int) -> None:
+    """Record in run.h5 that the run is resumed after this round."""
+    with atomic_hdf5(folder / "run.h5") as file:
+        file.attrs["resumed"] = [*file.attrs.get("resumed", []), round_]
+        file.attrs["status"] = "running"
+
+
+def identity(folder: Path) -> str:
+    """Return the identifier of the run in this folder, which no other run has.
+
+    Waits for run.h5, which a peer on another node may have written a moment ago.
+    """
+    end = time.monotonic() + VISIBLE_SECONDS
+    while not (folder / "run.h5").exists() and time.monotonic() < end:
+        os.listdir(folder)  # else a network file system may keep reporting that no file exists
+        time.sleep(0.1)
+    with h5py.File(folder / "run.h5", "r", locking=False) as file:
+        return str(file.attrs["id"])
+
+
+def status(folder: Path) -> str:
+    """Return the status of the run: "running", "done", "failed" or "stopped"."""
+    with h5py.File(folder / "run.h5", "r", locking=False) as file:
+        return str(file.attrs["status"])
+
+
+def set_status(folder: Path, status: str) -> None:
+    """Record the status of a run that has ended in run.h5, if that file exists."""
+    for name in (CLAIM, STOP):
+        (folder / name).unlink(missing_ok=True)
+    if (folder / "run.h5").exists():
+        with atomic_hdf5(folder / "run.h5") as file:
+            file.attrs["status"] = status
+
+
+def set_failure(folder: Path, rank: int, text: str) -> None:
+    """Record the reason of a failure in the peer's own file, and the status "failed" in run.h5."""
+    path = folder / peer_file(rank)
+    path.parent.mkdir(exist_ok=True)
+    with atomic_hdf5(path) as file:
+        file.attrs["failure"] = text
+    set_status(folder, "failed")
+
+
+def record_crash(path: Path, cause: str) -> None:
+    """Record the crash of a peer: the cause and the peer's last status, unless the run has ended.
+
+    `path` is the peer's file, `cause` the predicate of a sentence, as crash_report.cause_of returns
+    it.
+    """
+    folder = path.parent.parent
+    if status(folder) != "running":
+        return
+    last = peer_status(folder, int(path.stem.rpartition("-")[2]))
+    where = f"in phase {last.phase!r} of round {last.round}"
+    set_failure(folder, last.rank, f"peer {last.rank} on {last.host} {cause} {where}")

@@ -1,0 +1,118 @@
+"""Format of a run's files: names, types, units and meanings of all datasets; status of a peer.
+
+Each peer writes a file of its own, and `run.h5` shows the files of all peers as one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from p2psim.experiment.scenario import Scenario
+
+# Dataset -> (type, unit, meaning). In run.h5 the first axis is the peer, the second the row.
+TRAIN = {
+    "round": ("i8", "", "rounds completed, from 1; -1: not reached"),
+    "step": ("i8", "", "local steps completed"),
+    "epoch": ("f8", "", "passes over the peer's own data"),
+    "time": ("f8", "s", "virtual time"),
+    "wall": ("f8", "s", "real time since the first round began"),
+    "loss": ("f8", "", "mean minibatch loss over the round's local steps"),
+    "bytes_sent": ("i8", "byte", "payload bytes handed to the transport, cumulative"),
+    "bytes_received": ("i8", "byte", "payload bytes received, cumulative"),
+    "messages_sent": ("i8", "", "messages handed to the transport, cumulative"),
+    "header_bytes": ("i8", "byte", "header bytes handed to the transport, cumulative"),
+    "energy": ("f8", "mJ", "of the gradients' operations, cumulative; NaN: the model has no count"),
+}
+EVAL = {
+    "round": ("i8", "", "rounds completed, from 1; -1: not reached"),
+    "phase": ("i8", "", "0 = after local, 1 = after consensus"),
+    "time": ("f8", "s", "virtual time"),
+    "loss": ("f8", "", "mean loss of the peer's model on the test samples"),
+    "consensus_distance": ("f8", "", "sqrt(mean_i ||x_i - mean||^2), the same on every peer"),
+}
+# Dataset -> (shape, type, unit, meaning). Only the peer's own file has them, in the group "now":
+# its current status, or its last status before a crash.
+STATUS = {
+    "phase": ((), "S32", "", "current phase"),
+    "round": ((), "i8", "", "current round, from 1; 0: before the first"),
+    "since": ((), "f8", "s", "Unix time of the phase's begin or of the last gradient"),
+    "waits": ((), "f8", "s", "Unix time at which the wait for other peers began; 0: no wait"),
+    "waits_for": ((16,), "i8", "", "the first 16 of the peers that it waits for; -1: none"),
+}
+PHASES = ("local", "consensus")  # the numbers of /eval/phase are indices of this
+
+
+def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str]]:
+    """Return path -> (shape in a peer's file, type, unit, meaning) of each dataset of run.h5.
+
+    The status of a peer is not included.
+    """
+    rows = len(scenario.eval_rounds()) * len(set(scenario.experiment.eval.phases))
+    kind = "f4" if scenario.experiment.model_section.dtype == "float32" else "f8"
+    return {
+        **{f"train/{name}": ((scenario.rounds,), *spec) for name, spec in TRAIN.items()},
+        **{f"eval/{name}": ((rows,), *spec) for name, spec in EVAL.items()},
+        **{
+            f"eval/{name}": ((rows, *metric.shape), "f8", metric.unit, metric.meaning)
+            for name, metric in scenario.task.metrics.items()
+        },
+        # The first metric is the primary one, and the only one of the mean model.
+        **{
+            f"eval/mean_model_{name}": ((rows,), "f8", metric.unit, f"{name} of the mean model")
+            for name, metric in itertools.islice(scenario.task.metrics.items(), 1)
+        },
+        **{
+            f"algorithm/{name}": ((scenario.rounds,), "f8", "", meaning)
+            for name, meaning in scenario.experiment.algorithm.metrics.items()
+        },
+        "final/x": ((scenario.parameters,), kind, "", "the peer's vector at the end"),
+    }
+
+
+def fill_value(kind: str) -> Any:
+    """Return the value of entries that have not been recorded, for a type such as "f8"."""
+    return {"i": -1, "f": np.nan, "S": b""}[kind[0]]
+
+
+def peer_file(rank: int) -> str:
+    """Return the path of a peer's file, relative to the run folder."""
+    return f"peers/peer-{rank:05d}.h5"
+
+
+def schedule_file(rank: int) -> str:
+    """Return the path of the file with a peer's schedule, relative to the run folder."""
+    return f"peers/schedule-{rank:05d}.h5"
+
+
+@dataclass
+class PeerStatus:
+    """Status of a peer, with the fields of STATUS: the current one, or the last before a crash."""
+
+    rank: int
+    host: str
+    phase: str
+    round: int
+    since: float
+    waits: float
+    waits_for: list[int]
+
+
+def peer_status(folder: Path, rank: int) -> PeerStatus:
+    """Read the status of a peer from its file; OSError if the file cannot be read."""
+    with h5py.File(folder / peer_file(rank), "r", locking=False) as file:
+        values = {name: file["now"][name][()] for name in STATUS}
+        return PeerStatus(
+            rank,
+            str(file.attrs["host"]),
+            values["phase"].decode(),
+            int(values["round"]),
+            float(values["since"]),
+            float(values["waits"]),
+            [int(other) for other in values["waits_for"] if other >= 0],
+        )

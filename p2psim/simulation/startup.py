@@ -1,0 +1,149 @@
+"""Start of a run: checks on every peer, the checkpoint to resume from, and the run folder.
+
+All functions with a control channel are collective. If one peer cannot go on, none does: one peer
+reports the error and all others end without a message.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from p2psim.errors import AbortedError, InputError
+from p2psim.experiment.holdings import Holdings
+from p2psim.network.collectives import ControlChannel
+from p2psim.simulation import checkpoint, devices, run_file, run_folder
+from p2psim.simulation.checkpoint import CheckpointStore, DamagedError
+
+# Checkpoints that each peer offers. A run keeps two, and a crash while one is written leaves three.
+CANDIDATES = 4
+
+
+def check_all_peers(
+    holdings: Holdings,
+    folder: Path,
+    control: ControlChannel,
+    force: bool,
+    resume: bool,
+    local_rank: int,
+) -> str:
+    """Run all start-up checks on every peer; returns the device of this one.
+
+    If a check fails, the lowest failing rank raises its error, all others AbortedError.
+    """
+    scenario = holdings.scenario
+    # Before any peer creates a file, since rank 0 could take that peer for one of another run.
+    busy = capture_error(run_folder.check_idle, folder) if control.rank == 0 else None
+    raise_on_all(busy, control)
+    device = ""
+
+    def check_folder_and_device() -> None:
+        nonlocal device
+        if resume:
+            run_folder.check_same(folder, scenario)
+        else:
+            run_folder.check_folder(folder, force)
+        device = devices.pick(scenario.experiment.run.device, local_rank)
+
+    problem = capture_error(check_folder_and_device)
+    raise_on_all(problem or capture_error(holdings.bind_task, control.rank), control)
+    return device
+
+
+def capture_error(check: Callable[..., object], *arguments: Any) -> InputError | None:
+    """Call a check; return its InputError, or None if it raises none."""
+    try:
+        check(*arguments)
+    except InputError as error:
+        return error
+    return None
+
+
+def raise_on_all(problem: InputError | None, control: ControlChannel) -> None:
+    """Raise `problem` on the lowest rank that has one, AbortedError on all others; collective."""
+    order = float(control.peers - control.rank)  # the lowest rank has the highest order
+    highest = control.maximum(np.array([order if problem else 0.0]))[0]
+    if not highest:
+        return
+    if problem and order == highest:
+        problem.report_from_any_rank = True
+        raise problem
+    raise AbortedError
+
+
+def open_store(
+    holdings: Holdings, folder: Path, control: ControlChannel, resume: bool
+) -> CheckpointStore:
+    """Return this peer's checkpoints; `round` is the one to resume from, 0 to begin the run anew.
+
+    InputError if a checkpoint exists but the samples or the peer's file do not fit it.
+    """
+    rank = control.rank
+    data = holdings.fingerprint(rank)
+    store = CheckpointStore(folder, rank, data, lambda: run_file.identity(folder))
+    store.round = select_checkpoint(store, control) if resume else 0
+    if store.round:
+        check = run_folder.check_file
+        raise_on_all(capture_error(check, folder, holdings.scenario, rank, store.run), control)
+    return store
+
+
+def select_checkpoint(store: CheckpointStore, control: ControlChannel) -> int:
+    """Return the last round after which every peer has a valid checkpoint, 0 if there is none."""
+    valid, problem = [], None
+    try:
+        for round_ in checkpoint.rounds(store.folder)[:CANDIDATES]:
+            try:
+                store.check(round_)
+                valid.append(round_)
+            except DamagedError as error:
+                notice(f"checkpoint of round {round_}, peer {store.rank}: {error}; not used")
+    except InputError as error:
+        problem = error
+    raise_on_all(problem, control)
+    own = np.zeros(CANDIDATES)
+    own[: len(valid)] = valid
+    rows = control.gather(own)
+    common = set(valid).intersection(*(set(row.astype(int).tolist()) for row in rows))
+    last = max(common, default=0)
+    if control.rank == 0:
+        notice(f"going on after round {last}" if last else "no checkpoint: from the beginning")
+    return last
+
+
+def notice(text: str) -> None:
+    """Print a message that reports no error."""
+    print(f"p2psim: {text}", file=sys.stderr, flush=True)
+
+
+def create_run_folder(folder: Path, control: ControlChannel, anew: bool) -> bool:
+    """Create or clear the run folder; return True on the one peer that writes run.h5.
+
+    With `anew` all files of an earlier run in the folder are removed.
+    """
+    claimed = False
+
+    def clear() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        run_file.clear(folder, anew)
+
+    def claim() -> None:
+        nonlocal claimed
+        claimed = run_file.claim_run_file(folder)
+
+    # All peers clear before the first one claims: `clear` removes the claim of an earlier run.
+    for write in (clear, claim):
+        raise_on_all(capture_error(write_or_refuse, folder, write), control)
+    return claimed
+
+
+def write_or_refuse(folder: Path, write: Callable[[], None]) -> None:
+    """Call `write`, which writes into the run folder; InputError if the system refuses that."""
+    try:
+        write()
+    except OSError as error:
+        raise InputError(f"cannot write to the run folder {str(folder)!r}: {error}") from None
