@@ -53,7 +53,7 @@ class Holdings:
         self.bind_task(0)
 
     def _check(self, kind: str, samples: Raw, numbers: Indices) -> None:
-        """Check samples, which have these numbers in the data set; InputError if they do not fit."""
+        """Check samples with these numbers in the data set; InputError if they do not fit."""
         check_finite(self.scenario, kind, *samples, numbers)
         self.scenario.task.check(self.scenario.experiment.data.spec(), samples[1])
 
