@@ -142,9 +142,9 @@ def main(size: str, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as own:
         folder = Path(comm.bcast(own))
         if comm.rank == 0:
-            from p2psim.simulation import recorder
+            from p2psim.simulation import run_file
 
-            recorder.create_run_file(folder, bound(setup), "bench")
+            run_file.create_run_file(folder, bound(setup), "bench")
         comm.Barrier()
         bare = Bare(comm, hidden, batch, Holdings(setup).train(transport.rank))
         ours = Ours(transport, setup, folder)

@@ -193,7 +193,8 @@ def scale_axes(axes: Axes, logarithmic: bool) -> None:
         return
     axes.set_yscale("log")
     if values.max() < 100 * values.min():  # few decades: plain numbers between the powers of ten
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        few = values.max() < 5 * values.min()  # 1, 2, 5 would label one line, or none
+        axes.yaxis.set_major_locator(LogLocator(subs=range(1, 10) if few else (1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -244,7 +244,8 @@ def read(path: Path) -> Run:
             weights=column(file, "topology/weights"),
             train={name: numbers(file, f"train/{name}") for name in file["train"]},
             eval={name: numbers(file, f"eval/{name}") for name in file["eval"]},
-            better={
+            better={"loss": "lower"}
+            | {
                 name: str(dataset.attrs["better"])
                 for name, dataset in file["eval"].items()
                 if "better" in dataset.attrs

@@ -70,14 +70,20 @@ class Task:
 
     metrics: Mapping[str, Metric] = {}
 
+    def check(self, spec: DataSpec, targets: NDArray[Any]) -> None:
+        """Check targets of training or test samples; InputError where they do not fit the task."""
+
     def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
         """Receive the data set's facts and the targets of this peer's training samples.
 
-        `metrics` must be complete afterwards. InputError where the data do not fit the task.
+        The targets have been checked. `metrics` must be complete afterwards.
         """
 
     def output_shape(self, spec: DataSpec) -> Shape:
-        """Return the shape that the model's outputs must have for one sample."""
+        """Return the shape that the model's outputs must have for one sample.
+
+        InputError where no model of this data set can fit the task.
+        """
         return (spec.outputs,)
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:

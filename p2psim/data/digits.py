@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,14 +9,13 @@ from numpy.typing import NDArray
 
 from p2psim import rng
 from p2psim.base import Count, Data, Indices
-from p2psim.data.files import find_file, open_data_file
+from p2psim.data.files import open_data_file, sklearn_file
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
 # The split belongs to the data set, not to the experiment: runs with different seeds are evaluated
 # on the same test samples.
 SPLIT_SEED = 1797
-CURE = "reinstall it with `pip install --force-reinstall scikit-learn`"
 
 
 @plugin("data", "digits", source="Alpaydin & Kaynak 1998 (UCI), test part, by scikit-learn")
@@ -76,15 +73,8 @@ class Digits(Data):
 
 def read_table() -> NDArray[np.uint8]:
     """Return all samples (1797, 65): 64 pixels row by row, followed by the class."""
-    # Importing scikit-learn would take every peer a second; its folder is found without an import.
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "digits comes with scikit-learn, which is not installed; `pip install scikit-learn`"
-        )
-    home = Path(next(iter(spec.submodule_search_locations)))
-    path = find_file([home / "datasets" / "data" / "digits.csv.gz"], "digits", CURE)
-    with open_data_file(path, CURE) as stream:
+    path, cure = sklearn_file("digits", "digits.csv.gz")
+    with open_data_file(path, cure) as stream:
         table = np.loadtxt(stream, delimiter=",", dtype=np.uint8)
         if table.shape != (1797, 65):
             raise ValueError(f"it holds a table of shape {table.shape} in place of (1797, 65)")

@@ -91,6 +91,10 @@ SETS = {
             "test.csv": "521465c2428ed7f02f8d6db6ffdd4b5447c1c701962353eb2c40d548c3c85699",
         },
     ),
+    "tiny-shakespeare": Source(
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare",
+        {"input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"},
+    ),
 }
 # Data sets without a published checksum are not downloaded, because the download could not be
 # verified. The user gets this advice instead.
@@ -98,6 +102,11 @@ UNCHECKED = {
     "senteval-length": (
         "download https://raw.githubusercontent.com/facebookresearch/SentEval/main/data/probing/"
         "sentence_length.txt yourself, into the folder senteval in P2PSIM_DATA"
+    ),
+    "wikitext-2": (
+        "download train.txt and test.txt yourself from https://raw.githubusercontent.com/pytorch/"
+        "examples/main/word_language_model/data/wikitext-2, into the folder wikitext-2 in "
+        "P2PSIM_DATA"
     ),
 }
 RETRY = "try again, or name another mirror with P2PSIM_MIRROR"  # advice at the end of messages

@@ -6,6 +6,7 @@ data set has its own subfolder with the name of the data set.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import zlib
@@ -61,6 +62,22 @@ class FileSet:
         """
         candidates = (folder / name for folder in self.folders() for name in names)
         return find_file(candidates, self.name, self.cure)
+
+
+def sklearn_file(subject: str, name: str) -> tuple[Path, str]:
+    """Return a data file that scikit-learn installs, and the advice if it is damaged.
+
+    InputError, which begins with the data set `subject`, if the file is missing.
+    """
+    # Importing scikit-learn would take every peer a second; its folder is found without an import.
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"{subject} comes with scikit-learn, which is not installed; `pip install scikit-learn`"
+        )
+    home = Path(next(iter(spec.submodule_search_locations)))
+    cure = "reinstall it with `pip install --force-reinstall scikit-learn`"
+    return find_file([home / "datasets" / "data" / name], subject, cure), cure
 
 
 def fetch_cure(name: str) -> str:

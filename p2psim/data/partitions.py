@@ -33,6 +33,17 @@ class IID(Partition):
         return check_nonempty(slices(rng.permutation(labels.size), size, n), labels.size)
 
 
+@plugin("partition", "contiguous")
+class Contiguous(Partition):
+    """All samples in their order, cut into n runs of equal size; the first peers get one more.
+
+    Each peer of a text holds one passage of it.
+    """
+
+    def split(self, labels: Indices, n: int, rng: np.random.Generator) -> list[Indices]:
+        return check_nonempty(np.array_split(np.arange(labels.size), n), labels.size)
+
+
 @plugin("partition", "skew", source="Aketi, Kodge & Roy 2022")
 class Skew(Partition):
     """A fraction s of every peer's samples is sorted by class, the rest is shuffled.

@@ -113,16 +113,21 @@ def pad_texts(encoded: Iterable[Sequence[int]], length: int) -> NDArray[np.int32
     return np.array(flat, np.int32).reshape(-1, length)
 
 
-class WordVocabulary:
-    """Encoder by the most frequent words of a training file; all other words get id 1.
+def frequent_ids(counts: Counter[str], vocabulary: int) -> dict[str, int]:
+    """Return the ids of the most frequent words, from 2 to at most `vocabulary` - 1.
 
     Ids follow the frequency of the words. Words of equal frequency are in alphabetical order.
     """
+    frequent = sorted(counts, key=lambda word: (-counts[word], word))[: vocabulary - 2]
+    return {word: number for number, word in enumerate(frequent, start=UNKNOWN + 1)}
+
+
+class WordVocabulary:
+    """Encoder by the most frequent words of a training file; all other words get id 1."""
 
     def __init__(self, counts: Counter[str], data: TextData) -> None:
-        frequent = sorted(counts, key=lambda word: (-counts[word], word))[: data.vocabulary - 2]
-        self.ids = {word: number for number, word in enumerate(frequent, start=UNKNOWN + 1)}
-        self.size = len(frequent) + 2
+        self.ids = frequent_ids(counts, data.vocabulary)
+        self.size = len(self.ids) + 2
         self.words = data.words
 
     def encode(self, texts: Iterable[str]) -> Iterator[Sequence[int]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from p2psim.base import Indices
 from p2psim.errors import InputError
 from p2psim.experiment.scenario import Scenario
 
+SMALL = 2**20  # entries of all training samples that are read quickly
 Raw: TypeAlias = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets as the data set has them
 
 
@@ -35,9 +38,24 @@ class Holdings:
     def bind_task(self, rank: int) -> None:
         """Read the samples of a peer, check them, and bind the task to its targets."""
         scenario = self.scenario
-        check_finite(scenario, "training", *self.train(rank))
-        check_finite(scenario, "test", *self.test)
+        self._check("training", self.train(rank), scenario.parts[rank])
+        self._check("test", self.test, np.arange(len(self.test[1])))
         scenario.task.bind(scenario.experiment.data.spec(), self.train(rank)[1])
+
+    def check(self) -> None:
+        """Check the samples before a rank starts: those of peer 0 and, of small data, of all.
+
+        Of larger data, which would take long to read here, each rank checks its own samples.
+        """
+        data, used = self.scenario.experiment.data, np.concatenate(self.scenario.parts)
+        if used.size * math.prod(data.shape) <= SMALL:
+            self._check("training", data.train(used), used)
+        self.bind_task(0)
+
+    def _check(self, kind: str, samples: Raw, numbers: Indices) -> None:
+        """Check samples with these numbers in the data set; InputError if they do not fit."""
+        check_finite(self.scenario, kind, *samples, numbers)
+        self.scenario.task.check(self.scenario.experiment.data.spec(), samples[1])
 
     @cached_property
     def test(self) -> Raw:
@@ -71,13 +89,15 @@ class Holdings:
         self.parts.clear()
 
 
-def check_finite(scenario: Scenario, kind: str, inputs: Any, targets: NDArray[Any]) -> None:
-    """Check that all numbers are finite; InputError otherwise."""
+def check_finite(
+    scenario: Scenario, kind: str, inputs: Any, targets: NDArray[Any], numbers: Indices
+) -> None:
+    """Check that all entries are finite; InputError with the number of a sample otherwise."""
     columns = inputs if isinstance(inputs, dict) else {"inputs": inputs}
     for name, array in {**columns, "targets": targets}.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
             raise InputError(
                 f"data {scenario.experiment.table['data']['name']!r}: {name} of {kind} sample "
-                f"{row} hold NaN or infinity; correct the data"
+                f"{numbers[row]} hold NaN or infinity; correct the data"
             )

@@ -21,7 +21,7 @@ def plan(scenario: Scenario) -> dict[str, str]:
     """What there is to know before the run, by name, in the order to print."""
     experiment, graph = scenario.experiment, scenario.topology
     holdings = Holdings(scenario)
-    holdings.bind_task(0)  # a damaged file shows here
+    holdings.check()  # a damaged file shows here
     few, many = extremes(scenario)
     # These two peers bound what all others send.
     least, rehearsed = rehearse(scenario, few).net, rehearse(scenario, many)

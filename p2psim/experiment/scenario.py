@@ -184,6 +184,9 @@ def split(experiment: Experiment) -> list[Indices]:
         experiment.table["data"]["partition"] = {"name": "iid"}
     stream = rng.generator(head.seed, "partition")
     labels = experiment.data.labels()
+    if section.classes and not experiment.data.classes:
+        name = experiment.table["data"]["name"]
+        raise InputError(f"data.classes: the data set {name!r} has no classes; remove the key")
     used = of_classes(labels, section.classes)
     try:
         parts = partition.split(labels[used], head.peers, stream)
@@ -235,8 +238,9 @@ def check_outputs(experiment: Experiment, task: Task) -> None:
     if shape != needed:
         raise InputError(
             f"model {table['model']['name']!r} gives outputs of shape {shape} for a sample, but "
-            f"the task {table['learning']['task']['name']!r} needs {needed}; choose another model "
-            "or, with learning.task, another task"
+            f"the task {table['learning']['task']['name']!r} needs {needed}; give the model other "
+            "parameters (see `p2psim list model`), choose another model or, with learning.task, "
+            "another task"
         )
 
 

@@ -154,7 +154,7 @@ def check(request: Request) -> Size:
     else:
         run_folder.check_folder(request.folder, request.force)
     run_folder.check_writable(request.folder)
-    Holdings(checked).bind_task(0)  # a damaged file shows here
+    Holdings(checked).check()  # a damaged file shows here
     if "warning" in (diagnostics := plan.diagnose(checked)):
         prefix = f"{request.label}: " if request.label else ""
         click.echo(f"p2psim: warning: {prefix}{diagnostics['warning']}", err=True)

@@ -23,13 +23,15 @@ class Binary(Task):
     curve.
     """
 
-    def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
+    def check(self, spec: DataSpec, targets: NDArray[Any]) -> None:
         if spec.classes != 2 or spec.outputs != 1:
             raise InputError(
                 f"learning.task: 'binary' needs two classes and one output, the data set has "
                 f"{spec.classes} and {spec.outputs}; choose 'classification' or 'regression'"
             )
-        check_labels(own, spec.classes)
+        check_labels(targets, spec.classes)
+
+    def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
         self.metrics = {**class_metrics(spec.classes, own), "auc": AUC()}
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -22,11 +22,13 @@ class Classification(Task):
     on the others, and by class.
     """
 
+    def check(self, spec: DataSpec, targets: NDArray[Any]) -> None:
+        check_labels(targets, spec.classes)
+
     def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
-        check_labels(own, spec.classes)
         self.metrics = class_metrics(spec.classes, own)
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.cross_entropy(outputs, batch.targets)
+        return functional.cross_entropy(outputs, batch.targets.long())

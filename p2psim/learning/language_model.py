@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from p2psim.base import Batch, DataSpec, Shape, Task
 from p2psim.errors import InputError
-from p2psim.learning.metrics import SumMetric
+from p2psim.learning.metrics import SumMetric, check_labels
 from p2psim.registry import plugin
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ class LanguageModel(Task):
     y_bt is the token after position t. Metric: perplexity = exp(loss) over all test tokens.
     """
 
+    def check(self, spec: DataSpec, targets: NDArray[Any]) -> None:
+        if not spec.vocabulary or targets.ndim != 2:
+            raise unfit()
+        check_labels(targets, spec.outputs)
+
     def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
-        if not spec.vocabulary or (own.size and own.ndim != 2):
-            raise InputError(
-                "learning.task: 'language-model' needs a data set of token ids with a target for "
-                "each token, such as 'text'; choose that, or another task"
-            )
         self.metrics = {
             "perplexity": SumMetric(
                 2,
@@ -40,18 +40,27 @@ class LanguageModel(Task):
         }
 
     def output_shape(self, spec: DataSpec) -> Shape:
-        assert isinstance(spec.inputs, tuple)
+        if not spec.vocabulary or not isinstance(spec.inputs, tuple):
+            raise unfit()
         return (*spec.inputs, spec.outputs)
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.cross_entropy(outputs.flatten(0, 1), batch.targets.flatten())
+        return functional.cross_entropy(outputs.flatten(0, 1), batch.targets.flatten().long())
+
+
+def unfit() -> InputError:
+    """Return the error for data that have no next token to predict."""
+    return InputError(
+        "learning.task: 'language-model' needs a data set of token ids with a target for each "
+        "token, such as 'text'; choose that, or another task"
+    )
 
 
 def likelihood(outputs: torch.Tensor, batch: Batch) -> list[float]:
     """Return the sum of the tokens' negative log-likelihoods, and the number of tokens."""
     from torch.nn import functional
 
-    logits, targets = outputs.flatten(0, 1).double(), batch.targets.flatten()
+    logits, targets = outputs.flatten(0, 1).double(), batch.targets.flatten().long()
     return [functional.cross_entropy(logits, targets, reduction="sum").item(), targets.numel()]

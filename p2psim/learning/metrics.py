@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psim.base import Batch, Metric, Shape
+from p2psim.base import Batch, DataSpec, Metric, Shape
 from p2psim.errors import InputError
 
 if TYPE_CHECKING:
@@ -138,17 +138,33 @@ def class_metrics(classes: int, own: NDArray[Any]) -> dict[str, Metric]:
 
 
 def check_labels(labels: NDArray[Any], classes: int) -> None:
-    """Check that labels are whole numbers from 0 to classes - 1; InputError otherwise."""
+    """Check that labels are integers from 0 to classes - 1; InputError otherwise."""
     if classes < 1:
         raise InputError(
-            "learning.task: the data set has no classes; choose the task 'regression', or another "
-            "data set"
+            "learning.task: the data set has no classes; remove the key, which leaves the data "
+            "set's own task, or choose another data set"
         )
-    wrong = labels[(labels < 0) | (labels >= classes) | (labels != np.floor(labels))]
+    if labels.dtype.kind not in "iu":
+        raise InputError(
+            f"data: labels are of type {labels.dtype}, but the {classes} classes are the integers "
+            f"0 to {classes - 1}; convert the labels"
+        )
+    wrong = labels[(labels < 0) | (labels >= classes)]
     if wrong.size:
         raise InputError(
             f"data: a label is {wrong[0]}, but labels are the numbers of the {classes} classes, "
             f"0 to {classes - 1}; correct the data"
+        )
+
+
+def check_real_targets(task: str, targets: NDArray[Any], spec: DataSpec) -> None:
+    """Check that targets are as many numbers as the model gives; InputError otherwise."""
+    entries = targets[0].size if len(targets) else spec.outputs
+    if spec.classes or entries != spec.outputs:
+        raise InputError(
+            f"learning.task: {task!r} needs targets of {spec.outputs} numbers without classes, "
+            f"the data set has {entries} numbers and {spec.classes} classes; remove the key, "
+            "which leaves the data set's own task, or choose another data set"
         )
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from p2psim.base import Batch, DataSpec, Task
-from p2psim.errors import InputError
-from p2psim.learning.metrics import SumMetric, half_squared
+from p2psim.learning.metrics import SumMetric, check_real_targets, half_squared
 from p2psim.registry import plugin
 
 if TYPE_CHECKING:
@@ -22,14 +21,10 @@ class Regression(Task):
     Metrics: root mean squared error (primary), and R^2 = 1 - sum (z - y)^2 / sum (y - mean y)^2.
     """
 
+    def check(self, spec: DataSpec, targets: NDArray[Any]) -> None:
+        check_real_targets("regression", targets, spec)
+
     def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
-        entries = own[0].size if own.size else 1
-        if spec.classes or entries != spec.outputs:
-            raise InputError(
-                f"learning.task: 'regression' needs targets of {spec.outputs} numbers without "
-                f"classes, the data set has {entries} numbers and {spec.classes} classes; choose "
-                "another task"
-            )
         self.metrics = {
             "rmse": SumMetric(
                 4,

@@ -112,7 +112,8 @@ def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
             dataset = file.create_virtual_dataset(path, joint, fillvalue=fill_value(kind))
             dataset.attrs.update(unit=unit, meaning=meaning)
         for name, metric in scenario.task.metrics.items():
-            file[f"eval/{name}"].attrs["better"] = metric.better
+            for column in {name, f"mean_model_{name}"} & file["eval"].keys():
+                file[f"eval/{column}"].attrs["better"] = metric.better
         name_dimensions(file)
         for rank in range(n if scenario.scheduled else 0):
             file[f"schedule/{rank:05d}"] = h5py.ExternalLink(schedule_file(rank), "schedule")

@@ -50,9 +50,9 @@ def torch() -> Iterator[Finding]:
 def data_sets() -> Iterator[Finding]:
     """Report the installed data sets; the one of the experiment is checked with the experiment."""
     from p2psim import registry
-    from p2psim.data import ag_news, fetch, files, imagenette, libsvm, senteval_length
+    from p2psim.data import ag_news, fetch, files, imagenette, libsvm, senteval_length, text_file
 
-    opened = ("digits", "mnist", "cifar10")
+    opened = ("digits", "diabetes", "mnist", "cifar10")
     probes: dict[str, Callable[[], object]] = {
         name: partial(registry.names("data")[name]().open, "") for name in opened
     }
@@ -61,6 +61,9 @@ def data_sets() -> Iterator[Finding]:
         "imagenette": imagenette.find_root,
         "senteval-length": partial(senteval_length.FILES.find, senteval_length.NAME),
         "ag-news": partial(ag_news.FILES.find, ag_news.TRAIN),
+    }
+    probes |= {
+        name: partial(text_file.find, name, text, Path()) for name, text in text_file.TEXTS.items()
     }
     installed = [name for name, probe in probes.items() if is_found(probe)]
     tables = [name for name in libsvm.FEATURES if is_found(partial(libsvm.find, name, Path()))]
@@ -98,7 +101,7 @@ def load_experiment(
             return
         request = runner.requests(experiment, settings, out, force=True)[0]
         scenario = request.scenario()
-        Holdings(scenario).bind_task(0)  # a damaged file shows here
+        Holdings(scenario).check()  # a damaged file shows here
         examinations.append(Examination(request.folder, scenario.peers, scenario))
         text = (
             f"{scenario.peers} peers, {scenario.parameters:,} parameters, {scenario.rounds} rounds"

@@ -301,7 +301,16 @@ def test_a_wrong_md5_leaves_nothing(
 def test_what_has_no_checksum_is_not_fetched(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no published checksum.*sentence_length.txt.*senteval"):
         fetch("senteval-length", tmp_path)
+    with pytest.raises(InputError, match=r"no published checksum.*train.txt and test.txt.*wikitex"):
+        fetch("wikitext-2", tmp_path)
     assert left(tmp_path) == []
+
+
+def test_published_shakespeare_is_recognized() -> None:
+    if not REAL or not (Path(REAL) / "tinyshakespeare").is_dir():
+        pytest.skip("P2PSIM_DATA has no folder tinyshakespeare")
+    published = Path(REAL) / "tinyshakespeare" / "input.txt"
+    assert has_checksum(published, SETS["tiny-shakespeare"].files["input.txt"])
 
 
 def test_published_ag_news_is_recognized(monkeypatch: pytest.MonkeyPatch) -> None:

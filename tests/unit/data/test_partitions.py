@@ -25,6 +25,7 @@ def split(name: str, labels: Indices, n: int, seed: int = 1, **params: Any) -> l
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("iid", {}),
+    ("contiguous", {}),
     ("skew", {"s": 0.0}),
     ("skew", {"s": 0.37}),
     ("skew", {"s": 1.0}),
@@ -64,6 +65,16 @@ def test_another_seed_gives_another_split(name: str) -> None:
 
 def test_iid_drops_the_remainder() -> None:
     assert [part.size for part in split("iid", DIGITS, 8)] == [179] * 8
+
+
+@pytest.mark.parametrize("n", [1, 4, 7, 1437])
+def test_contiguous_parts_are_all_samples_in_order(n: int) -> None:
+    parts = split("contiguous", DIGITS, n)
+    assert np.concatenate(parts).tolist() == list(range(1437))
+    sizes = [part.size for part in parts]
+    assert sizes == [1437 // n + 1] * (1437 % n) + [1437 // n] * (n - 1437 % n)
+    with pytest.raises(InputError, match="gets none of the 1437 samples"):
+        split("contiguous", DIGITS, 1438)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Digits, LIBSVM, quadratic: real files where $P2PSIM_DATA has them, small ones everywhere."""
+"""Tables of numbers: real files where $P2PSIM_DATA has them, small ones everywhere."""
 
 from __future__ import annotations
 
@@ -70,6 +70,43 @@ def test_digits_unit_scaling_and_other_split() -> None:
     assert (data.labels().size, data.scale, data.shift) == (1400, 1 / 16, 0.0)
     with pytest.raises(InputError, match="at most 1796"):
         open_data("digits", test_samples=1797)
+
+
+# Diabetes
+
+
+def test_diabetes_is_standardized_by_the_training_part() -> None:
+    from sklearn.datasets import load_diabetes
+
+    data = open_data("diabetes")
+    assert (data.shape, data.outputs, data.classes, data.task) == ((10,), 1, 0, "regression")
+    inputs, targets = data.train(np.arange(354))
+    tests, rest = data.test()
+    assert (inputs.shape, tests.shape, rest.shape) == ((354, 10), (88, 10), (88,))
+    train = np.column_stack([inputs, targets])
+    assert np.abs(train.mean(axis=0)).max() < 1e-12
+    assert np.abs(train.std(axis=0) - 1).max() < 1e-12
+    # In every column, the published numbers are the same up to a scale and a shift.
+    published = load_diabetes(scaled=False)
+    table = np.column_stack([published.data, published.target])
+    every = np.concatenate([train, np.column_stack([tests, rest])])
+    for ours, theirs in zip(np.sort(every, axis=0).T, np.sort(table, axis=0).T, strict=True):
+        assert abs(np.corrcoef(ours, theirs)[0, 1] - 1) < 1e-12
+    again = open_data("diabetes")
+    assert np.array_equal(again.test()[0], tests)
+
+
+def test_diabetes_split_is_pinned_and_labels_are_quarters() -> None:
+    data = open_data("diabetes")
+    labels, (_, targets) = data.labels(), data.train(np.arange(354))
+    assert labels[:12].tolist() == [1, 0, 3, 1, 3, 3, 1, 3, 3, 3, 1, 0]
+    # Patients with the same target are in the same quarter.
+    assert np.bincount(labels).tolist() == [91, 86, 88, 89]
+    ranks = np.argsort(np.argsort(targets, kind="stable"))
+    assert np.abs(labels - ranks * 4 / 354).max() < 1.1
+    assert all(targets[labels < k].max() < targets[labels >= k].min() for k in (1, 2, 3))
+    with pytest.raises(InputError, match=r"test_samples = 441: diabetes has 442.*at most 440"):
+        open_data("diabetes", test_samples=441)
 
 
 # LIBSVM

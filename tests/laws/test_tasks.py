@@ -1,0 +1,222 @@
+"""What holds for every task: its metrics add up, and run.h5 holds what its formulas say."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn import metrics as sklearn_metrics
+from torch.nn.utils import vector_to_parameters
+
+from p2psim import registry
+from p2psim.base import Metric
+from p2psim.experiment import scenario
+from p2psim.experiment.holdings import Holdings
+from p2psim.experiment.sweep import assign
+from p2psim.simulation.minibatches import Samples
+from tests.laws.test_resume import assert_same
+from tests.support.runs import Table, new_folder, quadratic_table, quadratics, run_threads_in
+
+Numbers = NDArray[Any]
+ROUNDS = 12
+TABLE: Table = {
+    "name": "tasks",
+    "seed": 5,
+    "peers": 4,
+    "rounds": ROUNDS,
+    "learning": {"optimizer": {"name": "adam", "lr": 0.01}},
+    "algorithm": {"name": "d-psgd"},
+    "topology": {"name": "ring"},
+    "eval": {"every": 3},
+}
+
+
+def classification(folder: Path) -> Table:
+    partition = {"name": "skew", "s": 0.9}
+    data = {"name": "digits", "batch_size": 32, "partition": partition}
+    return {**TABLE, "data": data, "model": {"name": "mlp", "hidden": [8], "dtype": "float64"}}
+
+
+def binary(folder: Path) -> Table:
+    """Return a problem with few different rows: many test samples have equal scores."""
+    random = np.random.default_rng(2)
+    rows = [f"{y:+d} {random.integers(1, 6)}:1 9:{y + random.normal():.1f}" for y in (1, -1) * 90]
+    (folder / "rows.txt").write_text("\n".join(rows))
+    data = {"name": "libsvm", "file": "rows.txt", "batch_size": 16}
+    return {**TABLE, "data": data, "model": {"name": "linear", "dtype": "float64"}}
+
+
+def regression(folder: Path) -> Table:
+    data = {"name": "diabetes", "batch_size": 16}
+    return {**TABLE, "data": data, "model": {"name": "linear", "dtype": "float64"}}
+
+
+def least_squares(folder: Path) -> Table:
+    table = quadratic_table(quadratics(4), folder, "d-psgd", rounds=ROUNDS)
+    return {**table, "eval": TABLE["eval"]}
+
+
+def language_model(folder: Path) -> Table:
+    words = np.random.default_rng(3).choice(["to be", "or not", "that is", "the question"], 400)
+    (folder / "my.txt").write_text(", ".join(words))
+    data = {"name": "text", "file": "my.txt", "length": 12, "batch_size": 8}
+    small = {"causal": True, "width": 8, "heads": 2, "blocks": 1, "ff": 8, "dtype": "float64"}
+    partition = {"partition": "contiguous"}
+    return {**TABLE, "data": data | partition, "model": {"name": "transformer", **small}}
+
+
+CASES: dict[str, Callable[[Path], Table]] = {
+    "classification": classification,
+    "binary": binary,
+    "regression": regression,
+    "least-squares": least_squares,
+    "language-model": language_model,
+}
+
+
+def hits(outputs: Numbers, targets: Numbers) -> Numbers:
+    """Return which samples a model gets right; one logit stands for the classes 0 and 1."""
+    one = outputs.shape[1] == 1
+    predicted = outputs[:, 0] > 0 if one else outputs.argmax(axis=1)
+    return np.equal(predicted, targets)
+
+
+def mean_hits(outputs: Numbers, targets: Numbers, used: Numbers) -> float:
+    return float(hits(outputs, targets)[used].mean()) if used.any() else float("nan")
+
+
+def perplexity(outputs: Numbers, targets: Numbers) -> float:
+    shifted = outputs - outputs.max(axis=2, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
+    return float(np.exp(-np.take_along_axis(logs, targets[..., None], axis=2).mean()))
+
+
+# Metric -> its formula of outputs, targets and the targets of the peer's own training samples.
+FORMULAS: dict[str, Callable[[Numbers, Numbers, Numbers], Any]] = {
+    "accuracy": lambda z, y, own: hits(z, y).mean(),
+    "seen_accuracy": lambda z, y, own: mean_hits(z, y, np.isin(y, own)),
+    "unseen_accuracy": lambda z, y, own: mean_hits(z, y, ~np.isin(y, own)),
+    "class_accuracy": lambda z, y, own: [mean_hits(z, y, y == c) for c in range(y.max() + 1)],
+    "auc": lambda z, y, own: sklearn_metrics.roc_auc_score(y, z[:, 0]),
+    "rmse": lambda z, y, own: sklearn_metrics.mean_squared_error(y, z[:, 0]) ** 0.5,
+    "r2": lambda z, y, own: sklearn_metrics.r2_score(y, z[:, 0]),
+    "perplexity": lambda z, y, own: perplexity(z, y),
+}
+
+
+class Prepared:
+    """An experiment whose models are evaluated outside of a run, with torch in one process."""
+
+    def __init__(self, name: str, folder: Path, table: Table | None = None) -> None:
+        self.folder, self.table = folder, table or CASES[name](folder)
+        self.scenario = scenario.load(assign(self.table, ()), folder)
+        data = self.scenario.experiment.data
+        self.dtype = getattr(torch, self.scenario.experiment.model_section.dtype)
+        self.module = self.scenario.experiment.model.build(data.shape, data.outputs).to(self.dtype)
+        self.module.eval()
+        self.test = Samples(data, data.test(), self.dtype, "cpu")
+
+    def metrics(self, rank: int = 0) -> dict[str, Metric]:
+        """Return the metrics of a peer."""
+        Holdings(self.scenario).bind_task(rank)
+        return dict(self.scenario.task.metrics)
+
+    def own(self, rank: int) -> Numbers:
+        """Return the targets of a peer's training samples."""
+        return self.scenario.experiment.data.train(self.scenario.parts[rank])[1]
+
+    def outputs(self, x: Numbers | None = None) -> torch.Tensor:
+        """Return the outputs of the model x, by default of a random one, for all test samples."""
+        if x is not None:
+            vector_to_parameters(torch.from_numpy(x).to(self.dtype), self.module.parameters())
+        with torch.no_grad():
+            outputs: torch.Tensor = self.module(self.test.values(slice(None)).inputs)
+        return outputs
+
+    def run(self) -> Path:
+        """Run the experiment with all peers as threads; return the run folder."""
+        place = new_folder(self.folder)
+        run_threads_in(self.table, self.folder, place)
+        return place
+
+
+def assert_close(value: Any, expected: Any) -> None:
+    np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_every_task_and_metric_has_a_case(tmp_path: Path) -> None:
+    assert set(CASES) == set(registry.names("task"))
+    names = {metric for name in CASES for metric in Prepared(name, tmp_path).metrics()}
+    assert names == set(FORMULAS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sums_add_up_over_batches_and_over_peers(name: str, tmp_path: Path) -> None:
+    prepared, random = Prepared(name, tmp_path), np.random.default_rng(11)
+    outputs, total = prepared.outputs(), len(prepared.test)
+    targets = prepared.test.targets.numpy()
+    for key, metric in prepared.metrics().items():
+        expected = FORMULAS[key](outputs.numpy(), targets, prepared.own(0))
+        for pieces in (1, 2, 7, total):
+            cuts = np.sort(random.choice(np.arange(1, total), pieces - 1, replace=False))
+            bounds = [0, *cuts.tolist(), total]
+            slices = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+            one, each = metric.zero(total), []
+            for part in random.permutation(np.arange(pieces)):
+                batch, own = prepared.test.values(slices[part]), metric.zero(total)
+                metric.add(one, outputs[slices[part]], batch)
+                metric.add(own, outputs[slices[part]], batch)
+                each.append(own)
+            assert_close(metric.result(one), expected)
+            assert_close(metric.result(np.sum(each, axis=0)), expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_file_holds_what_the_final_models_give(name: str, tmp_path: Path) -> None:
+    prepared = Prepared(name, tmp_path)
+    place, targets = prepared.run(), prepared.test.targets.numpy()
+    metrics = prepared.metrics()
+    with h5py.File(place / "run.h5", locking=False) as file:
+        x, attributes = file["final/x"][:], dict(file.attrs)
+        columns = {key: rows for key, rows in file["eval"].items() if not rows.is_scale}
+        table = {key: rows[:, -1] for key, rows in columns.items()}
+        better = {key: rows.attrs.get("better") for key, rows in columns.items()}
+    primary = next(iter(metrics), "loss")
+    assert attributes["primary"] == primary
+    assert list(attributes["metrics"]) == list(metrics)
+    mean_of = [f"mean_model_{key}" for key in list(metrics)[:1]]
+    always = {"round", "phase", "time", "loss", "consensus_distance"}
+    assert set(table) == {*always, *metrics, *mean_of}
+    for key, metric in metrics.items():
+        assert better[key] == metric.better
+        for rank in range(4):
+            outputs = prepared.outputs(x[rank]).numpy()
+            assert_close(table[key][rank], FORMULAS[key](outputs, targets, prepared.own(rank)))
+    for key in mean_of:
+        assert better[key] == metrics[primary].better
+        outputs = prepared.outputs(x.mean(axis=0)).numpy()
+        assert_close(table[key], FORMULAS[primary](outputs, targets, prepared.own(0)))
+    batch = prepared.test.values(slice(None))
+    for rank in range(4):
+        loss = prepared.scenario.task.loss(prepared.outputs(x[rank]), batch)
+        assert_close(table["loss"][rank], loss.item())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    assert_same(CASES[name](tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_learning_improves_what_the_task_measures(name: str, tmp_path: Path) -> None:
+    with h5py.File(Prepared(name, tmp_path).run() / "run.h5", locking=False) as file:
+        values = file["eval"][file.attrs["primary"]][:].mean(axis=0)
+        better = file["eval"][file.attrs["primary"]].attrs.get("better", "lower")
+    assert values[-1] > values[0] if better == "higher" else values[-1] < values[0]
