@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def test_the_listed_defaults_are_those_of_the_code() -> None:
     )
     del table["sweep"]
     minimal = {"peers": 2, "rounds": 1, "data": "digits", "model": "linear", "topology": "ring"}
-    resolved = scenario.load({"name": "x", "algorithm": "d-psgd", **minimal}, Path()).experiment.table
+    resolved = scenario.load(
+        {"name": "x", "algorithm": "d-psgd", **minimal}, Path()
+    ).experiment.table
     for section, entries in table.items():
         for key, value in entries.items() if isinstance(entries, dict) else ():
             default = resolved[section][key]
@@ -83,7 +86,10 @@ def test_the_experiments_can_be_planned(change: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [*KINDS, "topology", "topology.weights"])
 def test_the_table_names_every_plug_in(kind: str) -> None:
-    tables = {"topology": topology.available(), "topology.weights": mixing.RULES}
+    tables: dict[str, Collection[str]] = {
+        "topology": topology.available(),
+        "topology.weights": mixing.RULES,
+    }
     names = tables[kind] if kind in tables else registry.names(kind)
     row = "optimizer" if kind == "schedule" else kind
     (line,) = re.findall(rf"^\| `{re.escape(row)}`.*$", TEXT, re.MULTILINE)
