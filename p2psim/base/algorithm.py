@@ -90,7 +90,7 @@ class Algorithm:
 
     @property
     def time_dependent(self) -> bool:
-        """Whether the order of events depends on virtual time."""
+        """True if the order of events depends on virtual time."""
         return False
 
     def advice(self, properties: Collection[str]) -> str:

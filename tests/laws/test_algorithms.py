@@ -26,6 +26,7 @@ from tests.support.runs import (
     quadratics,
     run_quadratic,
 )
+from tests.support.thorough import cover
 
 ROUNDS = 100
 MATCHINGS = """
@@ -316,7 +317,10 @@ def test_every_algorithm_has_an_oracle(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize(("form", "number", "graph"), runs())
+@pytest.mark.parametrize(
+    ("form", "number", "graph"),
+    cover(runs(), lambda form, number, _: (form, number), lambda form, _, graph: (form, graph)),
+)
 def test_agrees_with_the_oracle_in_float64(
     form: str, number: int, graph: str, tmp_path: Path
 ) -> None:
@@ -326,11 +330,15 @@ def test_agrees_with_the_oracle_in_float64(
 
 @pytest.mark.parametrize(
     ("form", "number", "graph"),
-    [
-        (form, number, graph)
-        for form, number, graph in runs()
-        if graph in ("ring", "unbalanced-push") and not (CASES[form][number].timed and number)
-    ],
+    cover(
+        (
+            (form, number, graph)
+            for form, number, graph in runs()
+            if graph in ("ring", "unbalanced-push") and not (CASES[form][number].timed and number)
+        ),
+        lambda form, _, graph: (form, graph),
+        lambda form, number, _: (form, str(CASES[form][number].compressor)),
+    ),
 )
 def test_agrees_with_the_oracle_in_float32(
     form: str, number: int, graph: str, tmp_path: Path

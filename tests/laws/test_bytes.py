@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from p2psim import registry
 from tests.support.runs import Run, Table, quadratic_table, quadratics, run_in_threads
+from tests.support.thorough import cover
 
 HEADER = 24
 ROUNDS = 3
@@ -110,12 +112,11 @@ def test_every_compressor_has_a_formula() -> None:
     assert package == {table["name"] for table, _ in CODECS}, "add it to CODECS"
 
 
-@pytest.mark.parametrize("dtype", SIZES)
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("codec", "formula"), CODECS, ids=IDS)
-def test_compressed_bytes(
-    codec: Table, formula: Formula, model: str, dtype: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("number", "model", "dtype"), cover(itertools.product(range(len(CODECS)), MODELS, SIZES))
+)
+def test_compressed_bytes(number: int, model: str, dtype: str, tmp_path: Path) -> None:
+    codec, formula = CODECS[number]
     method = "choco-sgd" if dtype == "float32" else "deep-squeeze"
     algorithm = {"name": method, "gamma": 0.01, "compressor": codec}
     run = run_in_threads(digits(model, algorithm, dtype), tmp_path)
@@ -143,12 +144,14 @@ def test_stale_choco_counts_a_message_as_received_when_it_is_used(tmp_path: Path
     check(run, sent, sent - 2, payload)
 
 
-@pytest.mark.parametrize("dtype", SIZES)
-@pytest.mark.parametrize(("codec", "formula"), CODECS, ids=IDS)
-@pytest.mark.parametrize("name", ["choco-sgd", "deep-squeeze"])
+@pytest.mark.parametrize(
+    ("name", "number", "dtype"),
+    cover(itertools.product(["choco-sgd", "deep-squeeze"], range(len(CODECS)), SIZES)),
+)
 def test_a_push_sum_weight_is_one_number_more(
-    name: str, codec: Table, formula: Formula, dtype: str, tmp_path: Path
+    name: str, number: int, dtype: str, tmp_path: Path
 ) -> None:
+    codec, formula = CODECS[number]
     algorithm = {"name": name, "gamma": 0.01, "compressor": codec, "push_sum": True}
     table = {**digits("mlp", algorithm, dtype), "topology": {"name": "directed-ring"}}
     run = run_in_threads(table, tmp_path)

@@ -16,9 +16,12 @@ from p2psim.errors import PeerError
 from p2psim.simulation import checkpoint
 from tests.laws.test_resume import stopped
 from tests.support.runs import run_in_threads, run_threads_in
+from tests.support.thorough import cover
 
 
-@pytest.mark.parametrize("part", range(20))
+@pytest.mark.parametrize(
+    "part", cover(((part,) for part in range(20)), lambda part: part % 4, lambda part: part // 5)
+)
 def test_a_truncated_checkpoint_is_not_used(
     part: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from p2psim.errors import PeerError
 from tests.support import reference
 from tests.support.reference import Matrix
 from tests.support.runs import Table, difference, gossip, quadratics, run_quadratic
+from tests.support.thorough import cover
 from tests.support.traffic_log import run_logged
 
 MOMENTUM: Table = {"momentum": 0.8, "weight_decay": 0.01}
@@ -51,6 +53,7 @@ def squeeze(**parameters: Any) -> Table:
 
 CTA: Table = {"name": "d-psgd", "order": "cta"}
 FORMS = [choco(), choco(variant="stale"), squeeze(), choco(**PUSH), squeeze(**PUSH)]
+BY_LABEL = {label(form): form for form in FORMS}
 
 
 def sgd(gradient: Callable[[Matrix], Matrix], x: Matrix, steps: int) -> Matrix:
@@ -106,13 +109,14 @@ def test_i4_choco_fresh_identity_is_atc_with_w_gamma(tmp_path: Path) -> None:
     assert difference(one.x, other.x) <= 1e-12
 
 
-@pytest.mark.parametrize("compressor", of_the_package("compressor"))
-@pytest.mark.parametrize("method", FORMS, ids=label)
-def test_i5_gossip_preserves_the_sum(method: Table, compressor: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "compressor"), cover(itertools.product(BY_LABEL, of_the_package("compressor")))
+)
+def test_i5_gossip_preserves_the_sum(form: str, compressor: str, tmp_path: Path) -> None:
     assert compressor in COMPRESSORS, f"add compressor {compressor!r} to COMPRESSORS"
     problem = gossip(6)
     algorithm = {
-        **method,
+        **BY_LABEL[form],
         "gamma": 0.1,
         "compressor": {"name": compressor, **COMPRESSORS[compressor]},
     }
@@ -292,15 +296,17 @@ def test_i23_one_peer_alone_is_plain_sgd(name: str, tmp_path: Path) -> None:
     assert difference(x[0], wanted) <= 1e-12
 
 
-@pytest.mark.parametrize("compressor", of_the_package("compressor"))
-@pytest.mark.parametrize("method", FORMS, ids=label)
+@pytest.mark.parametrize(
+    ("form", "compressor"), cover(itertools.product(BY_LABEL, of_the_package("compressor")))
+)
 def test_i23_one_peer_alone_is_plain_sgd_whatever_is_compressed(
-    method: Table, compressor: str, tmp_path: Path
+    form: str, compressor: str, tmp_path: Path
 ) -> None:
     problem = quadratics(1)
     a, b = problem.A[0], problem.b[0]
     wanted = sgd(lambda x: a.T @ (a @ x - b) / len(b), problem.x0[0], 40)
-    algorithm = {**method, "compressor": {"name": compressor, **COMPRESSORS[compressor]}}
+    choice = {"name": compressor, **COMPRESSORS[compressor]}
+    algorithm = {**BY_LABEL[form], "compressor": choice}
     x = run_quadratic(problem, tmp_path, algorithm, rounds=40, optimizer=MOMENTUM).x
     assert difference(x[0], wanted) <= 1e-12
 

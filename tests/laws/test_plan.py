@@ -1,5 +1,6 @@
 """What `plan` says beforehand is what a run does: traffic of every algorithm, spectral gaps."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from p2psim.network.buffers import HEADER
 from p2psim.network.transfer import PeerNeighborhood
 from p2psim.simulation import simulation
 from tests.support.runs import Table, run_in_threads
+from tests.support.thorough import cover
 
 PEERS = 5
 UNDIRECTED: Table = {"name": "star"}
@@ -89,8 +91,9 @@ def test_the_rehearsal_sends_what_a_run_sends(name: str, tmp_path: Path) -> None
         assert run.train["messages_sent"][rank, -1] == net.messages_sent * (1 + before)
 
 
-@pytest.mark.parametrize("window", [neighborhood.WINDOW, 1])
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize(
+    ("name", "window"), cover(itertools.product(sorted(CASES), [neighborhood.WINDOW, 1]))
+)
 def test_the_rehearsal_knows_what_a_run_receives_into(
     name: str, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

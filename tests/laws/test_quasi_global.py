@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.support.runs import (
     run_in_threads,
     run_quadratic,
 )
+from tests.support.thorough import cover
 
 ROUNDS = 40
 LR, WD, BETA, MU = 0.05, 0.01, 0.8, 0.7
@@ -80,9 +82,14 @@ CASES: dict[str, tuple[Table | str, Table | str, Callable[[], Gossip]]] = {
 }
 
 
-@pytest.mark.parametrize("nesterov", [False, True], ids=["heavy", "nesterov"])
-@pytest.mark.parametrize("T", [1, 3])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "T", "nesterov"),
+    cover(
+        itertools.product(CASES, [1, 3], [False, True]),
+        lambda name, _, nesterov: (name, nesterov),
+        lambda _, T, nesterov: (T, nesterov),
+    ),
+)
 def test_every_gossip_as_published(name: str, T: int, nesterov: bool, tmp_path: Path) -> None:
     algorithm, topology, mix = CASES[name]
     problem = quadratics(6, same_start=name == "all-reduce")

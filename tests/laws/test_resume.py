@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from p2psim.simulation import checkpoint
 from tests.laws.test_algorithms import CASES, GRAPHS, fits, named
 from tests.laws.test_compressors import ALL as COMPRESSORS
 from tests.support.runs import Table, new_folder, run_in_threads, run_threads_in
+from tests.support.thorough import cover
 
 ROUNDS = 14
 # Everything that draws random numbers: split, start, minibatches, compressor, time.
@@ -128,7 +130,14 @@ def assert_same(table: Table, folder: Path) -> None:
     assert [name for name in here if here[name] != there[name]] == []
 
 
-@pytest.mark.parametrize(("form", "number"), FORMS)
+@pytest.mark.parametrize(
+    ("form", "number"),
+    cover(
+        FORMS,
+        lambda form, _: form,
+        lambda form, number: (named(form), str(CASES[form][number].options)),
+    ),
+)
 def test_every_algorithm(form: str, number: int, tmp_path: Path) -> None:
     case = CASES[form][number]
     graph = next(g for g in ("ring", "unbalanced-push") if fits(form, g))
@@ -143,9 +152,12 @@ def test_every_algorithm(form: str, number: int, tmp_path: Path) -> None:
     assert_same(table, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "case"), COMPRESSORS, ids=str)
-@pytest.mark.parametrize("variant", ["fresh", "stale"])
-def test_every_compressor(variant: str, name: str, case: Table, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variant", "number"),
+    cover(itertools.product(["fresh", "stale"], range(len(COMPRESSORS)))),
+)
+def test_every_compressor(variant: str, number: int, tmp_path: Path) -> None:
+    name, case = COMPRESSORS[number]
     choco = {"name": "choco-sgd", "gamma": 0.1, "variant": variant}
     assert_same({**TABLE, "algorithm": {**choco, "compressor": {"name": name, **case}}}, tmp_path)
 

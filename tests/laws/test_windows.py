@@ -18,6 +18,7 @@ from p2psim.network.topology import Topology
 from p2psim.network.transfer import PeerNeighborhood
 from p2psim.network.transport import Alarm, Transport
 from tests.support.runs import Table, quadratic_table, quadratics, run_in_threads
+from tests.support.thorough import cover
 
 PEERS, D = 7, 24
 LARGE = 1000  # entries: more bytes than all headers
@@ -77,8 +78,14 @@ def full(peers: int) -> Topology:
     )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("name", "topology"), CASES)
+@pytest.mark.parametrize(
+    ("name", "topology", "dtype"),
+    cover(
+        ((*case, dtype) for case in CASES for dtype in ("float32", "float64")),
+        lambda name, topology, _: (name, topology),
+        lambda name, _, dtype: (name, dtype),
+    ),
+)
 def test_groups_change_no_bit_no_count_and_no_time(
     name: str,
     topology: str,
