@@ -370,6 +370,16 @@ def set_status(folder: Path, status: str) -> None:
             file.attrs["status"] = status
 
 
+def release(folder: Path) -> None:
+    """Remove the process number from all peers' files, once a process that lives on has run them.
+
+    Otherwise its number would say as long as it lives that the peers are running.
+    """
+    for path in folder.glob("peers/peer-*.h5"):
+        with h5py.File(path, "r+", locking=False) as file:
+            file.attrs.pop("pid", None)
+
+
 def set_failure(folder: Path, rank: int, text: str) -> None:
     """Leave the reason of a failure in the peer's own file and the status in `run.h5`."""
     path = folder / peer_file(rank)
