@@ -2,14 +2,29 @@
 
     from p2psim import api
 
-    run = api.run("choco.toml", set={"peers": 8, "algorithm.gamma": 0.3}, out="runs/choco")
-    after = run.eval.sel(row=run.eval.phase == "consensus")
-    after.accuracy.mean("peer").plot(x="round")          # xarray
-    run.frame("eval").groupby("round").accuracy.mean()   # pandas
+    experiment = {
+        "name": "example",
+        "peers": 4,
+        "rounds": 20,
+        "data": {"name": "digits", "batch_size": 16},
+        "model": {"name": "mlp", "hidden": [32]},
+        "topology": "ring",
+        "algorithm": {"name": "choco-sgd", "gamma": 0.4},
+        "eval": {"every": 5},
+    }
+    print(api.plan(experiment)["traffic"])
+    run = api.run(experiment, out="runs/example", force=True)
+    print(run.status, run.primary, run.final.shape)
+    after = run.eval.sel(row=run.eval.phase == "consensus")       # an xarray dataset
+    print(after.accuracy.mean("peer").values)
+    print(run.frame("train").groupby("round").loss.mean())        # a pandas frame
+    gammas = {"sweep": {"algorithm.gamma": [0.1, 0.2, 0.4]}}
+    api.run(experiment, set=gammas, out="runs/gammas", force=True)
+    print(api.load_sweep("runs/gammas")[["algorithm.gamma", "accuracy", "bytes_sent"]])
 
-An experiment is the path of an experiment file, or its tables as a dict. Relative paths in a table
+An experiment is the path of an experiment file, or its tables as a dict. Relative paths in a dict
 start from the current folder. A plug-in of your own stands in a file, as `"my_file.py:ClassName"`,
-which is read again at each call. Mistakes raise InputError; its message names options as the
+which is read again at each call. A mistake raises InputError; its message names options as the
 command line does: `--out DIR` is `out=...` here. Datasets need xarray and pandas: pip install
 'p2psim[api]'.
 """

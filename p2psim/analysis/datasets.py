@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,14 +39,16 @@ def library(name: str) -> Any:
 class Run:
     """Recorded run: its experiment, its measurements and its result.
 
-    A run can be read in any state; load it again to see newer rows. Measurements are read from the
-    run folder when they are first used. InputError if the path is not that of a run.
+    A run can be read in any state; load it again to see newer rows. All but `final` is read at
+    once. InputError if the path is not that of a run.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path  # run folder or file, as the caller gave it
         self.file = results.run_file(path).absolute()  # the caller may change its folder
         self.record = results.read(path)
+        with results.open_run(path) as file:
+            self.columns = {group: columns(file, group) for group in GROUPS}
 
     def __repr__(self) -> str:
         """Return the state and the size of the run in one line."""
@@ -60,7 +63,7 @@ class Run:
     @property
     def status(self) -> str:
         """Status in one word: done, running, stopped, failed, or killed (no process is alive)."""
-        return re.split(r"\W", self.record.state)[0]
+        return status(self.record)
 
     @property
     def failures(self) -> list[str]:
@@ -84,27 +87,52 @@ class Run:
 
     @cached_property
     def final(self) -> NDArray[Any]:
-        """Final vectors x, shape (n, d), in the float type of the run; NaN if not recorded."""
+        """Final vectors x, shape (n, d), in the float type of the run; NaN if not recorded.
+
+        They are read at the first use, because they may be large. InputError if another run has
+        replaced this one meanwhile.
+        """
         with results.open_run(self.file) as file:
+            if file.attrs.get("id") != self.record.attributes.get("id"):
+                raise InputError(
+                    f"another run has replaced the one that was loaded from {str(self.path)!r}: "
+                    "read `final` before the next run, or run in another folder"
+                )
             return results.column(file, "final/x")
 
     @cached_property
     def train(self) -> xr.Dataset:
-        """One value for each peer and round: loss, bytes_sent, time, ...; see `dataset`."""
-        return dataset(self.file, "train")
+        """Measurements of each peer and round: loss, bytes_sent, time, ...
+
+        Dimensions: peer, from 0, and round, from 1. See `dataset` for missing values.
+        """
+        return self._of_rounds("train", self.record.train)
 
     @cached_property
     def eval(self) -> xr.Dataset:
-        """One value for each peer and evaluation, with coordinates round and phase of the row.
+        """Evaluations of each peer: loss, the task's metrics, consensus_distance, time.
 
-        The rows after consensus are `run.eval.sel(row=run.eval.phase == "consensus")`.
+        Dimensions: peer and row, for some metrics also class; coordinates of a row: its round and
+        its phase, "local" or "consensus" (the evaluation is after it). The rows after consensus are
+        `run.eval.sel(row=run.eval.phase == "consensus")`. See `dataset` for missing values.
         """
-        return dataset(self.file, "eval")
+        columns = self.columns["eval"]
+        rows = dataset(columns, self.record.eval, self.record.eval["round"])
+        rounds, phases = (rows[name].max("peer").astype(int) for name in COORDINATES)
+        rounds.attrs, names = columns["round"].labels, np.array(PHASES)[phases]
+        return rows.drop_vars(COORDINATES).assign_coords(round=rounds, phase=("row", names))
 
     @cached_property
     def algorithm(self) -> xr.Dataset:
-        """One value for each peer and round of the algorithm's own metrics; often none."""
-        return dataset(self.file, "algorithm")
+        """Measurements of each peer and round that the algorithm itself records; often none."""
+        return self._of_rounds("algorithm", self.record.own)
+
+    def _of_rounds(self, group: str, values: dict[str, Array]) -> xr.Dataset:
+        """Return a group that has one row for each round, with the dimension round."""
+        rows = dataset(self.columns[group], values, self.record.train["round"])
+        rows = rows.drop_vars("round", errors="ignore")
+        rows = rows.rename(row="round") if "row" in rows.dims else rows
+        return rows.assign_coords(round=np.arange(1, rows.sizes.get("round", 0) + 1))
 
     def frame(self, group: str = "eval") -> pd.DataFrame:
         """Return "eval", "train" or "algorithm" as a frame with a row for each recorded row.
@@ -127,50 +155,44 @@ class Run:
 DIMENSIONS = ("peer", "round", "row")  # of measurements that are one number
 
 
-def dataset(path: Path, group: str) -> xr.Dataset:
-    """Read /train, /eval or /algorithm of a run; rows that no peer has reached are left out.
+@dataclass(frozen=True)
+class Column:
+    """Description of a recorded column."""
 
-    Dimensions: peer and round in /train and /algorithm, peer and row in /eval, and those that a
-    metric adds, such as class. Attributes of each variable: units and long_name. Values that a peer
-    has not recorded are NaN; a column of whole numbers without such values stays whole.
+    dimensions: list[str]
+    labels: dict[str, str]  # under the names that xarray's plots read
+    whole: bool  # numbers
+
+
+def columns(file: Any, group: str) -> dict[str, Column]:
+    """Return the descriptions of the columns of an open run's group; empty without the group."""
+    return {
+        name: Column(
+            [next(iter(axis.values())).name.rpartition("/")[2] for axis in column.dims],
+            {"units": str(column.attrs["unit"]), "long_name": str(column.attrs["meaning"])},
+            column.dtype.kind == "i",
+        )
+        for name, column in file.get(group, {}).items()
+        if not column.is_scale
+    }
+
+
+def dataset(group: dict[str, Column], values: dict[str, Array], rounds: Array) -> xr.Dataset:
+    """Return columns as a dataset; rows that no peer has reached are left out.
+
+    Dimensions: peer and row, and those that a metric adds, such as class. Values that a peer has
+    not recorded are NaN; a column of whole numbers without such values consists of integers.
+    `rounds`, shape (n, rows), is NaN where a peer has not reached a row.
     """
-    xarray = library("xarray")
-    with results.open_run(path) as file:
-        rounds = results.column(file, ("eval" if group == "eval" else "train") + "/round")
-        rows = int((rounds >= 0).any(axis=0).sum())
-        columns = {k: v for k, v in file.get(group, {}).items() if not v.is_scale}
-        variables: dict[str, Any] = {
-            name: (dimensions(column), recorded(results.part(column)[:, :rows]), labels(column))
-            for name, column in columns.items()
-            if name not in COORDINATES
-        }
-        coordinates: dict[str, Any] = {"peer": np.arange(len(rounds))}
-        if group == "eval":
-            coordinates["round"] = ("row", rounds[:, :rows].max(axis=0), labels(columns["round"]))
-            phases = results.column(file, "eval/phase")[:, :rows].max(axis=0)
-            coordinates["phase"] = ("row", np.array(PHASES)[phases])
-        else:
-            coordinates["round"] = np.arange(1, rows + 1)
-            variables = {k: (["peer", "round"], *v) for k, (_, *v) in variables.items()}
-        values: xr.Dataset = xarray.Dataset(variables, coordinates)
-        return values
-
-
-def dimensions(column: Any) -> list[str]:
-    """Return the names of a dataset's dimensions, from the scales that are attached to it."""
-    scales = [next(iter(dimension.values())).name for dimension in column.dims]
-    return [scale.rpartition("/")[2] for scale in scales]
-
-
-def labels(column: Any) -> dict[str, str]:
-    """Return unit and meaning of a dataset under the names that xarray's plots read."""
-    return {"units": str(column.attrs["unit"]), "long_name": str(column.attrs["meaning"])}
-
-
-def recorded(values: NDArray[Any]) -> NDArray[Any]:
-    """Return values with NaN instead of -1 where whole numbers were not recorded."""
-    missing = values == -1 if values.dtype.kind == "i" else np.zeros(values.shape, bool)
-    return np.where(missing, np.nan, values) if missing.any() else values
+    rows = int(np.isfinite(rounds).any(axis=0).sum())
+    variables = {}
+    for name, column in group.items():
+        recorded = values[name][:, :rows]
+        if column.whole and np.isfinite(recorded).all():
+            recorded = recorded.astype(np.int64)
+        variables[name] = (column.dimensions, recorded, column.labels)
+    result: xr.Dataset = library("xarray").Dataset(variables, {"peer": np.arange(len(rounds))})
+    return result
 
 
 def sweep(folder: Path) -> pd.DataFrame:
@@ -184,9 +206,9 @@ def sweep(folder: Path) -> pd.DataFrame:
     pandas = library("pandas")
     experiments, measured = {}, {}
     for path in results.expand(folder):
-        run = Run(path)
-        experiments[run.name] = results.leaves(run.experiment)
-        measured[run.name] = {"status": run.status, **outcome(run.record)}
+        name, run = results.run_file(path).absolute().parent.name, results.read(path)
+        experiments[name] = results.leaves(run.experiment)
+        measured[name] = {"status": status(run), **outcome(run)}
     keys = dict.fromkeys(key for table in experiments.values() for key in table)
     swept = [
         key for key in keys if len({repr(table.get(key)) for table in experiments.values()}) > 1
@@ -198,6 +220,11 @@ def sweep(folder: Path) -> pd.DataFrame:
     names = pandas.Index(measured, name="run")
     frame: pd.DataFrame = pandas.DataFrame(rows, names)
     return frame
+
+
+def status(run: results.Run) -> str:
+    """Return the state of a run in one word."""
+    return re.split(r"\W", run.state)[0]
 
 
 def outcome(run: results.Run) -> dict[str, float]:
