@@ -88,6 +88,7 @@ RESUME = click.option("--resume", is_flag=True, help="Continue the run in the ru
 @click.option("--debug", is_flag=True, help="Run all peers as threads of this process.")
 @ONLY
 @click.option("--launch", metavar="NAME", help="Start the ranks with launch/NAME.sh.")
+@click.option("--paths", type=click.Path(path_type=Path), hidden=True)  # of p2psim.api to ranks
 def run(
     experiment: Path,
     settings: tuple[str, ...],
@@ -97,6 +98,7 @@ def run(
     debug: bool,
     only: int | None,
     launch: str | None,
+    paths: Path | None,
 ) -> None:
     """Run an experiment. Starts its ranks or, under mpiexec, runs as one of them."""
     ranks.one_thread()  # before NumPy starts its thread pool
@@ -107,7 +109,8 @@ def run(
         mpi_init.check()  # before the slow imports, which are useless if MPI does not work
     from p2psim.launcher import runner
 
-    runner.run(runner.requests(experiment, settings, out, force, resume), debug, only, launch)
+    requests = runner.requests(experiment, settings, out, force, resume, paths)
+    runner.run(requests, debug, only, launch)
 
 
 def parse_run(arguments: list[str]) -> tuple[list[Request], int | None]:
@@ -115,7 +118,7 @@ def parse_run(arguments: list[str]) -> tuple[list[Request], int | None]:
     from p2psim.launcher import runner
 
     options = run.make_context("run", arguments[1:]).params
-    names = ("experiment", "settings", "out", "force", "resume")
+    names = ("experiment", "settings", "out", "force", "resume", "paths")
     return runner.requests(*(options[name] for name in names)), options["only"]
 
 

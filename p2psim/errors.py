@@ -31,9 +31,16 @@ class PeerError(Exception):
 
 
 class StoppedError(Exception):
-    """End of a run on request, after it wrote a checkpoint that --resume continues from."""
+    """End of a run on request, after it wrote a checkpoint that --resume continues from.
+
+    `signal` is the number of the signal that requested it, 0 if it was no signal to this process.
+    """
 
     exit_code = STOPPED
+
+    def __init__(self, text: str = "", signal: int = 0) -> None:
+        super().__init__(text)
+        self.signal = signal
 
 
 class AbortedError(Exception):

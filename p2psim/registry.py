@@ -34,6 +34,8 @@ FOLDERS = {
     "link": "p2psim.network.links",
 }
 
+USER = "p2psim_user:"  # begins the module name of a user's file
+
 _plugins: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
 _loaded: set[str] = set()
 T = TypeVar("T")
@@ -114,12 +116,18 @@ def _from_file(kind: str, name: str, folder: Path) -> type:
     return cls
 
 
+def forget_files() -> None:
+    """Unload the files of users, so that a process that runs several experiments sees edits."""
+    for name in [name for name in sys.modules if name.startswith(USER)]:
+        del sys.modules[name]
+
+
 def load_file(path: Path) -> Any:
     """Return a Python file as a module; InputError if it cannot be loaded.
 
     The file need not be on the import path, and it is loaded once only.
     """
-    name = f"p2psim_user:{path.resolve()}"
+    name = f"{USER}{path.resolve()}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -22,7 +22,7 @@ FLOORS = [
     ["simulation"],
     ["analysis"],
     ["launcher"],
-    ["cli", "layers"],
+    ["cli", "layers", "api"],
     ["__main__"],
 ]
 LEVEL = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -31,15 +31,20 @@ PLUGIN_FOLDERS = ("algorithms", "compressors", "data", "models", "learning")
 DOORS = {
     "mpi4py": {"network.mpi", "launcher"},
     "h5py": {"simulation", "analysis", "network.peer_values"},
-    "click": {"cli", "launcher.runner"},
+    "click": {"cli", "launcher.runner", "launcher.output"},
     "networkx": {"network.topology"},
     "torch": {"base", "vectors", "data", "models", "learning", "simulation"},
     "matplotlib": {"analysis"},
     "transformers": {"data.text"},
     "PIL": {"data"},
+    "xarray": {"analysis"},
+    "pandas": {"analysis"},
 }
 # Imported when they are needed, by these files alone at the top.
-HEAVY = ("torch", "mpi4py", "sklearn", "scipy", "matplotlib", "pooch", "PIL", "transformers")
+HEAVY = (
+    *("torch", "mpi4py", "sklearn", "scipy", "matplotlib", "pooch", "PIL", "transformers"),
+    *("xarray", "pandas"),
+)
 NEEDED = (
     *("models.norms", "models.attention", "learning.int8"),
     *("simulation.flat_model", "simulation.minibatches", "simulation.evaluation"),

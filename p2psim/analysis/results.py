@@ -260,6 +260,15 @@ def read(path: Path) -> Run:
         )
 
 
+def leaves(table: Table, path: str = "") -> Table:
+    """Return the values of nested tables as {dotted key: value}."""
+    values = {}
+    for key, value in table.items():
+        inner = leaves(value, f"{path}{key}.") if isinstance(value, dict) else {}
+        values.update(inner or {path + key: value})
+    return values
+
+
 def schedules(path: Path) -> list[NDArray[Any]]:
     """Return each peer's events so far (see event_log.ROW). InputError if the run keeps none."""
     with open_run(path) as file:

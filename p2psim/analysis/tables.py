@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from p2psim.analysis import metrics
+from p2psim.analysis import metrics, results
 from p2psim.analysis.results import Array, Run, Table, column, open_run, read
 from p2psim.models import cost_model
 from p2psim.simulation.run_format import PHASES
@@ -181,13 +181,9 @@ def diverged(run: Run) -> list[str]:
     return [f"{text}: diverging (lower lr, gamma or eta_d)"]
 
 
-def flat(table: Table, path: str = "") -> dict[str, str]:
+def flat(table: Table) -> dict[str, str]:
     """Return the values of nested tables as {dotted key: text}."""
-    texts = {}
-    for key, value in table.items():
-        inner = flat(value, f"{path}{key}.") if isinstance(value, dict) else {}
-        texts.update(inner or {path + key: format_value(value)})
-    return texts
+    return {key: format_value(value) for key, value in results.leaves(table).items()}
 
 
 def differing(tables: Sequence[dict[str, str]]) -> list[str]:

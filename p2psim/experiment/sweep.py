@@ -6,12 +6,14 @@ import copy
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, TypeAlias
 
 from p2psim.errors import InputError
 
 Table: TypeAlias = dict[str, Any]
+KEY = r"[\w.-]+"  # dotted
 UNSAFE = r"[^\w.,=+-]+"  # replaced in the name of a run's folder
 
 
@@ -23,17 +25,62 @@ def assign(table: Table, assignments: Sequence[str]) -> Table:
     table = copy.deepcopy(table)
     for text in assignments:
         key, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"[\w.-]+", key.strip()):
+        if not equals or not re.fullmatch(KEY, key.strip()):
             raise InputError(f"--set {text!r}: give KEY=VALUE with a dotted key")
-        sweep = table.get("sweep", {})
-        for name in swept(sweep):
-            if f"{key.strip()}.".startswith(f"{name}."):
-                raise InputError(
-                    f"--set {text!r}: [sweep] has values for {name}, which would take its place: "
-                    "change them there, or choose a combination with --only K"
-                )
+        if name := overwriting(table, key.strip()):
+            raise InputError(
+                f"--set {text!r}: [sweep] has values for {name}, which would take its place: "
+                "change them there, or choose a combination with --only K"
+            )
         put(table, key.strip(), toml_value(value.strip(), text))
     return table
+
+
+def update(table: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
+    """Set dotted keys in a copy of the tables and return it: `assign` for Python values.
+
+    InputError for a malformed key, for a key that [sweep] would overwrite, and for a value that
+    TOML does not have.
+    """
+    copied: Table = toml_like(table)
+    for key, value in settings.items():
+        if not isinstance(key, str) or not re.fullmatch(KEY, key):
+            raise InputError(f"set: {key!r} is no key; give a dotted key such as 'algorithm.gamma'")
+        if name := overwriting(copied, key):
+            raise InputError(
+                f"set: {key!r} is given, but [sweep] has values for {name}, which would take its "
+                "place: change them there"
+            )
+        put(copied, key, toml_like(value, key))
+    return copied
+
+
+def toml_like(value: Any, key: str = "") -> Any:
+    """Return a deep copy of a Python value in the types of TOML; InputError if it has none.
+
+    NumPy's numbers and arrays become Python's, tuples become lists, paths become strings. `key` is
+    the dotted key of the value, for the message.
+    """
+    if isinstance(value, Mapping):
+        return {str(k): toml_like(v, f"{key}.{k}".lstrip(".")) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [toml_like(entry, key) for entry in value]
+    if hasattr(value, "tolist"):  # before the next line: np.float64 is a float
+        return toml_like(value.tolist(), key)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(
+        f"{key} = {value!r}: give a number, a string, true or false, a list or a table; leave the "
+        "key out for its default"
+    )
+
+
+def overwriting(table: Table, key: str) -> str:
+    """Return the key of [sweep] whose values would replace a value of `key`; "" for none."""
+    names = swept(table.get("sweep", {}))
+    return next((name for name in names if f"{key}.".startswith(f"{name}.")), "")
 
 
 def swept(sweep: Any) -> Iterator[str]:

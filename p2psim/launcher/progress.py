@@ -19,10 +19,11 @@ State = tuple[int, int, float]
 class Progress:
     """Progress bar with rounds, rounds per second, remaining time and training loss.
 
-    `poll` reads the state from the run folder; it returns None before the first round.
+    `poll` reads the state from the run folder; it returns None before the first round. Unless
+    `shown`, there is no bar and nothing is read.
     """
 
-    def __init__(self, name: str, poll: Callable[[], State | None]) -> None:
+    def __init__(self, name: str, poll: Callable[[], State | None], shown: bool = True) -> None:
         self.poll, self.pace = poll, Pace(0.2)
         self.first: tuple[float, int] | None = None
         self.bar = Bar(
@@ -33,6 +34,7 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("loss {task.fields[loss]}"),
             console=Console(stderr=True),
+            disable=not shown,
         )
         self.task = self.bar.add_task(name, total=None, rate="starting", loss="-")
 
@@ -57,7 +59,7 @@ class Progress:
     def update(self) -> None:
         """Sleep 50 ms, then read and show the state if the last reading was long enough ago."""
         time.sleep(0.05)
-        if not self.pace.due():
+        if self.bar.disable or not self.pace.due():
             return
         with self.pace.looking() as now:
             state = self.poll()

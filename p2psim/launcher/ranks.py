@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from p2psim.errors import InputError, suggest
 from p2psim.launcher import environment, mpi_libraries, slurm
@@ -114,21 +115,24 @@ def find_launcher(launch: str | None = None) -> LaunchCommand:
     return LaunchCommand(file, {"P2PSIM_MPIEXEC": mpiexec, "P2PSIM_MPI": kind})
 
 
-def start(launcher: LaunchCommand, peers: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+def start(
+    launcher: LaunchCommand, peers: int, arguments: Sequence[str], errors: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
     """Start `p2psim ARGUMENTS` on `peers` ranks, which end when this process ends.
 
     They get a session of their own, so that Ctrl-C reaches only this process, which then requests
-    a checkpoint.
+    a checkpoint. errors: file for their standard error; None for that of this process.
     """
-    one_thread()
     allow_open_files(FILES * peers + 256)
     command, variables = launcher.command(peers)
     # A unique name: environment.job_name derives the folder of the fork server from it.
     variables["P2PSIM_LAUNCHED"] = f"{os.getpid()}-{time.time_ns()}"
+    variables.update(dict.fromkeys(THREADS, "1"))  # not in this process, which may go on
     return subprocess.Popen(
         [*command, *environment.stub_command(list(arguments))],
         env=variables,
         stdin=subprocess.DEVNULL,
+        stderr=errors,
         start_new_session=True,
         preexec_fn=end_with_parent(),
     )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
-import signal
 import sys
 import termios
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import tomli_w
 
 from p2psim.analysis import results, tables
 from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
@@ -21,14 +23,13 @@ from p2psim.experiment import config, plan, scenario
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.sweep import assign, combinations
 from p2psim.launcher import environment, mpi_init, ranks
+from p2psim.launcher.output import RankErrors, Reports, show_warning
 from p2psim.launcher.progress import Progress
+from p2psim.launcher.stopping import StopRequest, set_handlers
 from p2psim.network.mpi import MPITransport
 from p2psim.network.threads import run_threads
 from p2psim.simulation import allocator, checkpoint, run_file, run_folder, session
 from p2psim.simulation.watchdog import HangDetector
-
-# Seconds in which a rank may receive one signal twice: directly, and forwarded by its stub.
-ECHO = 1.0
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Request:
     label: str  # of the combination of a sweep, "" without a sweep
     force: bool
     resume: bool
+    paths: Path | None = None  # start of relative paths in the experiment; None: folder of `file`
+    source: dict[str, Any] | None = None  # to write into `file` for the ranks; None: it exists
 
     @property
     def folder(self) -> Path:
@@ -66,13 +69,33 @@ class Request:
     def arguments(self, number: int | None = None) -> list[str]:
         """Return the command line of a rank; without `number` the caller adds --only."""
         arguments = ["run", str(self.file), "--out", str(self.base)]
+        arguments += ["--paths", str(self.paths)] if self.paths else []
         arguments += [] if number is None else ["--only", str(number)]
         arguments += [part for setting in self.settings for part in ("--set", setting)]
         return arguments + ["--force"] * self.force + ["--resume"] * self.resume
 
     def scenario(self) -> scenario.Scenario:
         """Build a new Scenario, since peers of one process must not share plug-in objects."""
-        return scenario.load(self.table, self.file.resolve().parent)
+        return scenario.load(self.table, self.paths or self.file.resolve().parent)
+
+    @contextlib.contextmanager
+    def file_for_ranks(self) -> Iterator[None]:
+        """Write the experiment file that the ranks read, unless it exists; remove it afterwards."""
+        if self.source is None:
+            yield
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.write_text(tomli_w.dumps(self.source), encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"cannot write the experiment file for the ranks ({error}): give another folder "
+                "with --out DIR"
+            ) from None
+        try:
+            yield
+        finally:
+            self.file.unlink(missing_ok=True)
 
 
 def requests(
@@ -81,16 +104,43 @@ def requests(
     out: Path | None,
     force: bool = False,
     resume: bool = False,
+    paths: Path | None = None,
 ) -> list[Request]:
-    """Return one request for each combination of the experiment."""
-    if force and resume:
-        raise InputError("--force replaces the run and --resume continues it: give one of them")
+    """Return one request for each combination of an experiment file."""
+    check_options(force, resume)
     table = assign(config.read(file), settings)
-    base = out or Path("runs") / str(table["name"])
+    base = out or run_folder_of(table)
     return [
-        Request(file, settings, combination, base, label, force, resume)
+        Request(file, settings, combination, base, label, force, resume, paths)
         for label, combination in combinations(table)
     ]
+
+
+def requests_of_table(
+    table: dict[str, Any], paths: Path, out: Path | None, force: bool, resume: bool
+) -> list[Request]:
+    """Return one request for each combination of the tables of an experiment.
+
+    The file for the ranks is beside the run folder, where the nodes of a cluster can read it.
+    """
+    check_options(force, resume)
+    base = out or run_folder_of(table)
+    file = base.absolute().with_name(f".{base.name}-{os.getpid()}-{time.time_ns()}.toml")
+    return [
+        Request(file, (), combination, base, label, force, resume, paths, table)
+        for label, combination in combinations(table)
+    ]
+
+
+def check_options(force: bool, resume: bool) -> None:
+    """Raise InputError if both options are set."""
+    if force and resume:
+        raise InputError("--force replaces the run and --resume continues it: give one of them")
+
+
+def run_folder_of(table: dict[str, Any]) -> Path:
+    """Return the default run folder of an experiment."""
+    return Path("runs") / str(table["name"])
 
 
 def select(requests: list[Request], only: int | None) -> list[tuple[int, Request]]:
@@ -102,8 +152,15 @@ def select(requests: list[Request], only: int | None) -> list[tuple[int, Request
     return [(only, requests[only])]
 
 
+class RefusedByRanksError(InputError):
+    """Refusal of a run by its ranks, which print the reason themselves."""
+
+
 def run(requests: list[Request], debug: bool, only: int | None, launch: str | None = None) -> None:
-    """Run the combinations of an experiment one after the other, or the one numbered `only`."""
+    """Run the combinations of an experiment one after the other, or the one numbered `only`.
+
+    Prints the summary of each, and exits if a run was stopped or if its ranks refused it.
+    """
     selected = select(requests, only)
     rank_and_size = environment.mpi_rank()
     if rank_and_size and len(selected) > 1:
@@ -113,17 +170,38 @@ def run(requests: list[Request], debug: bool, only: int | None, launch: str | No
         own = request.scenario()
         run_rank(request, own, Holdings(own), *rank_and_size)
         return
+    try:
+        for folder in run_all(selected, debug, Reports(), launch):
+            print_result(tables.summary(folder))
+    except StoppedError as error:
+        click.echo(f"p2psim: {error}", err=True)
+        sys.exit(STOPPED)
+    except RefusedByRanksError as error:
+        sys.exit(error.exit_code)
+
+
+def run_all(
+    selected: Sequence[tuple[int, Request]],
+    debug: bool,
+    reports: Reports,
+    launch: str | None = None,
+) -> Iterator[Path]:
+    """Run numbered combinations one after the other; yield the folder of each finished run.
+
+    Raises InputError, PeerError and StoppedError.
+    """
     # Check all combinations before the first one starts, so that no error appears hours later.
-    sizes = [check(request) for _, request in selected]
+    sizes = [check(request, reports.warn) for _, request in selected]
     launcher = None if debug else ranks.find_launcher(launch)
     for (number, request), size in zip(selected, sizes, strict=True):
         if request.is_complete:
             pass
         elif launcher:
-            start_ranks(request, launcher, size, number)
+            with request.file_for_ranks():
+                start_ranks(request, launcher, size, number, reports)
         else:
             run_threads_locally(request, size.peers)
-        print_result(tables.summary(request.folder))
+        yield request.folder
 
 
 def print_result(text: str) -> None:
@@ -142,13 +220,13 @@ class Size(NamedTuple):
     patience: float  # seconds, of [run] patience
 
 
-def check(request: Request) -> Size:
+def check(request: Request, warn: Callable[[str], object] = show_warning) -> Size:
     """Check everything that can be checked before a rank starts; InputError if it cannot run."""
     checked = request.scenario()
     run_folder.check_idle(request.folder)
     # In a sweep, an interrupted run may not have reached this combination: that is no surprise.
     if request.resume and not request.has_run and not request.label:
-        click.echo(f"p2psim: no run in {request.folder} to resume: starting a new run", err=True)
+        warn(f"no run in {request.folder} to resume: starting a new run")
     if request.resumes_run:
         run_folder.check_same(request.folder, checked)
     else:
@@ -157,36 +235,8 @@ def check(request: Request) -> Size:
     Holdings(checked).check()  # a damaged file shows here
     if "warning" in (diagnostics := plan.diagnose(checked)):
         prefix = f"{request.label}: " if request.label else ""
-        click.echo(f"p2psim: warning: {prefix}{diagnostics['warning']}", err=True)
+        warn(f"warning: {prefix}{diagnostics['warning']}")
     return Size(checked.peers, checked.experiment.run.patience)
-
-
-class StopRequest:
-    """Request to stop a run: signals to this process, or a file in the run folder."""
-
-    def __init__(self, folder: Path) -> None:
-        folder = folder.absolute()
-        self.file, self.signals, self.first = folder / run_file.STOP, 0, 0.0
-
-    def listen(self, *numbers: int) -> StopRequest:
-        """Count these signals, even if this process inherited that they are ignored."""
-        for number in numbers:
-            signal.signal(number, self.count)
-        return self
-
-    def count(self, number: int, frame: object) -> None:
-        """Count a signal (as its handler).
-
-        It raises nothing at the first signal: the exception might be lost, or interrupt any line.
-        """
-        self.signals += 1
-        now = time.monotonic()
-        self.first = self.first or now
-        if number == signal.SIGINT and environment.mpi_rank() and now - self.first > ECHO:
-            raise KeyboardInterrupt  # a second SIGINT ends a rank at once
-
-    def __call__(self) -> bool:
-        return self.signals > 0 or self.file.exists()
 
 
 def run_rank(
@@ -243,8 +293,7 @@ def run_threads_locally(request: Request, peers: int) -> None:
         if stop_requested.signals > 1 or not request.has_run:
             raise KeyboardInterrupt
 
-    for number in ranks.STOPPING:
-        signal.signal(number, count)
+    set_handlers(dict.fromkeys(ranks.STOPPING, count))
     try:
         run_threads(
             peers,
@@ -258,18 +307,26 @@ def run_threads_locally(request: Request, peers: int) -> None:
             ),
         )
     except (KeyboardInterrupt, StoppedError):
-        exit_stopped(request.folder)
+        raise record_stop(request.folder, stop_requested.last) from None
+    finally:
+        with contextlib.suppress(OSError):  # a full disk
+            run_file.release(request.folder)
 
 
-def start_ranks(request: Request, launcher: ranks.LaunchCommand, size: Size, number: int) -> None:
+def start_ranks(
+    request: Request, launcher: ranks.LaunchCommand, size: Size, number: int, reports: Reports
+) -> None:
     """Start the ranks, show their progress until they end, and raise the error they ended with."""
     stop_requested = StopRequest(request.folder).listen(*ranks.STOPPING)
-    process = ranks.start(launcher, size.peers, request.arguments(number))
+    errors = RankErrors(reports.keep_errors)
+    process = ranks.start(launcher, size.peers, request.arguments(number), errors.file)
     detector, hang = HangDetector(request.folder, *size), ""
-    with Progress(request.folder.name, lambda: results.progress(request.folder)) as progress:
+    poll = functools.partial(results.progress, request.folder)
+    with Progress(request.folder.name, poll, reports.progress) as progress:
         handled = 0  # signals
         while process.poll() is None:
             progress.update()
+            errors.copy()
             if stop_requested.signals > handled:
                 handled = stop_requested.signals
                 if handled > 1 or not request.has_run:
@@ -286,11 +343,14 @@ def start_ranks(request: Request, launcher: ranks.LaunchCommand, size: Size, num
     if process.returncode:
         ranks.remove_leftovers()
         ranks.remove_dead_servers()
-    check_end(request, stop_requested, process.returncode, hang)
+    errors.copy()
+    check_end(request, stop_requested, process.returncode, hang, errors)
 
 
-def check_end(request: Request, stop_requested: StopRequest, code: int, hang: str) -> None:
-    """Return if the run is done; else report why it ended, by exit or PeerError.
+def check_end(
+    request: Request, stop_requested: StopRequest, code: int, hang: str, errors: RankErrors
+) -> None:
+    """Return if the run is done; else raise StoppedError, PeerError or RefusedByRanksError.
 
     `code` is the exit code of mpiexec, `hang` the report of a hang or "".
     """
@@ -298,9 +358,9 @@ def check_end(request: Request, stop_requested: StopRequest, code: int, hang: st
     if status == "done":
         return
     if status == "stopped" or stop_requested.signals:
-        exit_stopped(request.folder)
+        raise record_stop(request.folder, stop_requested.last)
     if code == InputError.exit_code:
-        sys.exit(code)  # the ranks have printed the error
+        raise RefusedByRanksError(errors.messages() or "the ranks have refused the run")
     if hang:
         raise PeerError(hang + resume_hint(request.folder))
     with contextlib.suppress(OSError):  # a full disk
@@ -312,11 +372,10 @@ def check_end(request: Request, stop_requested: StopRequest, code: int, hang: st
     raise PeerError(f"{cause} {abs(code)}{where}{resume_hint(request.folder)}")
 
 
-def exit_stopped(folder: Path) -> None:
-    """Record and report that the run was stopped, and exit with the code STOPPED."""
+def record_stop(folder: Path, number: int) -> StoppedError:
+    """Record that the run was stopped, by the signal `number` unless 0; returns the error."""
     run_file.set_status(folder, "stopped")
-    click.echo(f"p2psim: {stop_message(folder)}", err=True)
-    sys.exit(STOPPED)
+    return StoppedError(stop_message(folder), number)
 
 
 def stop_message(folder: Path) -> str:

@@ -6,7 +6,9 @@ the gradient is copied back through pinned memory; messages are built in and sen
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from p2psim.errors import InputError
 
@@ -38,3 +40,22 @@ def pick(device: str, local_rank: int) -> str:
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return f"cuda:{local_rank % count}"
+
+
+@contextlib.contextmanager
+def like_a_rank() -> Iterator[None]:
+    """Compute with one thread in this block, as ranks do, for a caller that runs peers in threads.
+
+    Afterwards the caller has its numbers of threads and torch's random numbers again.
+    """
+    import threadpoolctl
+    import torch
+
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    try:
+        with threadpoolctl.threadpool_limits(1):  # of NumPy
+            torch.set_num_threads(1)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(state)

@@ -214,3 +214,13 @@ def record_crash(path: Path, cause: str) -> None:
     last = peer_status(folder, int(path.stem.rpartition("-")[2]))
     where = f"in phase {last.phase!r} of round {last.round}"
     set_failure(folder, last.rank, f"peer {last.rank} on {last.host} {cause} {where}")
+
+
+def release(folder: Path) -> None:
+    """Remove the process number from all peers' files, once a process that lives on has run them.
+
+    Otherwise its number would say as long as it lives that the peers are running.
+    """
+    for path in folder.glob("peers/peer-*.h5"):
+        with h5py.File(path, "r+", locking=False) as file:
+            file.attrs.pop("pid", None)
