@@ -41,6 +41,7 @@ class Request:
     label: str  # of the combination of a sweep, "" without a sweep
     force: bool
     resume: bool
+    notes: tuple[str, ...] = ()  # keys that --set has removed, in sentences
 
     @property
     def folder(self) -> Path:
@@ -84,12 +85,19 @@ def requests(
     """Return one request for each combination of the experiment."""
     if force and resume:
         raise InputError("--force replaces the run and --resume continues it: give one of them")
-    table = assign(config.read(file), settings)
+    notes: list[str] = []
+    table = assign(config.read(file), settings, file.resolve().parent, notes.append)
     base = out or Path("runs") / str(table["name"])
     return [
-        Request(file, settings, combination, base, label, force, resume)
+        Request(file, settings, combination, base, label, force, resume, tuple(notes))
         for label, combination in combinations(table)
     ]
+
+
+def print_notes(requests: list[Request]) -> None:
+    """Print the notes of the command line, which all combinations share, on stderr."""
+    for note in requests[0].notes:
+        click.echo(f"p2psim: {note}", err=True)
 
 
 def select(requests: list[Request], only: int | None) -> list[tuple[int, Request]]:
@@ -112,6 +120,7 @@ def run(requests: list[Request], debug: bool, only: int | None, launch: str | No
         own = request.scenario()
         run_rank(request, own, Holdings(own), *rank_and_size)
         return
+    print_notes(requests)
     # Check all combinations before the first one starts, so that no error appears hours later.
     sizes = [check(request) for _, request in selected]
     launcher = None if debug else ranks.find_launcher(launch)
@@ -198,6 +207,8 @@ def run_rank(
     mpi_init.init_mpi(size)
     transport = MPITransport()
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher reports
+    if rank == 0 and not launched:
+        print_notes([request])
     try:
         session.run_peer(
             own,

@@ -292,6 +292,14 @@ def test_a_setting_that_the_sweep_would_undo_is_refused(key: str, bench: Bench) 
     bench.check_refused(*fragments, call=("plan", bench.file, "--set", f"{key}=1"))
 
 
+def test_keys_that_a_new_name_removes_are_printed(bench: Bench) -> None:
+    result = bench.call("plan", bench.file, "--set", "algorithm=d-psgd", "--set", "rounds=1")
+    assert result.exit_code == 0, result.stderr
+    (note,) = result.stderr.splitlines()
+    assert note.startswith("p2psim: --set algorithm=d-psgd: left out algorithm.gamma = 0.4, ")
+    assert note.endswith("which 'd-psgd' does not have")
+
+
 @pytest.mark.parametrize("name", ["nowhere.toml", "."])
 def test_no_experiment_file(name: str, bench: Bench) -> None:
     for command in ("run", "plan"):
