@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 
 from p2psim.analysis import results, tables
-from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
+from p2psim.errors import STOPPED, AbortedError, InputError, PeerError, StoppedError
 from p2psim.experiment import config, plan, scenario
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.sweep import assign, combinations
@@ -110,7 +110,10 @@ def select(requests: list[Request], only: int | None) -> list[tuple[int, Request
 
 
 def run(requests: list[Request], debug: bool, only: int | None, launch: str | None = None) -> None:
-    """Run the combinations of an experiment one after the other, or the one numbered `only`."""
+    """Run the combinations of an experiment one after the other, or the one numbered `only`.
+
+    A combination that fails does not stop the others; PeerError with all failures at the end.
+    """
     selected = select(requests, only)
     rank_and_size = environment.mpi_rank()
     if rank_and_size and len(selected) > 1:
@@ -124,14 +127,33 @@ def run(requests: list[Request], debug: bool, only: int | None, launch: str | No
     # Check all combinations before the first one starts, so that no error appears hours later.
     sizes = [check(request) for _, request in selected]
     launcher = None if debug else ranks.find_launcher(launch)
+    failed = []
     for (number, request), size in zip(selected, sizes, strict=True):
-        if request.is_complete:
-            pass
-        elif launcher:
-            start_ranks(request, launcher, size, number)
-        else:
-            run_threads_locally(request, size.peers)
-        print_result(tables.summary(request.folder))
+        try:
+            run_combination(request, launcher, size, number)
+        except (InputError, PeerError, AbortedError) as error:
+            if len(selected) == 1:
+                raise
+            failed.append(f"{number} ({request.label})")
+            if not isinstance(error, AbortedError):  # else the ranks have printed the reason
+                click.echo(f"p2psim: {request.label}: {error}", err=True)
+    if failed:
+        raise PeerError(
+            f"{len(failed)} of {len(selected)} combinations failed: {', '.join(failed)}"
+        )
+
+
+def run_combination(
+    request: Request, launcher: ranks.LaunchCommand | None, size: Size, number: int
+) -> None:
+    """Run one combination, as threads of this process without a launcher, and print its result."""
+    if request.is_complete:
+        pass
+    elif launcher:
+        start_ranks(request, launcher, size, number)
+    else:
+        run_threads_locally(request, size.peers)
+    print_result(tables.summary(request.folder))
 
 
 def print_result(text: str) -> None:
@@ -310,7 +332,7 @@ def check_end(request: Request, stop_requested: StopRequest, code: int, hang: st
     if status == "stopped" or stop_requested.signals:
         exit_stopped(request.folder)
     if code == InputError.exit_code:
-        sys.exit(code)  # the ranks have printed the error
+        raise AbortedError  # the ranks have printed the error
     if hang:
         raise PeerError(hang + resume_hint(request.folder))
     with contextlib.suppress(OSError):  # a full disk
