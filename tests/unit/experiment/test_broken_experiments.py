@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import h5py
 import pytest
 
+from p2psim import memory
 from tests.support.programs import (
     GOOD,
     QUADRATIC,
@@ -34,6 +35,12 @@ WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
     "fraction-of-a-peer": ({"peers": 2.5}, ("peers = 2.5", "a whole number >= 1")),
     "true-peers": ({"peers": True}, ("peers = True", "a whole number >= 1")),
     "no-peers": ({"peers": 0}, ("peers = 0", ">= 1")),
+    "giant-peers": ({"peers": 10**9}, ("peers = 1000000000: ", "GiB", "give fewer peers")),
+    "peers-beyond-64-bits": ({"peers": 2**63}, ("peers = 9223372036854775808", "<= ")),
+    "giant-layers": (
+        {"model.hidden": [46_000] * 20},
+        ("model: 40,", "parameters", "GiB", "make its layers smaller"),
+    ),
     "negative-rounds": ({"rounds": -3}, ("rounds = -3", ">= 1")),
     "negative-seed": ({"seed": -1}, ("seed = -1", "a whole number >= 0")),
     "name-is-a-number": ({"name": 3}, ("name = 3", "a string")),
@@ -243,6 +250,14 @@ def test_is_refused(changes: Table, fragments: tuple[str, ...], bench: Bench) ->
 def test_what_the_cases_start_from_is_right(changes: Changes, bench: Bench) -> None:
     write(bench.folder, with_changes(GOOD, changes))
     assert bench.call("plan", bench.file).exit_code == 0
+
+
+def test_records_beyond_the_memory_are_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 2**30)
+    write(bench.folder, with_changes(GOOD, {"rounds": 2 * 10**6}))
+    bench.check_refused("rounds = 2000000 with 8 peers: ", "1 GiB", "give fewer rounds")
 
 
 SWEEP = '[sweep]\n"algorithm.gamma" = '
