@@ -151,6 +151,7 @@ def submit(
     from p2psim.launcher import runner, submit
 
     requests = runner.requests(experiment, settings, out, resume=resume)
+    runner.print_notes(requests)
     action = submit.script if printed else submit.submit
     click.echo(action(requests, submit.SlurmRequest(**options)))
 
@@ -164,9 +165,9 @@ def plan(experiment: Path, settings: tuple[str, ...], only: int | None) -> None:
     from p2psim.experiment import plan
     from p2psim.launcher import runner
 
-    requests = [
-        request for _, request in runner.select(runner.requests(experiment, settings, None), only)
-    ]
+    every = runner.requests(experiment, settings, None)
+    runner.print_notes(every)
+    requests = [request for _, request in runner.select(every, only)]
     plans = [(request.label, plan.plan(request.scenario())) for request in requests]
     for label, rows in plans:
         click.echo(f"\n{label}" if label else "", nl=bool(label))

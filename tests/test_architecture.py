@@ -13,7 +13,7 @@ PACKAGE = ROOT / "p2psim"
 # A package or file imports only lower floors; a new file inside a package needs no entry.
 FLOORS = [
     ["errors", "rng"],
-    ["base"],
+    ["base", "memory"],
     ["registry", "vectors"],
     ["algorithms", "compressors", "data", "network"],
     ["models"],

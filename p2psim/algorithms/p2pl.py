@@ -17,6 +17,7 @@ from p2psim.base import (
 )
 from p2psim.registry import plugin
 
+MOST_STEPS = 1000  # consensus steps of a round that `diagnose` computes
 TOLERANCE = 1e-9  # for rounding in a spectral radius of 1
 
 
@@ -119,11 +120,14 @@ class P2PL(Algorithm):
         With S = 1, eps = 1, eta_b = 0: A - eta_d (I - B) for "pre", A + eta_d (B - A) for "post".
         A "warning" says that the models or their differences grow, and what to change.
         """
-        n, rounds = weights.shape[-1], len(weights) // np.gcd(len(weights), consensus_steps)
+        n, period = weights.shape[-1], len(weights)
+        # Mixing settles within MOST_STEPS steps: beyond, whole periods are left out.
+        consensus_steps -= max(0, (consensus_steps - MOST_STEPS) // period) * period
+        rounds = period // np.gcd(period, consensus_steps)
         U = np.eye(n)  # row k: w_k as a linear combination of all devices' initial models
         for r in range(rounds):
             steps = range(r * consensus_steps, (r + 1) * consensus_steps)
-            U = self.map_one_round(U, [weights[t % len(weights)] for t in steps])
+            U = self.map_one_round(U, [weights[t % period] for t in steps])
         # Every row of U has the same sum, so the differences to the last device obey this map.
         largest = np.abs(np.linalg.eigvals(U[:-1, :-1] - U[-1:, :-1])).max(initial=0.0)
         radius, growth = largest ** (1 / rounds), U[0].sum() ** (1 / rounds)

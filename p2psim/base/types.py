@@ -17,7 +17,7 @@ Shape: TypeAlias = tuple[int, ...]
 Ranks: TypeAlias = Sequence[int] | None
 
 # Ranges that the experiment file is checked against.
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]

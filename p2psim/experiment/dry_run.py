@@ -6,8 +6,10 @@ second account of its bytes. Neighbors are taken to send what this peer sends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,6 +21,8 @@ from p2psim.network.clock import Clock
 from p2psim.network.messages import Packet
 from p2psim.network.neighborhood import Neighborhood, PendingTransfer
 from p2psim.rng import RandomStream, generator
+
+MOST_STEPS = 256  # local or consensus steps of a round that are executed
 
 
 @dataclass(frozen=True)
@@ -146,18 +150,83 @@ class NoiseOracle(LocalOracle):
 Acts: TypeAlias = list[str | Send | Wait]
 
 
+class Term(NamedTuple):
+    """A dry run of shorter rounds, with its factor in the sum that extrapolates a figure."""
+
+    factor: Fraction
+    scenario: Scenario
+    run: DryRun
+
+
 class DryRun(NamedTuple):
-    """What a peer does at the start, in the first period of rounds and in every later one."""
+    """What a peer does at the start, in the first period of rounds and in every later one.
+
+    Where rounds have too many steps to execute, `terms` holds shorter dry runs: a figure per round
+    is the sum of factor times the figure of each term.
+    """
 
     net: DryRunNeighborhood  # what was sent in the first period
     state: int  # bytes that the algorithm and the optimizer keep
     start: Acts
     first: list[Acts]  # by round
     later: list[Acts]
+    terms: Sequence[Term] = ()
 
 
 def rehearse(scenario: Scenario, rank: int) -> DryRun:
-    """Two periods of rounds of this peer."""
+    """Return the dry run of this peer; rounds of more than MOST_STEPS steps are extrapolated.
+
+    What a peer does in a round grows linearly with the local and with the consensus steps, so
+    three shorter rounds determine it: messages and bytes of `net` are those of the whole round.
+    """
+    learning = scenario.experiment.learning
+    steps = learning.local_steps, learning.consensus_steps
+    if max(steps) <= MOST_STEPS:
+        return execute(scenario, rank)
+    short = min(steps[0], MOST_STEPS), min(steps[1], MOST_STEPS)
+    slopes = [
+        Fraction(whole - part, part - part // 2) for whole, part in zip(steps, short, strict=True)
+    ]
+    corners = {short: sum(slopes, Fraction(1))}
+    if slopes[0]:
+        corners[short[0] // 2, short[1]] = -slopes[0]
+    if slopes[1]:
+        corners[short[0], short[1] // 2] = -slopes[1]
+    terms = []
+    for (local, consensus), factor in corners.items():
+        shorter = with_steps(scenario, local, consensus)
+        terms.append(Term(factor, shorter, execute(shorter, rank)))
+    whole = terms[0].run._replace(terms=terms)
+    net = whole.net
+    net.messages_sent = extrapolate([(term.factor, term.run.net.messages_sent) for term in terms])
+    net.bytes_sent = extrapolate([(term.factor, term.run.net.bytes_sent) for term in terms])
+    return whole
+
+
+def extrapolate(terms: Iterable[tuple[Fraction, int]]) -> int:
+    """Return the sum of factor times figure; 0 if it is negative: figures are counts."""
+    return max(0, round(sum(factor * figure for factor, figure in terms)))
+
+
+def with_steps(scenario: Scenario, local: int, consensus: int) -> Scenario:
+    """Return the scenario with other numbers of steps in a round, and plug-ins of its own."""
+    experiment = scenario.experiment
+    learning = replace(
+        experiment.learning,
+        local_steps=local,
+        consensus_steps=consensus,
+        optimizer=copy.deepcopy(experiment.learning.optimizer),
+    )
+    algorithm = copy.deepcopy(experiment.algorithm)
+    shorter = replace(
+        scenario, experiment=replace(experiment, learning=learning, algorithm=algorithm)
+    )
+    algorithm.bind(shorter.setting)
+    return shorter
+
+
+def execute(scenario: Scenario, rank: int) -> DryRun:
+    """Execute two periods of rounds of this peer."""
     algorithm, net = scenario.experiment.algorithm, DryRunNeighborhood(scenario, rank)
     for compressor in algorithm.compressors():
         compressor.bind(scenario.shapes, RandomStream(0, "rehearsal", rank))

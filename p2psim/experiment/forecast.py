@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from p2psim.experiment.dry_run import DryRun, Send, Wait
+from p2psim.experiment.dry_run import DryRun, Send, Term, Wait
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Arrival, Clock
 
@@ -79,6 +80,8 @@ def forecast(scenario: Scenario, dry_run: DryRun) -> Forecast | None:
 
     None if the order of operations depends on times that are known in a run only.
     """
+    if dry_run.terms:
+        return by_shorter_rounds(dry_run.terms)
     if scenario.experiment.algorithm.time_dependent:
         return by_algorithm(scenario)
     peers = Peers(scenario)
@@ -92,6 +95,20 @@ def forecast(scenario: Scenario, dry_run: DryRun) -> Forecast | None:
         if number and peers.messages + peers.steps > MAX_MESSAGES:
             break
     return Forecast(max(clock.now for clock in peers.clocks), number)
+
+
+def by_shorter_rounds(terms: Sequence[Term]) -> Forecast | None:
+    """Forecast rounds that are too long to execute, by those of the shorter dry runs."""
+    forecasts = [forecast(term.scenario, term.run) for term in terms]
+    known = [part for part in forecasts if part is not None]
+    if len(known) < len(terms):
+        return None
+    rounds = min(part.rounds for part in known)
+    seconds = sum(
+        float(term.factor) * part.seconds / part.rounds
+        for term, part in zip(terms, known, strict=True)
+    )
+    return Forecast(max(0.0, seconds * rounds), rounds)
 
 
 def by_algorithm(scenario: Scenario, rounds: int | None = None) -> Forecast | None:

@@ -135,6 +135,6 @@ def virtual_time(scenario: Scenario, rehearsed: DryRun) -> str:
     if known is None:
         return "depends on who waits for whom; only a run tells"
     seconds, rounds = known
-    if rounds == scenario.rounds or not seconds:
+    if (rounds == scenario.rounds and not rehearsed.terms) or not seconds:
         return f"{seconds:,.6g} s" if seconds else "none"
     return f"about {seconds / rounds * scenario.rounds:,.4g} s, by the first {rounds:,} rounds"

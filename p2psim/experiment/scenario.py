@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from p2psim import rng
+from p2psim import memory, rng
 from p2psim.base import Indices, Model, Setting, Shape, Task
 from p2psim.errors import InputError
 from p2psim.experiment import config
@@ -30,6 +30,9 @@ CURES = {
     "symmetric": 'choose an undirected topology with weights = "metropolis"',
     "static": "choose a topology that does not change from step to step",
 }
+MATRICES = 6  # (n, n) in float64 that exist at a time while a graph is built
+VECTORS = 8  # of length d in the dry run of a peer: x, gradient, state, messages
+COLUMNS = 9  # numbers of a peer and round in run.h5
 
 
 @dataclass
@@ -140,6 +143,11 @@ class Scenario:
 def prepare(experiment: Experiment) -> Scenario:
     """Check what only shows when the parts meet; InputError names the key and the cure."""
     head, data = experiment.head, experiment.data
+    memory.check(
+        MATRICES * 8 * head.peers**2,
+        f"peers = {head.peers}: the mixing matrix and what is derived from it",
+        "give fewer peers",
+    )
     data.open(str(experiment.folder))
     parts = split(experiment)
     graph = topology.build(
@@ -164,6 +172,11 @@ def prepare(experiment: Experiment) -> Scenario:
             )
         scenario.rounds = max(1, math.ceil(rounds - 1e-9))
     experiment.table["topology"].setdefault("weights", graph.rule)
+    memory.check(
+        COLUMNS * 8 * head.peers * scenario.rounds,
+        f"rounds = {scenario.rounds} with {head.peers} peers: the records",
+        "give fewer rounds",
+    )
     return scenario
 
 
@@ -268,6 +281,13 @@ def tensors(experiment: Experiment) -> list[Shape]:
         raise InputError(f"model: {error}") from None
     if max(math.prod(shape) for shape in shapes) >= 2**31:
         raise InputError("model: a tensor has 2^31 entries or more; make its layers smaller")
+    d = sum(math.prod(shape) for shape in shapes)
+    itemsize = np.dtype(experiment.model_section.dtype).itemsize
+    memory.check(
+        VECTORS * d * itemsize,
+        f"model: {d:,} parameters, of which a peer keeps about {VECTORS} copies,",
+        "make its layers smaller",
+    )
     return shapes
 
 

@@ -6,20 +6,28 @@ import copy
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 from p2psim.errors import InputError
+from p2psim.experiment.renaming import rename
 
 Table: TypeAlias = dict[str, Any]
 KEY = r"[\w.-]+"  # dotted
 UNSAFE = r"[^\w.,=+-]+"  # replaced in the name of a run's folder
 
 
-def assign(table: Table, assignments: Sequence[str]) -> Table:
+def assign(
+    table: Table,
+    assignments: Sequence[str],
+    folder: Path = Path(),
+    say: Callable[[str], object] = str,
+) -> Table:
     """Apply KEY=VALUE settings to a copy of the tables and return it; VALUE is TOML or a bare word.
 
+    A setting that changes the name of a plug-in keeps the keys that the new one has as well (see
+    renaming), and tells the others to `say` in one sentence. Paths are relative to `folder`.
     InputError for a malformed setting, and for a key that [sweep] would overwrite.
     """
     table = copy.deepcopy(table)
@@ -32,7 +40,7 @@ def assign(table: Table, assignments: Sequence[str]) -> Table:
                 f"--set {text!r}: [sweep] has values for {name}, which would take its place: "
                 "change them there, or choose a combination with --only K"
             )
-        put(table, key.strip(), toml_value(value.strip(), text))
+        set_key(table, key.strip(), toml_value(value.strip(), text), folder, say)
     return table
 
 
@@ -81,6 +89,17 @@ def overwriting(table: Table, key: str) -> str:
     """Return the key of [sweep] whose values would replace a value of `key`; "" for none."""
     names = swept(table.get("sweep", {}))
     return next((name for name in names if f"{key}.".startswith(f"{name}.")), "")
+
+
+def set_key(table: Table, key: str, value: Any, folder: Path, say: Callable[[str], object]) -> None:
+    """Set a dotted key in place, by `rename` if it is the name of a plug-in."""
+    where = key.removesuffix(".name")
+    removed = rename(table, where, value, folder) if isinstance(value, str) else None
+    if removed is None:
+        put(table, key, value)
+    elif removed:
+        keys = ", ".join(f"{where}.{name} = {old!r}" for name, old in removed.items())
+        say(f"--set {key}={value}: left out {keys}, which {value!r} does not have")
 
 
 def swept(sweep: Any) -> Iterator[str]:

@@ -45,6 +45,7 @@ class Request:
     resume: bool
     paths: Path | None = None  # start of relative paths in the experiment; None: folder of `file`
     source: dict[str, Any] | None = None  # to write into `file` for the ranks; None: it exists
+    notes: tuple[str, ...] = ()  # keys that --set has removed, in sentences
 
     @property
     def folder(self) -> Path:
@@ -108,10 +109,12 @@ def requests(
 ) -> list[Request]:
     """Return one request for each combination of an experiment file."""
     check_options(force, resume)
-    table = assign(config.read(file), settings)
+    notes: list[str] = []
+    folder = paths or file.resolve().parent
+    table = assign(config.read(file), settings, folder, notes.append)
     base = out or run_folder_of(table)
     return [
-        Request(file, settings, combination, base, label, force, resume, paths)
+        Request(file, settings, combination, base, label, force, resume, paths, notes=tuple(notes))
         for label, combination in combinations(table)
     ]
 
@@ -143,6 +146,12 @@ def run_folder_of(table: dict[str, Any]) -> Path:
     return Path("runs") / str(table["name"])
 
 
+def print_notes(requests: list[Request]) -> None:
+    """Print the notes of the command line, which all combinations share, on stderr."""
+    for note in requests[0].notes:
+        click.echo(f"p2psim: {note}", err=True)
+
+
 def select(requests: list[Request], only: int | None) -> list[tuple[int, Request]]:
     """Return (number, request) of all combinations, or of the one numbered `only`."""
     if only is None:
@@ -170,6 +179,7 @@ def run(requests: list[Request], debug: bool, only: int | None, launch: str | No
         own = request.scenario()
         run_rank(request, own, Holdings(own), *rank_and_size)
         return
+    print_notes(requests)
     try:
         for folder in run_all(selected, debug, Reports(), launch):
             print_result(tables.summary(folder))
@@ -188,20 +198,45 @@ def run_all(
 ) -> Iterator[Path]:
     """Run numbered combinations one after the other; yield the folder of each finished run.
 
-    Raises InputError, PeerError and StoppedError.
+    A combination that fails does not stop the others: PeerError names all of them at the end.
+    Raises InputError and StoppedError as well.
     """
     # Check all combinations before the first one starts, so that no error appears hours later.
     sizes = [check(request, reports.warn) for _, request in selected]
     launcher = None if debug else ranks.find_launcher(launch)
+    failed = []
     for (number, request), size in zip(selected, sizes, strict=True):
-        if request.is_complete:
-            pass
-        elif launcher:
-            with request.file_for_ranks():
-                start_ranks(request, launcher, size, number, reports)
+        try:
+            run_combination(request, launcher, size, number, reports)
+        except (InputError, PeerError) as error:
+            if len(selected) == 1:
+                raise
+            failed.append(f"{number} ({request.label})")
+            if not isinstance(error, RefusedByRanksError):  # the ranks have printed the reason
+                reports.warn(f"{request.label}: {error}")
         else:
-            run_threads_locally(request, size.peers)
-        yield request.folder
+            yield request.folder
+    if failed:
+        raise PeerError(
+            f"{len(failed)} of {len(selected)} combinations failed: {', '.join(failed)}"
+        )
+
+
+def run_combination(
+    request: Request,
+    launcher: ranks.LaunchCommand | None,
+    size: Size,
+    number: int,
+    reports: Reports,
+) -> None:
+    """Run one combination, by ranks or, without a launcher, as threads of this process."""
+    if request.is_complete:
+        return
+    if launcher:
+        with request.file_for_ranks():
+            start_ranks(request, launcher, size, number, reports)
+    else:
+        run_threads_locally(request, size.peers)
 
 
 def print_result(text: str) -> None:
@@ -249,6 +284,8 @@ def run_rank(
     mpi_init.init_mpi(size)
     transport = MPITransport()
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher reports
+    if rank == 0 and not launched:
+        print_notes([request])
     try:
         session.run_peer(
             own,

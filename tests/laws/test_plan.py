@@ -10,7 +10,7 @@ import tomli_w
 from click.testing import CliRunner
 
 from p2psim import cli, registry
-from p2psim.experiment import plan, scenario
+from p2psim.experiment import dry_run, plan, scenario, sweep
 from p2psim.experiment.dry_run import rehearse
 from p2psim.network import neighborhood
 from p2psim.network.buffers import HEADER
@@ -89,6 +89,51 @@ def test_the_rehearsal_sends_what_a_run_sends(name: str, tmp_path: Path) -> None
         # In rounds of the same number of messages: how many of them go before the first.
         before = AT_START.get(name, 0)
         assert run.train["messages_sent"][rank, -1] == net.messages_sent * (1 + before)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_long_rounds_are_extrapolated_from_shorter_ones(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    algorithm, topology = CASES[name]
+    table = experiment(algorithm, topology, rounds=6)
+    table["learning"] = {"local_steps": 13, "consensus_steps": 9}
+
+    def planned() -> dict[str, str]:
+        rows = plan.plan(scenario.load(sweep.assign(table, ()), tmp_path))
+        return {key: rows[key] for key in ("messages", "traffic", "virtual time")}
+
+    executed = planned()
+    monkeypatch.setattr(dry_run, "MOST_STEPS", 6)
+    extrapolated = planned()
+    seconds = re.compile(r"(?:about )?([\d.]+) s(?:, by the first \d+ rounds)?")
+    assert extrapolated.keys() == executed.keys()
+    if name == "async-gossip":  # whose messages depend on the steps in a window
+        return
+    for key, text in executed.items():
+        assert seconds.sub(r"\1 s", extrapolated[key]) == seconds.sub(r"\1 s", text)
+
+
+@pytest.mark.parametrize("setting", ["local_steps", "consensus_steps"])
+@pytest.mark.parametrize("name", ["d-psgd", "p2pl", "k-sgd", "lgc-sgd", "async-gossip"])
+def test_a_plan_of_long_rounds_executes_few_steps(
+    name: str, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    algorithm, topology = CASES[name]
+    table = experiment(algorithm, topology, rounds=6)
+    table["learning"] = {setting: 10**8}
+    table["rounds"] = 10**6
+    executed: list[str | dry_run.Send | dry_run.Wait] = []
+    cut = dry_run.OperationLog.cut
+
+    def counted(log: dry_run.OperationLog) -> dry_run.Acts:
+        acts = cut(log)
+        executed.extend(acts)
+        return acts
+
+    monkeypatch.setattr(dry_run.OperationLog, "cut", counted)
+    plan.plan(scenario.load(table, tmp_path))
+    assert 0 < len(executed) < 100 * dry_run.MOST_STEPS
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,24 @@ def test_failed_run_says_who_and_how_far(failed: Path, joined: bool) -> None:
     assert "of round 4: RuntimeError: on purpose" in text
 
 
+def test_the_combinations_after_a_failed_one_run(place: Path, tmp_path: Path) -> None:
+    sweep = '[sweep]\nalgorithm = ["bad.py:Bad", "d-psgd"]\nseed = [1, 2]\n'
+    (place / "sweep.toml").write_text(EXPERIMENT + sweep)
+    call = ("run", place / "sweep.toml", "--debug", "--out", tmp_path)
+    result = CliRunner().invoke(main, [str(argument) for argument in call])
+    assert result.exit_code == 3
+    *reasons, last = result.stderr.splitlines()
+    names = [f"algorithm=bad.py_Bad-seed={seed}" for seed in (1, 2)]
+    for reason, name in zip(reasons, names, strict=True):
+        assert reason.startswith(f"p2psim: {name}: peer 2 on ")
+    assert last == f"p2psim: 2 of 4 combinations failed: 0 ({names[0]}), 1 ({names[1]})"
+    states = {path.parent.name: results.read(path).state for path in tmp_path.glob("*/run.h5")}
+    assert sorted(name for name, state in states.items() if state == "done") == [
+        "algorithm=d-psgd-seed=1",
+        "algorithm=d-psgd-seed=2",
+    ]
+
+
 def test_killed_run_is_read_up_to_its_last_row(copy: Path, choco: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import h5py
 import pytest
 
+from p2psim import memory
 from tests.support.programs import (
     GOOD,
     QUADRATIC,
@@ -34,6 +35,12 @@ WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
     "fraction-of-a-peer": ({"peers": 2.5}, ("peers = 2.5", "a whole number >= 1")),
     "true-peers": ({"peers": True}, ("peers = True", "a whole number >= 1")),
     "no-peers": ({"peers": 0}, ("peers = 0", ">= 1")),
+    "giant-peers": ({"peers": 10**9}, ("peers = 1000000000: ", "GiB", "give fewer peers")),
+    "peers-beyond-64-bits": ({"peers": 2**63}, ("peers = 9223372036854775808", "<= ")),
+    "giant-layers": (
+        {"model.hidden": [46_000] * 20},
+        ("model: 40,", "parameters", "GiB", "make its layers smaller"),
+    ),
     "negative-rounds": ({"rounds": -3}, ("rounds = -3", ">= 1")),
     "negative-seed": ({"seed": -1}, ("seed = -1", "a whole number >= 0")),
     "name-is-a-number": ({"name": 3}, ("name = 3", "a string")),
@@ -245,6 +252,14 @@ def test_what_the_cases_start_from_is_right(changes: Changes, bench: Bench) -> N
     assert bench.call("plan", bench.file).exit_code == 0
 
 
+def test_records_beyond_the_memory_are_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 2**30)
+    write(bench.folder, with_changes(GOOD, {"rounds": 2 * 10**6}))
+    bench.check_refused("rounds = 2000000 with 8 peers: ", "1 GiB", "give fewer rounds")
+
+
 SWEEP = '[sweep]\n"algorithm.gamma" = '
 TEXTS = {
     "no-toml": ("peers 8\n", ("experiment.toml", "is not valid TOML", "line 2")),
@@ -290,6 +305,14 @@ def test_a_setting_that_the_sweep_would_undo_is_refused(key: str, bench: Bench) 
     bench.file.write_bytes(bench.file.read_bytes() + sweep)
     fragments = (f"--set '{key}=1': [sweep] has values for algorithm.compressor", "--only K")
     bench.check_refused(*fragments, call=("plan", bench.file, "--set", f"{key}=1"))
+
+
+def test_keys_that_a_new_name_removes_are_printed(bench: Bench) -> None:
+    result = bench.call("plan", bench.file, "--set", "algorithm=d-psgd", "--set", "rounds=1")
+    assert result.exit_code == 0, result.stderr
+    (note,) = result.stderr.splitlines()
+    assert note.startswith("p2psim: --set algorithm=d-psgd: left out algorithm.gamma = 0.4, ")
+    assert note.endswith("which 'd-psgd' does not have")
 
 
 @pytest.mark.parametrize("name", ["nowhere.toml", "."])

@@ -75,3 +75,63 @@ def test_what_is_neither_is_refused(given: Any) -> None:
 def test_two_cases_of_one_name_are_refused() -> None:
     with pytest.raises(InputError, match="'a_b' more than once"):
         combinations({"sweep": {"case": {"a b": {}, "a/b": {}}}})
+
+
+SECTIONS: dict[str, Any] = {
+    "data": {"name": "digits", "test_samples": 300, "batch_size": 16, "partition": {"name": "iid"}},
+    "learning": {"optimizer": {"name": "sgd", "lr": 0.3, "momentum": 0.9}},
+    "algorithm": {
+        "name": "choco-sgd",
+        "gamma": 0.4,
+        "compressor": {"name": "top-k", "keep": 0.1},
+    },
+    "topology": {"name": "erdos-renyi", "p": 0.5, "weights": "lazy"},
+    "time": {"link": {"latency": 0.1, "bandwidth": 1e9}},
+}
+MNIST = {"name": "mnist", "batch_size": 16, "partition": {"name": "iid"}}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected", "removed"),
+    [
+        ("data=mnist", {"data": MNIST}, "data.test_samples = 300"),
+        ("data.name=mnist", {"data": MNIST}, "data.test_samples = 300"),
+        (
+            "learning.optimizer=adam",
+            {"learning": {"optimizer": {"name": "adam", "lr": 0.3}}},
+            "learning.optimizer.momentum = 0.9",
+        ),
+        (
+            "algorithm=deep-squeeze",
+            {"algorithm": {**SECTIONS["algorithm"], "name": "deep-squeeze"}},
+            "",
+        ),
+        (
+            "algorithm.compressor=sign",
+            {"algorithm": {**SECTIONS["algorithm"], "compressor": {"name": "sign"}}},
+            "algorithm.compressor.keep = 0.1",
+        ),
+        ("topology=ring", {"topology": {"name": "ring", "weights": "lazy"}}, "topology.p = 0.5"),
+        (
+            "time.link=access",
+            {"time": {"link": {"name": "access", "latency": 0.1}}},
+            "time.link.bandwidth = 1000000000.0",
+        ),
+    ],
+)
+def test_a_new_name_keeps_the_keys_that_both_plug_ins_have(
+    setting: str, expected: dict[str, Any], removed: str
+) -> None:
+    notes: list[str] = []
+    assert assign(SECTIONS, [setting], say=notes.append) == {**SECTIONS, **expected}
+    assert len(notes) == bool(removed)
+    assert removed in "".join(notes)
+
+
+@pytest.mark.parametrize("setting", ["data={name='mnist'}", "algorithm=dpsgd", "name=mnist"])
+def test_a_table_and_an_unknown_name_replace_all_keys(setting: str) -> None:
+    notes: list[str] = []
+    key, _, value = setting.partition("=")
+    changed = assign(SECTIONS, [setting], say=notes.append)
+    assert changed == {**SECTIONS, key: {"name": "mnist"} if "{" in value else value}
+    assert not notes
