@@ -105,6 +105,12 @@ def test_libraries_are_imported_through_their_doors(name: str) -> None:
         assert any(f"{name}.".startswith(f"{door}.") for door in doors), f"{other} in {name}"
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("analysis.")])
+def test_analysis_needs_only_the_format_and_the_folder_of_a_run(name: str) -> None:
+    parts = {other for other in inner(MODULES[name]) if other.startswith("simulation.")}
+    assert parts <= {"simulation.run_format", "simulation.run_folder"}
+
+
 def plugins(path: Path) -> bool:
     """Whether a class with the decorator @plugin stands in a file."""
     return any(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from p2psim.errors import InputError
 from p2psim.simulation import run_folder
-from p2psim.simulation.event_log import ROW
+from p2psim.simulation.run_format import ROW
 
 Array: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]
@@ -270,7 +270,7 @@ def leaves(table: Table, path: str = "") -> Table:
 
 
 def schedules(path: Path) -> list[NDArray[Any]]:
-    """Return each peer's events so far (see event_log.ROW). InputError if the run keeps none."""
+    """Return each peer's events so far (see run_format.ROW). InputError if the run keeps none."""
     with open_run(path) as file:
         if "schedule" in file:
             return [events(file, rank) for rank in range(file.attrs["peers"])]

@@ -14,16 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from p2psim.network.clock import EVENTS, WORK
+from p2psim.network.clock import WORK
 from p2psim.simulation.run_file import atomic_hdf5
-from p2psim.simulation.run_format import schedule_file
+from p2psim.simulation.run_format import ROW, schedule_file
 
 FIRST = 1024  # rows of a new file
-KIND = h5py.enum_dtype({name: number for number, name in enumerate(EVENTS)}, "i1")
-# `round` is the last field: readers take a row as complete once its round is set.
-ROW = np.dtype(
-    [("kind", KIND), ("other", "<i4"), ("begin", "<f8"), ("end", "<f8"), ("round", "<i4")]
-)
 MEANING = (
     "kind: work, wait or transfer; other: the peer that was waited for, or that sent, else -1; "
     "begin and end: virtual seconds; round: from 1, 0 before the first, -1: no event"

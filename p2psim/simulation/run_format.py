@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from p2psim.experiment.scenario import Scenario
+from p2psim.network.clock import EVENTS
 
 # Dataset -> (type, unit, meaning). In run.h5 the first axis is the peer, the second the row.
 TRAIN = {
@@ -46,6 +47,12 @@ STATUS = {
     "waits_for": ((16,), "i8", "", "the first 16 of the peers that it waits for; -1: none"),
 }
 PHASES = ("local", "consensus")  # the numbers of /eval/phase are indices of this
+# A row of /schedule/RANK, an event of the peer's clock.
+KIND = h5py.enum_dtype({name: number for number, name in enumerate(EVENTS)}, "i1")
+# `round` is the last field: readers take a row as complete once its round is set.
+ROW = np.dtype(
+    [("kind", KIND), ("other", "<i4"), ("begin", "<f8"), ("end", "<f8"), ("round", "<i4")]
+)
 
 
 def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str]]:
