@@ -21,7 +21,7 @@ from p2psim.registry import plugin
 
 Tokens = NDArray[np.int32]
 
-HELD_OUT = 10  # one token of so many, at the end of a text without a test file
+HELD_OUT = 10  # the last tenth of the tokens is held out where a text has no test file
 WIKITEXT = "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data"
 WIKITEXT_CURE = (
     f"download train.txt and test.txt from {WIKITEXT}/wikitext-2 into the folder wikitext-2 in "
@@ -157,7 +157,7 @@ def number_tokens(lines: Iterable[Iterable[str]], numbers: defaultdict[str, int]
 
 
 def most_frequent(train: Tokens, tokens: Sequence[str], vocabulary: int) -> tuple[Tokens, int]:
-    """Return the id of each number of `number_tokens`, and how many ids there are.
+    """Return the id of each number of `number_tokens`, and the number of ids.
 
     Ids follow the frequency in the training part, see `frequent_ids`.
     """

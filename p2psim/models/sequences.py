@@ -78,7 +78,7 @@ def check_text_input(model: str, inputs: Shape) -> None:
     if len(inputs) != 1:
         raise InputError(
             f"{model}: samples of shape {inputs}; it takes texts of shape (length,): take data "
-            "'ag-news' or 'senteval-length'"
+            "'ag-news', 'senteval-length' or 'text'"
         )
 
 

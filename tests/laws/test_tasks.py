@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch.nn.utils import vector_to_parameters
 
 from p2psim import registry
 from p2psim.base import Metric
+from p2psim.data.files import data_folder
 from p2psim.experiment import scenario
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.sweep import assign
@@ -72,6 +74,15 @@ def language_model(folder: Path) -> Table:
     return {**TABLE, "data": data | partition, "model": {"name": "transformer", **small}}
 
 
+def a9a(folder: Path) -> Table:
+    """Return the task "binary" on published data; skip the test where they are missing."""
+    if not os.environ.get("P2PSIM_DATA") or not (data_folder() / "libsvm" / "a9a.t.gz").is_file():
+        pytest.skip("P2PSIM_DATA has no libsvm/a9a.t.gz")
+    data = {"name": "libsvm", "file": "a9a", "batch_size": 64}
+    model = {"name": "linear", "dtype": "float64"}
+    return {**TABLE, "data": data, "model": model, "eval": {"every": ROUNDS}}
+
+
 CASES: dict[str, Callable[[Path], Table]] = {
     "classification": classification,
     "binary": binary,
@@ -79,6 +90,7 @@ CASES: dict[str, Callable[[Path], Table]] = {
     "least-squares": least_squares,
     "language-model": language_model,
 }
+PUBLISHED = {"a9a": a9a}
 
 
 def hits(outputs: Numbers, targets: Numbers) -> Numbers:
@@ -114,8 +126,8 @@ FORMULAS: dict[str, Callable[[Numbers, Numbers, Numbers], Any]] = {
 class Prepared:
     """An experiment whose models are evaluated outside of a run, with torch in one process."""
 
-    def __init__(self, name: str, folder: Path, table: Table | None = None) -> None:
-        self.folder, self.table = folder, table or CASES[name](folder)
+    def __init__(self, name: str, folder: Path) -> None:
+        self.folder, self.table = folder, {**CASES, **PUBLISHED}[name](folder)
         self.scenario = scenario.load(assign(self.table, ()), folder)
         data = self.scenario.experiment.data
         self.dtype = getattr(torch, self.scenario.experiment.model_section.dtype)
@@ -178,7 +190,7 @@ def test_sums_add_up_over_batches_and_over_peers(name: str, tmp_path: Path) -> N
             assert_close(metric.result(np.sum(each, axis=0)), expected)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *PUBLISHED])
 def test_the_file_holds_what_the_final_models_give(name: str, tmp_path: Path) -> None:
     prepared = Prepared(name, tmp_path)
     place, targets = prepared.run(), prepared.test.targets.numpy()

@@ -237,8 +237,8 @@ def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
 
 
 def plain(attributes: Any) -> dict[str, Any]:
-    plain = {k: v for k, v in attributes.items() if k not in results.WIRING}
-    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in plain.items()}
+    values = {k: v for k, v in attributes.items() if k not in results.WIRING}
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
 
 
 def scales(dataset: h5py.Dataset) -> list[list[str]]:
