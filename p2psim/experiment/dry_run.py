@@ -187,7 +187,7 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
     slopes = [
         Fraction(whole - part, part - part // 2) for whole, part in zip(steps, short, strict=True)
     ]
-    corners = {short: 1 + sum(slopes)}
+    corners = {short: 1 + slopes[0] + slopes[1]}
     if slopes[0]:
         corners[short[0] // 2, short[1]] = -slopes[0]
     if slopes[1]:

@@ -9,6 +9,7 @@ import signal
 import sys
 import termios
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +17,21 @@ from typing import Any, NamedTuple
 import click
 
 from p2psim.analysis import results, tables
-from p2psim.errors import STOPPED, AbortedError, InputError, PeerError, StoppedError
+from p2psim.errors import (
+    STOPPED,
+    AbortedError,
+    InputError,
+    PeerError,
+    StoppedError,
+    origin,
+    print_traceback,
+)
 from p2psim.experiment import config, plan, scenario
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.sweep import assign, combinations
 from p2psim.launcher import environment, mpi_init, ranks
 from p2psim.launcher.progress import Progress
-from p2psim.network.transport import MPITransport, run_threads
+from p2psim.network.transport import MPITransport, Transport, run_threads
 from p2psim.simulation import allocator, checkpoint, recorder, run_folder, session
 from p2psim.simulation.watchdog import HangDetector
 
@@ -184,6 +193,7 @@ def check(request: Request) -> Size:
     else:
         run_folder.check_folder(request.folder, request.force)
     run_folder.check_writable(request.folder)
+    scenario.check_build(checked)
     Holdings(checked).bind_task(0)  # a damaged file shows here
     if "warning" in (diagnostics := plan.diagnose(checked)):
         prefix = f"{request.label}: " if request.label else ""
@@ -226,23 +236,18 @@ def run_rank(
     allocator.return_freed_memory()  # until the first round
     stop_requested = StopRequest(request.folder).listen(*ranks.STOPPING)
     session.check_size(own, size)
+    if "P2PSIM_LAUNCHED" not in os.environ:  # else the launcher has checked it
+        scenario.check_build(own)
     mpi_init.init_mpi(size)
     transport = MPITransport()
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher reports
     if rank == 0 and not launched:
         print_notes([request])
     try:
-        session.run_peer(
-            own,
-            transport,
-            request.folder,
-            request.force,
-            request.resume,
-            stop_requested,
-            environment.local_rank()[0],
-            holdings,
-        )
+        run_peer(request, own, transport, stop_requested, environment.local_rank()[0], holdings)
     except PeerError as error:
+        if ranks.TRACEBACK in os.environ:
+            print_traceback(error)
         if not launched or not error.recorded:
             click.echo(f"p2psim: {error}", err=True)
             wait_until_stderr_is_read()
@@ -254,6 +259,29 @@ def run_rank(
         sys.exit(0 if launched else STOPPED)
     if rank == 0 and not launched:
         print_result(tables.summary(request.folder))
+
+
+def run_peer(
+    request: Request,
+    own: scenario.Scenario,
+    wire: Transport,
+    stop_requested: Callable[[], bool],
+    *rest: Any,
+) -> None:
+    """Run one peer; PeerError names the user's file and line if a plug-in of the user fails.
+
+    rest: the last parameters of session.run_peer.
+    """
+    folder, force, resume = request.folder, request.force, request.resume
+    try:
+        session.run_peer(own, wire, folder, force, resume, stop_requested, *rest)
+    except PeerError as error:
+        where = origin(error)
+        if not where:
+            raise
+        text = f"{error} ({where})"
+        recorded = error.recorded and session.record(folder, wire.rank, text)
+        raise PeerError(text, recorded) from error
 
 
 def wait_until_stderr_is_read(limit: float = 2.0) -> None:
@@ -280,14 +308,7 @@ def run_threads_locally(request: Request, peers: int) -> None:
     try:
         run_threads(
             peers,
-            lambda transport: session.run_peer(
-                request.scenario(),
-                transport,
-                request.folder,
-                request.force,
-                request.resume,
-                stop_requested,
-            ),
+            lambda wire: run_peer(request, request.scenario(), wire, stop_requested),
         )
     except (KeyboardInterrupt, StoppedError):
         exit_stopped(request.folder)
@@ -318,13 +339,16 @@ def start_ranks(request: Request, launcher: ranks.LaunchCommand, size: Size, num
     if process.returncode:
         ranks.remove_leftovers()
         ranks.remove_dead_servers()
-    check_end(request, stop_requested, process.returncode, hang)
+    check_end(request, stop_requested, process.returncode, hang, ranks.limits(size.peers))
 
 
-def check_end(request: Request, stop_requested: StopRequest, code: int, hang: str) -> None:
+def check_end(
+    request: Request, stop_requested: StopRequest, code: int, hang: str, limits: str
+) -> None:
     """Return if the run is done; else report why it ended, by exit or PeerError.
 
-    `code` is the exit code of mpiexec, `hang` the report of a hang or "".
+    `code` is the exit code of mpiexec, `hang` the report of a hang or "", `limits` the end of a
+    message that names limits of this shell, or "".
     """
     status = recorder.status(request.folder) if request.has_run and not code else ""
     if status == "done":
@@ -338,10 +362,10 @@ def check_end(request: Request, stop_requested: StopRequest, code: int, hang: st
     with contextlib.suppress(OSError):  # a full disk
         recorder.set_status(request.folder, "failed")
     if code > 0 and (reasons := results.failures(request.folder)):
-        raise PeerError("; ".join(reasons) + resume_hint(request.folder))
+        raise PeerError("; ".join(reasons) + limits + resume_hint(request.folder))
     cause = "mpiexec was killed by signal" if code < 0 else "the ranks have ended with exit code"
     where = f"; the rows so far are in {request.folder}" if request.has_run else " at the start"
-    raise PeerError(f"{cause} {abs(code)}{where}{resume_hint(request.folder)}")
+    raise PeerError(f"{cause} {abs(code)}{where}{limits}{resume_hint(request.folder)}")
 
 
 def exit_stopped(folder: Path) -> None:

@@ -36,7 +36,7 @@ WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
     "true-peers": ({"peers": True}, ("peers = True", "a whole number >= 1")),
     "no-peers": ({"peers": 0}, ("peers = 0", ">= 1")),
     "giant-peers": ({"peers": 10**9}, ("peers = 1000000000: ", "GiB", "give fewer peers")),
-    "peers-beyond-64-bits": ({"peers": 2**63}, ("peers = 9223372036854775808", "<= ")),
+    "peers-beyond-64-bits": ({"peers": 2**63}, ("peers = 9223372036854775808",)),
     "giant-layers": (
         {"model.hidden": [46_000] * 20},
         ("model: 40,", "parameters", "GiB", "make its layers smaller"),
@@ -44,6 +44,20 @@ WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
     "negative-rounds": ({"rounds": -3}, ("rounds = -3", ">= 1")),
     "negative-seed": ({"seed": -1}, ("seed = -1", "a whole number >= 0")),
     "name-is-a-number": ({"name": 3}, ("name = 3", "a string")),
+    "long-name": (
+        {"name": "n" * 300},
+        (
+            "name = 'nnn",
+            "nnn': give a name of at most 255 bytes",
+        ),
+    ),
+    "long-value": (
+        {"peers": "p" * 900},
+        (
+            "peers = 'ppp",
+            "ppp': give a whole number >= 1",
+        ),
+    ),
     "infinite-epochs": ({"rounds": REMOVED, "epochs": INF}, ("epochs = inf", "a number > 0")),
     "nan-lr": ({"learning.optimizer.lr": NAN}, ("learning.optimizer.lr = nan", ">= 0")),
     "infinite-gamma": ({"algorithm.gamma": INF}, ("algorithm.gamma = inf", "a number >= 0")),
@@ -266,6 +280,12 @@ TEXTS = {
     "no-utf-8": ("name = '\udcff'\n", ("experiment.toml", "is not valid TOML")),
     "section-twice": ("[data]\n[data]\n", ("is not valid TOML", "line 3")),
     "sweep-of-a-number": (SWEEP + "0.1", ("[sweep] holds lists", "[0.1, 0.2]")),
+    "sweep-with-a-long-value": (
+        f'[sweep]\n"model.hidden" = [{[4] * 200}]',
+        ("combination 'hidden=_4", "too long a name", "[sweep.case]"),
+    ),
+    "number-of-5000-digits": (f"peers = {'9' * 5000}", ("is not valid TOML",)),
+    "lists-in-lists": (f"peers = {'[' * 5000}", ("is not valid TOML",)),
     "sweep-of-nothing": (SWEEP + "[]", ("[sweep] holds lists", "[0.1, 0.2]")),
     "sweep-of-one-twice": (SWEEP + "[0.1, 0.1]", ("[sweep]", "'gamma=0.1' more than once")),
     "sweep-with-the-first-wrong": (SWEEP + "[-1.0, 0.1]", ("algorithm.gamma = -1.0", ">= 0")),
@@ -289,6 +309,7 @@ SETTINGS = {
     "peers=1 2": ("--set 'peers=1 2'", "not a TOML value"),
     "algorithm.gamma.deep=1": ("algorithm.gamma.deep", "'gamma' is a value, not a table"),
     "algorithm.gama=1": ("unknown key 'algorithm.gama'", "did you mean 'gamma'?"),
+    f"peers={'[' * 5000}": ("is not a TOML value", "[[[...[[["),
     "peers=many": ("peers = 'many'", "a whole number >= 1"),
 }
 
