@@ -87,7 +87,7 @@ def check_attributes(attributes: h5py.AttributeManager) -> None:
         value = attributes[name]
         if not isinstance(value, kind if kind is str else np.integer):
             raise ValueError(f"its attribute {name!r} is {value!r}")
-        if kind is str:
+        if isinstance(value, str):
             value.encode()  # UnicodeEncodeError, a ValueError, if it is not UTF-8
     experiment = tomllib.loads(attributes["experiment"])
     for name in ("algorithm", "data", "eval", "learning", "topology"):

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import h5py
 import pytest
 
-from p2psim import memory
 from tests.support.programs import (
     GOOD,
     QUADRATIC,
@@ -266,14 +265,6 @@ def test_what_the_cases_start_from_is_right(changes: Changes, bench: Bench) -> N
     assert bench.call("plan", bench.file).exit_code == 0
 
 
-def test_records_beyond_the_memory_are_refused(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "available", lambda: 2**30)
-    write(bench.folder, with_changes(GOOD, {"rounds": 2 * 10**6}))
-    bench.check_refused("rounds = 2000000 with 8 peers: ", "1 GiB", "give fewer rounds")
-
-
 SWEEP = '[sweep]\n"algorithm.gamma" = '
 TEXTS = {
     "no-toml": ("peers 8\n", ("experiment.toml", "is not valid TOML", "line 2")),
@@ -326,14 +317,6 @@ def test_a_setting_that_the_sweep_would_undo_is_refused(key: str, bench: Bench) 
     bench.file.write_bytes(bench.file.read_bytes() + sweep)
     fragments = (f"--set '{key}=1': [sweep] has values for algorithm.compressor", "--only K")
     bench.check_refused(*fragments, call=("plan", bench.file, "--set", f"{key}=1"))
-
-
-def test_keys_that_a_new_name_removes_are_printed(bench: Bench) -> None:
-    result = bench.call("plan", bench.file, "--set", "algorithm=d-psgd", "--set", "rounds=1")
-    assert result.exit_code == 0, result.stderr
-    (note,) = result.stderr.splitlines()
-    assert note.startswith("p2psim: --set algorithm=d-psgd: left out algorithm.gamma = 0.4, ")
-    assert note.endswith("which 'd-psgd' does not have")
 
 
 @pytest.mark.parametrize("name", ["nowhere.toml", "."])
