@@ -319,21 +319,6 @@ def test_a_setting_that_the_sweep_would_undo_is_refused(key: str, bench: Bench) 
     bench.check_refused(*fragments, call=("plan", bench.file, "--set", f"{key}=1"))
 
 
-@pytest.mark.parametrize("name", ["nowhere.toml", "."])
-def test_no_experiment_file(name: str, bench: Bench) -> None:
-    for command in ("run", "plan"):
-        bench.check_refused(
-            f"no experiment file {name!r}", "give a .toml file", call=(command, name)
-        )
-
-
-@pytest.mark.parametrize("only", [-1, 1, 7])
-def test_only_out_of_range(only: int, bench: Bench) -> None:
-    fragments = (f"--only {only}", "numbered 0 to 0")
-    for command in ("run", "plan"):
-        bench.check_refused(*fragments, call=(command, bench.file, "--only", only))
-
-
 def test_an_occupied_run_folder(bench: Bench) -> None:
     out = bench.folder / "out"
     (out / "peers").mkdir(parents=True)

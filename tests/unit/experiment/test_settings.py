@@ -29,3 +29,18 @@ def test_keys_that_a_new_name_removes_are_printed(bench: Bench) -> None:
     (note,) = result.stderr.splitlines()
     assert note.startswith("p2psim: --set algorithm=d-psgd: left out algorithm.gamma = 0.4, ")
     assert note.endswith("which 'd-psgd' does not have")
+
+
+@pytest.mark.parametrize("name", ["nowhere.toml", "."])
+def test_no_experiment_file(name: str, bench: Bench) -> None:
+    for command in ("run", "plan"):
+        bench.check_refused(
+            f"no experiment file {name!r}", "give a .toml file", call=(command, name)
+        )
+
+
+@pytest.mark.parametrize("only", [-1, 1, 7])
+def test_only_out_of_range(only: int, bench: Bench) -> None:
+    fragments = (f"--only {only}", "numbered 0 to 0")
+    for command in ("run", "plan"):
+        bench.check_refused(*fragments, call=(command, bench.file, "--only", only))
