@@ -4,10 +4,21 @@ import os
 import sys
 from typing import Any
 
+from p2psim.errors import STOPPED
 from p2psim.launcher import environment
 
 
 def main() -> None:
+    """Run this process, and end it without a traceback on Ctrl-C, also during an import."""
+    try:
+        start()
+    except KeyboardInterrupt:
+        if environment.mpi_rank() is None:
+            os.write(2, b"p2psim: stopped\n")
+        os._exit(STOPPED)
+
+
+def start() -> None:
     """Run the command line, or the fork server; a rank of mpiexec is replaced by its stub."""
     # The next opened file would take the number of a closed standard stream, and mpiexec requires
     # that all three streams are open.

@@ -10,35 +10,41 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from p2psim import __version__
-from p2psim.errors import STOPPED, AbortedError, InputError, PeerError
+from p2psim.errors import (
+    STOPPED,
+    AbortedError,
+    InputError,
+    PeerError,
+    origin,
+    print_traceback,
+    quoted,
+)
 from p2psim.launcher import environment, ranks, slurm
+from p2psim.launcher.ranks import TRACEBACK
 
 if TYPE_CHECKING:
     from p2psim.launcher.runner import Request
 
 
-def guarded(body: Callable[[], Any], traceback: bool = False) -> Any:
+def guarded(body: Callable[[], Any]) -> Any:
     """Call `body`; report an error as one sentence on stderr and exit with its exit code.
 
-    With `traceback` the error is raised instead.
+    An exception from a plug-in of the user is such an error, too: the sentence ends with the
+    user's file and line. With the variable P2PSIM_TRACEBACK a traceback precedes the sentence.
     """
     try:
         return body()
     except (InputError, PeerError, AbortedError) as error:
-        if traceback:
+        report(error, str(error))
+    except Exception as error:
+        if not origin(error):
             raise
-        # All ranks fail with the same error: only rank 0 prints it.
-        is_first = (environment.mpi_rank() or (0, 1))[0] == 0
-        if error.report_from_any_rank or (is_first and not isinstance(error, AbortedError)):
-            click.echo(f"p2psim: {error}", err=True)
-        elif not is_first and not isinstance(error, AbortedError):
-            ranks.let_first_rank_report()
-        sys.exit(error.exit_code)
+        report(error, f"{type(error).__name__}: {error}".replace("\n", " "))
     except KeyboardInterrupt:  # the launcher of ranks handles signals itself
         if environment.mpi_rank() is None:
             click.echo("p2psim: stopped", err=True)
@@ -48,18 +54,52 @@ def guarded(body: Callable[[], Any], traceback: bool = False) -> Any:
         os._exit(STOPPED)
 
 
+def report(error: Exception, text: str) -> NoReturn:
+    """Report an error on stderr, with the user's file and line, and exit with its exit code."""
+    if TRACEBACK in os.environ and not isinstance(error, AbortedError):
+        print_traceback(error)
+    # All ranks fail with the same error: only rank 0 prints it.
+    is_first = (environment.mpi_rank() or (0, 1))[0] == 0
+    if not isinstance(error, AbortedError):
+        if is_first or getattr(error, "report_from_any_rank", False):
+            where = origin(error)
+            more = f" ({where})" if where and where not in text else ""
+            click.echo(f"p2psim: {text}{more}", err=True)
+        else:
+            ranks.let_first_rank_report()
+    sys.exit(getattr(error, "exit_code", InputError.exit_code))
+
+
 class Commands(click.Group):
     """Group of commands that reports errors in one sentence; see `guarded`."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        return guarded(lambda: super(Commands, self).invoke(ctx), ctx.params["traceback"])
+        return guarded(lambda: super(Commands, self).invoke(ctx))
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command line; report an error of the system, such as a full disk, and exit."""
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:
+            if TRACEBACK in os.environ or "--traceback" in sys.argv:
+                print_traceback(error)
+            with contextlib.suppress(OSError):  # the rest cannot be written either
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            file = f": {quoted(error.filename)}" if error.filename else ""
+            what = f"{error.strerror or error}{file}"
+            click.echo(f"p2psim: {what}; correct the path, or free the disk", err=True)
+            sys.exit(InputError.exit_code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
-def main(traceback: bool) -> None:
+@click.pass_context
+def main(ctx: click.Context, traceback: bool) -> None:
     """Simulate peer-to-peer deep learning with one MPI rank per peer."""
+    if traceback:
+        os.environ[TRACEBACK] = "1"
+        ctx.call_on_close(lambda: os.environ.pop(TRACEBACK, None))
 
 
 EXPERIMENT = click.argument("experiment", type=click.Path(path_type=Path))

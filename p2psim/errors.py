@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import traceback
 from collections.abc import Iterable
+from traceback import walk_tb
 
+LONGEST_VALUE = 120  # characters of a value in a message
+USER_MODULES: set[str] = set()  # names of modules with plug-ins that are not p2psim's own
 STOPPED = 4  # exit code of a run that a signal ended
 
 
@@ -48,6 +53,49 @@ class AbortedError(Exception):
 
     exit_code = 2
     report_from_any_rank = False
+
+
+def quoted(value: object) -> str:
+    """Return repr(value) for a message; a long one is cut in its middle, so the sentence stays."""
+    text = repr(value)
+    if len(text) <= LONGEST_VALUE:
+        return text
+    return f"{text[: LONGEST_VALUE * 2 // 3]}...{text[-LONGEST_VALUE // 3 :]}"
+
+
+def origin(error: BaseException) -> str:
+    """Return the user's file and line from which an error or its cause comes, "" if none.
+
+    It is the innermost frame of a plug-in outside p2psim; without such a frame, the class of the
+    plug-in that lacks a method, as in "class Mine of my_model.py".
+    """
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in chain:
+        chain.append(following)
+        following = following.__cause__ or following.__context__
+    for link in reversed(chain):
+        frames = list(walk_tb(link.__traceback__))
+        for frame, line in reversed(frames):
+            if frame.f_globals.get("__name__") in USER_MODULES:
+                return f"{frame.f_code.co_filename} line {line}"
+        lacking = [(getattr(link, "obj", None), "")]  # of an AttributeError
+        for frame, _ in frames[-1:]:  # an interface's method that the class does not define
+            lacking.append((frame.f_locals.get("self"), f"method {frame.f_code.co_name} of "))
+        for owner, method in lacking:
+            if type(owner).__module__ in USER_MODULES:
+                file = getattr(sys.modules[type(owner).__module__], "__file__", "")
+                return f"{method}class {type(owner).__name__} of {file}"
+    return ""
+
+
+def print_traceback(error: BaseException) -> None:
+    """Print the traceback of an error and of all its causes on stderr."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__suppress_context__ = False  # "from None" hides causes from a plain message only
+        link = link.__cause__ or link.__context__
+    traceback.print_exception(error)
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:

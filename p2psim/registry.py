@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
 from p2psim.base import KINDS
-from p2psim.errors import InputError, suggest
+from p2psim.errors import USER_MODULES, InputError, quoted, suggest
 
 FOLDERS = {
     "algorithm": "p2psim.algorithms",
@@ -54,6 +54,8 @@ def plugin(kind: str, name: str, source: str = "") -> Callable[[type[T]], type[T
         # A class in a file of the user is not entered: experiments name it by the file's path.
         if plug_in.__module__.startswith("p2psim."):
             _plugins[kind][name] = plug_in
+        else:
+            USER_MODULES.add(plug_in.__module__)
         return plug_in
 
     return register
@@ -92,7 +94,7 @@ def _from_entry_point(kind: str, name: str, known: dict[str, type]) -> type:
     points = entry_points(group=f"p2psim.{kind}")
     if name not in points.names:
         raise InputError(
-            f"unknown {kind} {name!r}; {suggest(name, [*known, *points.names])}; "
+            f"unknown {kind} {quoted(name)}; {suggest(name, [*known, *points.names])}; "
             f"or give a file of your own as 'file.py:Class'"
         )
     cls: type = points[name].load()
@@ -103,7 +105,7 @@ def _from_file(kind: str, name: str, folder: Path) -> type:
     file, _, class_name = name.rpartition(":")
     path = folder / file
     if not path.is_file():
-        raise InputError(f"{name!r}: there is no file {str(path)!r}; correct the path")
+        raise InputError(f"{quoted(name)}: there is no file {str(path)!r}; correct the path")
     try:
         member = getattr(load_file(path), class_name)
     except AttributeError:
@@ -134,6 +136,7 @@ def load_file(path: Path) -> Any:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    USER_MODULES.add(name)
     sys.modules[name] = module  # dataclasses look up annotations there
     try:
         spec.loader.exec_module(module)

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim.analysis import results
-from p2psim.errors import InputError
 
 
 class Pace:
@@ -75,11 +74,9 @@ def look(path: Path, before: RunStatus | None = None) -> RunStatus:
     completed a round since the status `before`.
     """
     origin = results.run_file(path)
-    try:
-        with results.open_run(origin) as file:
-            return status_of(file, origin, before)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise InputError(f"{str(path)!r} cannot be read as a run ({error})") from None
+    with results.open_run(origin) as file, results.damage(path):
+        results.check_members(file)
+        return status_of(file, origin, before)
 
 
 def status_of(file: Any, origin: Path, before: RunStatus | None) -> RunStatus:

@@ -10,6 +10,7 @@ import bisect
 import contextlib
 import os
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from p2psim import memory
 from p2psim.errors import InputError
 from p2psim.simulation import run_folder
 from p2psim.simulation.run_format import ROW
@@ -46,17 +48,51 @@ def expand(path: Path) -> list[Path]:
     return runs if runs and not (path / "run.h5").exists() else [path]
 
 
+@contextlib.contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """Raise an InputError for an error in this block, which reads the run at `path`.
+
+    The block depends on the content of files alone: a file that is not as p2psim writes it (links
+    in a circle, a giant size in a header, an attribute of another type) raises errors of any type.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        cause = f"{str(path)!r} cannot be read as a run ({error})".replace("\n", " ")
+        raise InputError(f"{cause}: give a run folder, or its run.h5") from None
+    except MemoryError as error:
+        raise InputError(f"{str(path)!r} does not fit the memory ({error}): give another") from None
+
+
 def open_run(path: Path) -> h5py.File:
     """Open a run for reading, even while it is being written. InputError if it is not a run."""
-    try:
+    with damage(path):
         file = h5py.File(run_file(path), "r", locking=False)
-    except OSError as error:
-        cause = f"{str(path)!r} cannot be read as a run ({error})"
-        raise InputError(f"{cause}: give a run folder, or its run.h5") from None
-    if "experiment" not in file.attrs or "train/round" not in file:
-        file.close()
-        raise InputError(f"{str(path)!r} is no run.h5: give a run folder, or its run.h5")
-    return file
+        try:
+            if "experiment" in file.attrs and "train/round" in file:
+                check_attributes(file.attrs)
+                return file
+        except BaseException:
+            file.close()
+            raise
+    file.close()
+    raise InputError(f"{str(path)!r} is no run.h5: give a run folder, or its run.h5")
+
+
+def check_attributes(attributes: h5py.AttributeManager) -> None:
+    """Check the attributes that every reader of a run uses; ValueError, or KeyError, otherwise."""
+    for name, kind in (("experiment", str), ("status", str), ("peers", int), ("parameters", int)):
+        value = attributes[name]
+        if not isinstance(value, kind if kind is str else np.integer):
+            raise ValueError(f"its attribute {name!r} is {value!r}")
+        if isinstance(value, str):
+            value.encode()  # UnicodeEncodeError, a ValueError, if it is not UTF-8
+    experiment = tomllib.loads(attributes["experiment"])
+    for name in ("algorithm", "data", "eval", "learning", "topology"):
+        if not isinstance(experiment.get(name), dict):
+            raise ValueError(f"its experiment has no section {name!r}")
 
 
 def column(file: h5py.File, path: str, *rows: slice) -> NDArray[Any]:
@@ -98,6 +134,7 @@ def recorded(file: h5py.File, group: str) -> NDArray[np.int64]:
 
 def numbers(file: h5py.File, path: str) -> Array:
     """Return a whole dataset as float64, NaN where nothing was recorded."""
+    memory.check(file[path].nbytes, f"{path} of {file.filename!r}", "read it on another machine")
     values = column(file, path)
     missing = values == -1 if values.dtype.kind == "i" else np.isnan(values)
     return np.where(missing, np.nan, values.astype(np.float64))
@@ -236,7 +273,8 @@ def reasons(members: list[Table], attributes: Table) -> list[str]:
 
 def read(path: Path) -> Run:
     """Read a run from its folder, its run.h5 or a joined file. InputError if it is not a run."""
-    with open_run(path) as file:
+    with open_run(path) as file, damage(path):
+        check_members(file)  # first of all: the next line may wait for a pipe
         return Run(
             path=path,
             attributes=dict(file.attrs),
@@ -271,7 +309,7 @@ def leaves(table: Table, path: str = "") -> Table:
 
 def schedules(path: Path) -> list[NDArray[Any]]:
     """Return each peer's events so far (see run_format.ROW). InputError if the run keeps none."""
-    with open_run(path) as file:
+    with open_run(path) as file, damage(path):
         if "schedule" in file:
             return [events(file, rank) for rank in range(file.attrs["peers"])]
     raise InputError(
@@ -288,11 +326,23 @@ def events(file: h5py.File, rank: int) -> NDArray[Any]:
     return rows[rows["round"] >= 0]
 
 
-def members(file: h5py.File) -> list[Table]:
-    """Return the attributes of all peers' files, by rank; an empty list for a joined file."""
+def member_files(file: h5py.File) -> list[Path]:
+    """Return the paths of all peers' files, by rank; an empty list for a joined file."""
     dataset, folder = file["train/round"], Path(file.filename).parent
     sources = dataset.virtual_sources() if dataset.is_virtual else []
-    return [run_folder.peer_attributes(folder / source.file_name) for source in sources]
+    return [folder / source.file_name for source in sources]
+
+
+def members(file: h5py.File) -> list[Table]:
+    """Return the attributes of all peers' files, by rank; an empty list for a joined file."""
+    return [run_folder.peer_attributes(path) for path in member_files(file)]
+
+
+def check_members(file: h5py.File) -> None:
+    """Check that no peer's file is a pipe or device, which HDF5 would wait for; ValueError."""
+    for path in member_files(file):
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path.name} is no file")
 
 
 def join(path: Path, target: Path | None = None, force: bool = False) -> Path:
@@ -312,7 +362,8 @@ def join(path: Path, target: Path | None = None, force: bool = False) -> Path:
     reasons = read(path).failures
     try:
         with open_run(path) as source, h5py.File(partial, "w", locking=False) as file:
-            copy(source, file)
+            with damage(path):
+                copy(source, file)
             file.attrs.update({"failures": reasons} if reasons else {})
         partial.replace(target)
     except OSError as error:

@@ -31,6 +31,7 @@ class Source:
     archive: tuple[str, str] | None = None
     # Folder in the archive that is taken as a whole, if its files are not listed one by one.
     folder: str = ""
+    most: int = 2**28  # bytes of a file; a server that sends more does not send the published one
 
 
 SETS = {
@@ -205,10 +206,10 @@ def download_files(
     """Download the missing files into `staging` and verify each one."""
     if source.archive is None:
         for file in missing:
-            download(file, source.files[file], bases, staging, progress)
+            download(file, source.files[file], bases, staging, progress, source.most)
         return
     archive, digest = source.archive
-    download(archive, digest, bases, staging, progress)
+    download(archive, digest, bases, staging, progress, source.most)
     unpack(staging / archive, [] if source.folder else missing, staging)
     if source.folder:
         write_listing(source.folder, archive, staging)
@@ -227,16 +228,24 @@ def write_listing(folder: str, archive: str, staging: Path) -> None:
 
 
 def download(
-    file: str, digest: str, bases: Sequence[str], staging: Path, progress: Progress | None
+    file: str,
+    digest: str,
+    bases: Sequence[str],
+    staging: Path,
+    progress: Progress | None,
+    most: int,
 ) -> None:
-    """Download one file from the first base address that has it; InputError if that fails."""
+    """Download one file of at most `most` bytes from the first base address that has it.
+
+    InputError if that fails.
+    """
     import pooch  # takes a third of a second, because it imports requests
 
     pooch.get_logger().setLevel("WARNING")  # hides the messages about each download
-    bar = _ProgressBar(file, progress) if progress else False
     # `position` is 0 for the last base address and negative for all before it.
     for position, base in enumerate(bases, start=1 - len(bases)):
         url = f"{base}/{file}"
+        bar = _ProgressBar(file, progress, most)
         downloader = pooch.HTTPDownloader(progressbar=bar, timeout=30)
         try:
             pooch.retrieve(url, with_algorithm(digest), file, staging, downloader=downloader)
@@ -279,15 +288,21 @@ def unpack(archive: Path, files: Sequence[str], folder: Path) -> None:
 
 
 class _ProgressBar:
-    """Adapter from pooch's progress bar interface to a `Progress` callback."""
+    """Adapter from pooch's progress bar interface to a `Progress` callback; it ends a download.
 
-    def __init__(self, file: str, report: Progress) -> None:
-        self.file, self.report = file, report
+    OSError when more than `most` bytes are announced or have come.
+    """
+
+    def __init__(self, file: str, report: Progress | None, most: int) -> None:
+        self.file, self.report, self.most = file, report, most
         self.total = self.done = 0
 
     def update(self, size: int) -> None:
         self.done = min(self.done + size, self.total or self.done + size)
-        self.report(self.file, self.done, self.total)
+        if max(self.total, self.done - size) > self.most:  # the last block counts as a whole one
+            raise OSError(f"it has more than {self.most:,} bytes, unlike the published file")
+        if self.report:
+            self.report(self.file, self.done, self.total)
 
     def reset(self) -> None:
         self.done = 0

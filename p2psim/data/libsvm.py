@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psim import rng
+from p2psim import memory, rng
 from p2psim.base import Data, Indices
 from p2psim.data.files import data_folder, find_file, open_data_file
 from p2psim.registry import plugin
@@ -19,6 +19,7 @@ from p2psim.registry import plugin
 # the text, in all rows of some files.
 FEATURES = {"a9a": 123, "w8a": 300, "mushrooms": 112}
 POSITIVE = (({-1.0, 1.0}, 1.0), ({0.0, 1.0}, 1.0), ({1.0, 2.0}, 2.0))  # pairs of labels, class 1
+MOST_DIGITS = 8  # of an index: a dense sample of more features does not fit a peer
 SPLIT_SEED = 20  # of the test part: the same test samples for all seeds of experiments
 HOME = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.html"
 CURE = "each line reads `label index:value ...` with indices from 1 that rise; check the file"
@@ -50,6 +51,11 @@ class LIBSVM(Data):
             self._path, CURE
         ):  # turns a ValueError into an InputError with the path
             targets = binary_targets(np.concatenate([labels, test]))
+        memory.check(
+            targets.size * self.shape[0],
+            f"{str(self._path)!r}: {targets.size:,} samples of {self.shape[0]:,} features",
+            "check the largest index",
+        )
         self._labels, self._test_labels = np.split(targets, [labels.size])
         self._rows = np.arange(labels.size)
         if not self._test_path:
@@ -92,20 +98,31 @@ def find(file: str, folder: Path) -> tuple[Path, Path | None]:
 def lines(stream: BinaryIO) -> Iterator[bytes]:
     """Yield the lines that hold a sample, without comments."""
     for line in stream:
-        sample = line.partition(b"#")[0].strip()
-        if sample:
-            yield sample
+        if text := sample(line):
+            yield text
+
+
+def sample(line: bytes) -> bytes:
+    """Return a line without its comment; empty if it holds no sample."""
+    return line.partition(b"#")[0].strip()
 
 
 def scan(path: Path) -> tuple[NDArray[np.float64], int]:
     """Return the labels as they are in the file (rows,), and the largest feature index."""
     with open_data_file(path, CURE) as stream:
         labels, largest = [], 0
-        for line in lines(stream):
-            label, *features = line.split()
+        for number, line in enumerate(stream, 1):
+            label, *features = sample(line).split() or [b""]
+            if not label:
+                continue
             labels.append(float(label))
             if features:
-                largest = max(largest, int(features[-1].partition(b":")[0]))
+                index = features[-1].partition(b":")[0]
+                if len(index) > MOST_DIGITS:
+                    raise ValueError(
+                        f"line {number} has the index {index.decode()[:20]}: too large"
+                    )
+                largest = max(largest, int(index))
         if len(labels) < 2 or not largest:
             raise ValueError(f"it holds {len(labels)} samples with {largest} features")
     return np.array(labels), largest

@@ -69,6 +69,8 @@ def read_arrays(path: Path) -> dict[str, Any]:
     """Return those of the arrays A, b and x0 that an .npz file holds; InputError if unreadable."""
     problem = f"quadratic: {str(path)!r} cannot be used"
     try:
+        if not path.is_file():  # np.load would wait for the writer of a named pipe
+            raise FileNotFoundError
         file = np.load(path, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):  # np.load reads single arrays as well
             raise ValueError("it is not an .npz file")
@@ -78,7 +80,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
         raise InputError(
             f"quadratic: there is no file {str(path)!r}; give an .npz with {ARRAYS}"
         ) from None
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, KeyError, MemoryError, BadZipFile, zlib.error) as error:
         message = str(error).partition("\n")[0]
         raise InputError(f"{problem} ({message}); write it with numpy.savez: {ARRAYS}") from None
 

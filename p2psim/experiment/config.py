@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import tomllib
 from collections.abc import Collection, Iterator
 from dataclasses import MISSING, dataclass, field
@@ -34,9 +35,10 @@ from p2psim.base import (
     StepTimeModel,
     Task,
 )
-from p2psim.errors import InputError, suggest
+from p2psim.errors import InputError, quoted, suggest
 
 Table = dict[str, Any]
+LONGEST_NAME = 255  # bytes that a folder's name can have
 MOST_ROUNDS = 10**8  # every round has a row, laid out at the start
 
 
@@ -161,7 +163,7 @@ def read(path: Path) -> Table:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"there is no experiment file {str(path)!r}; give a .toml file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of the parser, of UTF-8, of long numbers
         raise InputError(f"{str(path)!r} is not valid TOML: {error}") from None
     return {"name": path.stem, **table}
 
@@ -171,17 +173,22 @@ def check(table: Table, folder: Path) -> Experiment:
     known = [f.name for f in dataclasses.fields(Head)] + list(SECTIONS)
     for key, value in table.items():
         if key not in known:
-            raise InputError(f"unknown key {key!r}; {suggest(key, known)}")
+            raise InputError(f"unknown key {quoted(key)}; {suggest(key, known)}")
         if key in ("data", "model", "algorithm", "topology") and isinstance(value, str):
             table = {**table, key: {"name": value}}
         elif key in SECTIONS and not isinstance(value, dict):
-            raise InputError(f"{key} = {value!r}: write it as a table, [{key}]")
+            raise InputError(f"{key} = {quoted(value)}: write it as a table, [{key}]")
     build = Builder(folder)
     head, resolved = build.fields(Head, {k: table[k] for k in table if k not in SECTIONS}, "")
     if not head["name"].strip(".") or "/" in head["name"] or not head["name"].isprintable():
         raise InputError(
-            f"name = {head['name']!r}: give a name without '/' and without line breaks or other "
-            "control characters, since the run's folder is called so"
+            f"name = {quoted(head['name'])}: give a name without '/' and without line breaks or "
+            "other control characters, since the run's folder is called so"
+        )
+    if len(os.fsencode(head["name"])) > LONGEST_NAME:
+        raise InputError(
+            f"name = {quoted(head['name'])}: give a name of at most {LONGEST_NAME} bytes, since "
+            "the run's folder is called so"
         )
     if (head["rounds"] is None) == (head["epochs"] is None):
         raise InputError("give either rounds or epochs, and not both")
@@ -235,7 +242,7 @@ class Builder:
         if not isinstance(table, dict) or not isinstance(table.get("name"), str):
             allowed = ", ".join(sorted(registry.names(kind)))
             need = 'give a name, or a table with name = "..."'
-            raise InputError(f"{path} = {given!r}: {need}; allowed: {allowed}")
+            raise InputError(f"{path} = {quoted(given)}: {need}; allowed: {allowed}")
         try:
             cls = registry.find(kind, table["name"], self.folder)
         except InputError as error:
@@ -251,7 +258,9 @@ class Builder:
     def plugins(self, kind: str, given: Any, path: str) -> tuple[list[Any], list[Table]]:
         """Instances of several plug-ins, at least one."""
         if not isinstance(given, list) or not given:
-            raise InputError(f"{path} = {given!r}: give a list of names, or of tables with a name")
+            raise InputError(
+                f"{path} = {quoted(given)}: give a list of names, or of tables with a name"
+            )
         made = [self.plugin(kind, part, f"{path}[{k}]") for k, part in enumerate(given)]
         return [part for part, _ in made], [resolved for _, resolved in made]
 
@@ -267,7 +276,7 @@ class Builder:
         for key in table:
             if key not in known:
                 given = f"{path}.{key}".lstrip(".")
-                raise InputError(f"unknown key {given!r}; {suggest(key, [*known, *also])}")
+                raise InputError(f"unknown key {quoted(given)}; {suggest(key, [*known, *also])}")
         values, resolved = {}, {}
         for name, spec in known.items():
             where = f"{path}.{name}".lstrip(".")
@@ -295,7 +304,7 @@ class Builder:
                 raise msgspec.ValidationError
             return msgspec.convert(given, hint), given
         except msgspec.ValidationError:
-            raise InputError(f"{path} = {given!r}: give {describe(hint)}{also}") from None
+            raise InputError(f"{path} = {quoted(given)}: give {describe(hint)}{also}") from None
 
 
 def kind_of(interface: Any) -> str:
@@ -333,7 +342,7 @@ def describe(hint: Any) -> str:
             text.format(getattr(meta, name))
             for meta in args[1:]
             for name, text in BOUNDS.items()
-            if getattr(meta, name, None) is not None
+            if getattr(meta, name, None) not in (None, 2**63 - 1)  # of 64 bits: no use to tell
         ]
         return " ".join([describe(args[0]), " and ".join(limits)]).strip()
     if origin is Literal:

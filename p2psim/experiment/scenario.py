@@ -15,7 +15,7 @@ import numpy as np
 
 from p2psim import memory, rng
 from p2psim.base import Indices, Model, Setting, Shape, Task
-from p2psim.errors import InputError
+from p2psim.errors import InputError, quoted
 from p2psim.experiment import config
 from p2psim.experiment.config import Experiment
 from p2psim.models.cost_model import Account, account
@@ -276,9 +276,15 @@ def tensors(experiment: Experiment) -> list[Shape]:
     """The shapes of the model's parameters; InputError where samples do not suit it."""
     model, data = experiment.model, experiment.data
     try:
-        shapes = model.shapes(data.shape, data.outputs)
+        # The interface's own `shapes`, where a class inherits it, returns None.
+        shapes = [tuple(shape) for shape in model.shapes(data.shape, data.outputs) or ()]
     except ValueError as error:
         raise InputError(f"model: {error}") from None
+    if not shapes:
+        raise InputError(
+            f"model {experiment.table['model']['name']!r} has no parameters: give its class a "
+            "method shapes(inputs, outputs) that returns their shapes"
+        )
     if max(math.prod(shape) for shape in shapes) >= 2**31:
         raise InputError("model: a tensor has 2^31 entries or more; make its layers smaller")
     d = sum(math.prod(shape) for shape in shapes)
@@ -289,6 +295,25 @@ def tensors(experiment: Experiment) -> list[Shape]:
         "make its layers smaller",
     )
     return shapes
+
+
+def check_build(scenario: Scenario) -> None:
+    """Check that a model of the user builds the parameters that its `shapes` gives.
+
+    InputError otherwise. It imports torch, hence is no part of `prepare`; models of p2psim itself
+    are tested.
+    """
+    experiment, model = scenario.experiment, scenario.experiment.model
+    if type(model).__module__.startswith("p2psim."):
+        return
+    data, name = experiment.data, experiment.table["model"]["name"]
+    module = model.build(data.shape, data.outputs)
+    built = [tuple(parameter.shape) for parameter in module.parameters()]
+    if built != scenario.shapes:
+        raise InputError(
+            f"model {name!r}: `build` makes parameters of the shapes {quoted(built)}, but `shapes` "
+            f"gives {quoted(scenario.shapes)}; make them agree"
+        )
 
 
 def check_precision(experiment: Experiment) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
-from p2psim.errors import InputError
+from p2psim.errors import InputError, quoted
+from p2psim.experiment import config
 from p2psim.experiment.renaming import rename
 
 Table: TypeAlias = dict[str, Any]
@@ -34,11 +36,11 @@ def assign(
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(KEY, key.strip()):
-            raise InputError(f"--set {text!r}: give KEY=VALUE with a dotted key")
+            raise InputError(f"--set {quoted(text)}: give KEY=VALUE with a dotted key")
         if name := overwriting(table, key.strip()):
             raise InputError(
-                f"--set {text!r}: [sweep] has values for {name}, which would take its place: "
-                "change them there, or choose a combination with --only K"
+                f"--set {quoted(text)}: [sweep] has values for {name}, which would take its "
+                "place: change them there, or choose a combination with --only K"
             )
         set_key(table, key.strip(), toml_value(value.strip(), text), folder, say)
     return table
@@ -116,11 +118,12 @@ def toml_value(text: str, assignment: str) -> Any:
     """Return a TOML value from text; a word without quotes is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         if re.fullmatch(r"[A-Za-z_./][\w./:+-]*", text):
             return text
         raise InputError(
-            f"--set {assignment!r}: {text!r} is not a TOML value; put a string in quotes"
+            f"--set {quoted(assignment)}: {quoted(text)} is not a TOML value; put a "
+            "string in quotes"
         ) from None
 
 
@@ -161,8 +164,13 @@ def combinations(table: Table) -> list[tuple[str, Table]]:
         tables.append(("-".join(name for name, _ in choices), combination))
     names = [name for name, _ in tables]
     for name in names:
+        if len(os.fsencode(name)) > config.LONGEST_NAME:
+            raise InputError(
+                f"[sweep]: the combination {quoted(name)} has too long a name for a folder: give "
+                "its values as cases with names, as in [sweep.case]"
+            )
         if names.count(name) > 1:
-            raise InputError(f"[sweep] has the combination {name!r} more than once")
+            raise InputError(f"[sweep] has the combination {quoted(name)} more than once")
     return tables
 
 

@@ -22,8 +22,19 @@ def mpi_rank() -> tuple[int, int] | None:
         return None
     for rank, size in RANK_VARIABLES:
         if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
+            return number(rank), number(size)
     return None
+
+
+def number(name: str) -> int:
+    """Return an environment variable as a number; exit with code 2 if it is none."""
+    text = os.environ[name]
+    if not text.isascii() or not text.isdigit():
+        # Not an InputError: its report asks for the rank of this process, hence this variable.
+        cure = "start p2psim with mpiexec or srun, or unset the variable"
+        print(f"p2psim: {name} = {text[:60]!r} is no number; {cure}", file=sys.stderr)
+        sys.exit(2)
+    return int(text)
 
 
 def is_interactive_step() -> bool:
@@ -42,7 +53,7 @@ def local_rank() -> tuple[int, int]:
         ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ):
         if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
+            return number(rank), number(size)
     if "SLURM_STEP_TASKS_PER_NODE" in os.environ:
         tasks = tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
         node = int(os.environ.get("SLURM_NODEID", "0"))

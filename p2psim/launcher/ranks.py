@@ -27,6 +27,7 @@ PR_SET_PDEATHSIG = 1
 STARTS = ("auto", "forkserver", "plain")  # values of P2PSIM_START; see stub.start_rank
 FILES = 16  # open files that mpiexec needs for each rank
 YOUNG = 5.0  # seconds after the creation of its socket in which a fork server may not listen yet
+TRACEBACK = "P2PSIM_TRACEBACK"  # environment variable: p2psim --traceback sets it for the ranks
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -144,6 +145,21 @@ def allow_open_files(count: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < count:
         limit = count if hard == resource.RLIM_INFINITY else min(count, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def limits(peers: int) -> str:
+    """Return the end of a message about a failure: limits of this shell that may have caused it.
+
+    Only limits that p2psim cannot raise, "" if there is none.
+    """
+    texts = []
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if files != resource.RLIM_INFINITY and files < FILES * peers + 256:
+        texts.append(f"at most {files} open files (ulimit -Hn)")
+    size = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if size != resource.RLIM_INFINITY:
+        texts.append(f"files of at most {size:,} bytes (ulimit -f)")
+    return f"; this shell allows {' and '.join(texts)}: raise that" if texts else ""
 
 
 def terminate(process: subprocess.Popen[bytes]) -> None:

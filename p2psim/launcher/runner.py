@@ -18,7 +18,14 @@ import click
 import tomli_w
 
 from p2psim.analysis import results, tables
-from p2psim.errors import STOPPED, InputError, PeerError, StoppedError
+from p2psim.errors import (
+    STOPPED,
+    InputError,
+    PeerError,
+    StoppedError,
+    origin,
+    print_traceback,
+)
 from p2psim.experiment import config, plan, scenario
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.sweep import assign, combinations
@@ -28,6 +35,7 @@ from p2psim.launcher.progress import Progress
 from p2psim.launcher.stopping import StopRequest, set_handlers
 from p2psim.network.mpi import MPITransport
 from p2psim.network.threads import run_threads
+from p2psim.network.transport import Transport
 from p2psim.simulation import allocator, checkpoint, run_file, run_folder, session
 from p2psim.simulation.watchdog import HangDetector
 
@@ -267,6 +275,7 @@ def check(request: Request, warn: Callable[[str], object] = show_warning) -> Siz
     else:
         run_folder.check_folder(request.folder, request.force)
     run_folder.check_writable(request.folder)
+    scenario.check_build(checked)
     Holdings(checked).check()  # a damaged file shows here
     if "warning" in (diagnostics := plan.diagnose(checked)):
         prefix = f"{request.label}: " if request.label else ""
@@ -281,23 +290,18 @@ def run_rank(
     allocator.return_freed_memory()  # until the first round
     stop_requested = StopRequest(request.folder).listen(*ranks.STOPPING)
     session.check_size(own, size)
+    if "P2PSIM_LAUNCHED" not in os.environ:  # else the launcher has checked it
+        scenario.check_build(own)
     mpi_init.init_mpi(size)
     transport = MPITransport()
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher reports
     if rank == 0 and not launched:
         print_notes([request])
     try:
-        session.run_peer(
-            own,
-            transport,
-            request.folder,
-            request.force,
-            request.resume,
-            stop_requested,
-            environment.local_rank()[0],
-            holdings,
-        )
+        run_peer(request, own, transport, stop_requested, environment.local_rank()[0], holdings)
     except PeerError as error:
+        if ranks.TRACEBACK in os.environ:
+            print_traceback(error)
         if not launched or not error.recorded:
             click.echo(f"p2psim: {error}", err=True)
             wait_until_stderr_is_read()
@@ -309,6 +313,29 @@ def run_rank(
         sys.exit(0 if launched else STOPPED)
     if rank == 0 and not launched:
         print_result(tables.summary(request.folder))
+
+
+def run_peer(
+    request: Request,
+    own: scenario.Scenario,
+    wire: Transport,
+    stop_requested: Callable[[], bool],
+    *rest: Any,
+) -> None:
+    """Run one peer; PeerError names the user's file and line if a plug-in of the user fails.
+
+    rest: the last parameters of session.run_peer.
+    """
+    folder, force, resume = request.folder, request.force, request.resume
+    try:
+        session.run_peer(own, wire, folder, force, resume, stop_requested, *rest)
+    except PeerError as error:
+        where = origin(error)
+        if not where:
+            raise
+        text = f"{error} ({where})"
+        recorded = error.recorded and session.record_failure(folder, wire.rank, text)
+        raise PeerError(text, recorded) from error
 
 
 def wait_until_stderr_is_read(limit: float = 2.0) -> None:
@@ -334,14 +361,7 @@ def run_threads_locally(request: Request, peers: int) -> None:
     try:
         run_threads(
             peers,
-            lambda transport: session.run_peer(
-                request.scenario(),
-                transport,
-                request.folder,
-                request.force,
-                request.resume,
-                stop_requested,
-            ),
+            lambda wire: run_peer(request, request.scenario(), wire, stop_requested),
         )
     except (KeyboardInterrupt, StoppedError):
         raise record_stop(request.folder, stop_requested.last) from None
@@ -381,15 +401,22 @@ def start_ranks(
         ranks.remove_leftovers()
         ranks.remove_dead_servers()
     errors.copy()
-    check_end(request, stop_requested, process.returncode, hang, errors)
+    limits = ranks.limits(size.peers)
+    check_end(request, stop_requested, process.returncode, hang, errors, limits)
 
 
 def check_end(
-    request: Request, stop_requested: StopRequest, code: int, hang: str, errors: RankErrors
+    request: Request,
+    stop_requested: StopRequest,
+    code: int,
+    hang: str,
+    errors: RankErrors,
+    limits: str,
 ) -> None:
     """Return if the run is done; else raise StoppedError, PeerError or RefusedByRanksError.
 
-    `code` is the exit code of mpiexec, `hang` the report of a hang or "".
+    `code` is the exit code of mpiexec, `hang` the report of a hang or "", `limits` the end of a
+    message that names limits of this shell, or "".
     """
     status = run_file.status(request.folder) if request.has_run and not code else ""
     if status == "done":
@@ -403,10 +430,10 @@ def check_end(
     with contextlib.suppress(OSError):  # a full disk
         run_file.set_status(request.folder, "failed")
     if code > 0 and (reasons := results.failures(request.folder)):
-        raise PeerError("; ".join(reasons) + resume_hint(request.folder))
+        raise PeerError("; ".join(reasons) + limits + resume_hint(request.folder))
     cause = "mpiexec was killed by signal" if code < 0 else "the ranks have ended with exit code"
     where = f"; the rows so far are in {request.folder}" if request.has_run else " at the start"
-    raise PeerError(f"{cause} {abs(code)}{where}{resume_hint(request.folder)}")
+    raise PeerError(f"{cause} {abs(code)}{where}{limits}{resume_hint(request.folder)}")
 
 
 def record_stop(folder: Path, number: int) -> StoppedError:

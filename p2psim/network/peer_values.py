@@ -12,6 +12,7 @@ from p2psim.base import Matrix
 from p2psim.errors import InputError
 
 HDF5 = (".h5", ".hdf5")
+DEFLATE = 1032  # greatest ratio of compression: data of more bytes are not in a file
 
 
 def read_columns(path: Path, key: str, *required: str, **optional: float) -> dict[str, Matrix]:
@@ -26,7 +27,7 @@ def read_columns(path: Path, key: str, *required: str, **optional: float) -> dic
     names = [*required, *optional]
     try:
         columns = _read_hdf5(path, names) if path.suffix in HDF5 else _read_csv(path, names)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RuntimeError, csv.Error) as error:  # RuntimeError: of HDF5
         raise InputError(f"{key}: {path.name} cannot be read: {error}") from None
     missing = [name for name in required if name not in columns]
     if missing:
@@ -67,14 +68,17 @@ def _read_hdf5(path: Path, columns: Sequence[str]) -> dict[str, Matrix]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        return {
-            name: np.asarray(dataset[...], float)
-            for name, dataset in file.items()
-            if name in columns
-            and isinstance(dataset, h5py.Dataset)
-            and dataset.ndim == 1
-            and dataset.dtype.kind in "iuf"
+        datasets = {
+            name: file[name]
+            for name in columns
+            if isinstance(file.get(name), h5py.Dataset)
+            and file[name].ndim == 1
+            and file[name].dtype.kind in "iuf"
         }
+        for name, dataset in datasets.items():
+            if dataset.nbytes > DEFLATE * path.stat().st_size:
+                raise ValueError(f"{name!r} claims {dataset.size} rows, more than the file holds")
+        return {name: np.asarray(dataset[...], float) for name, dataset in datasets.items()}
 
 
 def check_ranks(key: str, ranks: Iterable[float], peers: int) -> None:

@@ -27,12 +27,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from p2psim.errors import InputError, suggest
+from p2psim.errors import InputError, quoted, suggest
 from p2psim.network.mixing import DIRECTED, RULES, TOLERANCE, UNDIRECTED, GraphArrays, Matrix
 from p2psim.registry import load_file
 
 NUMBER = r"\s+((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
-EDGE = re.compile(rf"(\d+)\s+(\d+)(?:{NUMBER}(?:{NUMBER}{NUMBER})?)?")
+EDGE = re.compile(rf"(\d{{1,9}})\s+(\d{{1,9}})(?:{NUMBER}(?:{NUMBER}{NUMBER})?)?")
 LINK = ("latency", "bandwidth")  # attributes that an edge may have beside its weight
 
 
@@ -132,7 +132,9 @@ def build(
     parameters = dict(spec)
     rule = parameters.pop("weights", None)
     if rule is not None and str(rule) not in RULES:
-        raise InputError(f"topology.weights: unknown rule {rule!r}; {suggest(str(rule), RULES)}")
+        raise InputError(
+            f"topology.weights: unknown rule {quoted(rule)}; {suggest(str(rule), RULES)}"
+        )
     path = _find(parameters.pop("name", None), parameters.pop("file", None), folder)
     graphs = _draw(READERS[path.suffix](path), parameters, peers, seed)
     steps = [_arrays(graph, peers, samples) for graph in graphs]
@@ -181,7 +183,7 @@ def _find(name: Any, file: Any, folder: Path) -> Path:
     known = _files()
     if file is None and str(name) not in known:
         allowed = f"{suggest(str(name), known)}; or give a file = 'my-graph.edgelist' of your own"
-        raise InputError(f"topology.name: unknown topology {name!r}; {allowed}")
+        raise InputError(f"topology.name: unknown topology {quoted(name)}; {allowed}")
     path = known[str(name)] if file is None else folder / str(file)
     if path.suffix not in READERS:
         allowed = f"give one whose name ends in {', '.join(READERS)}"
@@ -211,7 +213,7 @@ def _edge_list(path: Path) -> Callable[..., Any]:
         if not match or not edge or edge in lines:
             form = "write each edge once: 'u v [weight [latency bandwidth]]', with ranks from 0"
             why = f"is no edge or a repeated one; {form}"
-            raise InputError(f"topology.file: {path.name} line {number}: {text!r} {why}")
+            raise InputError(f"topology.file: {path.name} line {number}: {quoted(text)} {why}")
         fields = zip(("weight", *LINK), match.groups()[2:], strict=True)
         lines[edge] = {name: float(value) for name, value in fields if value}
 
@@ -282,7 +284,7 @@ def _arguments(graph: Callable[..., Any], table: dict[str, Any], seed: int) -> d
         try:
             values[key] = msgspec.convert(value, get_type_hints(graph).get(key, Any))
         except (msgspec.ValidationError, NameError, TypeError) as error:
-            raise InputError(f"topology.{key} = {value!r}: {error}; correct it") from error
+            raise InputError(f"topology.{key} = {quoted(value)}: {error}; correct it") from error
     for key, parameter in declared.items():
         if key not in values and parameter.default is parameter.empty:
             raise InputError(f"topology.{key}: the graph needs this parameter, give '{parameter}'")
@@ -338,8 +340,9 @@ def _link_matrices(graphs: Sequence[Any]) -> dict[str, Matrix]:
         least = f">= 0, not {np.nanmin(low)}" if (low < 0).any() else ""
         if name == "bandwidth" and (low <= 0).any():
             least = f"> 0, not {np.nanmin(low)}"
-        if least or (low < high).any() or np.isinf(high).any():
-            cure = least or "the same number in every step"
+        endless = "a finite number, not inf" if np.isinf(high).any() else ""
+        if least or endless or (low < high).any():
+            cure = least or endless or "the same number in every step"
             raise InputError(f"topology: give an edge's {name} as {cure}")
         matrices[name] = low
     return matrices

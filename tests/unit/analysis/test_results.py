@@ -145,6 +145,69 @@ def test_failed_run_says_who_and_how_far(failed: Path, joined: bool) -> None:
     assert "of round 4: RuntimeError: on purpose" in text
 
 
+def attribute(name: str, value: Any) -> Callable[[Path], None]:
+    """Return a function that sets an attribute of run.h5 in a folder."""
+
+    def change(folder: Path) -> None:
+        with h5py.File(folder / "run.h5", "r+") as file:
+            file.attrs[name] = value
+
+    return change
+
+
+def loop(folder: Path) -> None:
+    """Make links of run.h5 that lead to each other."""
+    with h5py.File(folder / "run.h5", "r+") as file:
+        del file["train/loss"], file["train/time"]
+        file["train/loss"] = h5py.SoftLink("/train/time")
+        file["train/time"] = h5py.SoftLink("/train/loss")
+
+
+def giant(folder: Path) -> None:
+    """Make a dataset of run.h5 claim 10^13 entries."""
+    with h5py.File(folder / "run.h5", "r+") as file:
+        del file["train/time"]
+        file.create_dataset("train/time", (4, 10**13), "f8", chunks=(1, 100))
+
+
+def pipe(folder: Path) -> None:
+    """Make a peer's file a named pipe, on which a reader waits for a writer."""
+    path = folder / "peers" / "peer-00001.h5"
+    path.unlink()
+    os.mkfifo(path)
+
+
+def pipe_of_run(folder: Path) -> None:
+    """Make run.h5 a named pipe."""
+    (folder / "run.h5").unlink()
+    os.mkfifo(folder / "run.h5")
+
+
+DAMAGED = {
+    "experiment-no-toml": (attribute("experiment", "= ["), "Invalid statement"),
+    "experiment-a-number": (attribute("experiment", 5), "'experiment'"),
+    "experiment-without-sections": (attribute("experiment", "a = 1"), "no section 'algorithm'"),
+    "status-no-utf-8": (attribute("status", np.bytes_(b"\xff\xfe")), "'status'"),
+    "peers-a-word": (attribute("peers", "four"), "attribute 'peers' is 'four'"),
+    "links-in-a-circle": (loop, "too many links"),
+    "giant-header": (giant, "train/time"),
+    "peer-a-pipe": (pipe, "peer-00001.h5 is no file"),
+    "run-a-pipe": (pipe_of_run, "is no run"),
+}
+
+
+@pytest.mark.parametrize("command", ["show", "plot", "compare", "join"])
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_run_is_refused_in_one_sentence(name: str, command: str, copy: Path) -> None:
+    damage, text = DAMAGED[name]
+    damage(copy)
+    result = CliRunner().invoke(main, [command, *[str(copy)] * (1 + (command == "compare"))])
+    assert result.exit_code == 2, result.exception
+    assert len(result.stderr.splitlines()) == 1
+    assert text in result.stderr
+    assert not {"joined.h5", "figure.png"} & {path.name for path in copy.iterdir()}
+
+
 def test_the_combinations_after_a_failed_one_run(place: Path, tmp_path: Path) -> None:
     sweep = '[sweep]\nalgorithm = ["bad.py:Bad", "d-psgd"]\nseed = [1, 2]\n'
     (place / "sweep.toml").write_text(EXPERIMENT + sweep)

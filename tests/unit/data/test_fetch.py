@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,10 +27,11 @@ FILES = {"one.gz": b"first" * 300_000, "two.gz": b"second"}
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Counts what is asked for; files in `cut` end early."""
+    """Counts what is asked for; files in `cut` end early, those in `endless` never."""
 
     asked: list[str]
     cut: set[str]
+    endless: set[str]
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
@@ -38,6 +41,12 @@ class Handler(SimpleHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b"x" * 1000)
             self.close_connection = True
+        elif self.path.rpartition("/")[2] in self.endless:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):  # until the other side has enough
+                while True:
+                    self.wfile.write(b"x" * 1000)
         else:
             super().do_GET()
 
@@ -50,7 +59,9 @@ class Server:
         self.folder = folder
         self.asked: list[str] = []
         self.cut: set[str] = set()
-        cls = type("Mine", (Handler,), {"asked": self.asked, "cut": self.cut})
+        self.endless: set[str] = set()
+        sets = {"asked": self.asked, "cut": self.cut, "endless": self.endless}
+        cls = type("Mine", (Handler,), sets)
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), partial(cls, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
@@ -118,6 +129,18 @@ def test_a_bad_download_leaves_nothing(server: Server, tmp_path: Path, harm: str
     with pytest.raises(InputError, match=rf"two.gz .*{says}.*P2PSIM_MIRROR") as caught:
         fetch("toy", tmp_path / "data")
     assert "\n" not in str(caught.value)
+    assert left(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_download_beyond_the_published_size_is_ended(
+    announced: bool, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SETS, "toy", replace(SETS["toy"], most=1_000_000))
+    if not announced:
+        server.endless.add("one.gz")
+    with pytest.raises(InputError, match=r"one.gz cannot be downloaded \(it has more than 1,000,0"):
+        fetch("toy", tmp_path / "data")
     assert left(tmp_path / "data") == []
 
 

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import h5py
 import pytest
 
-from p2psim import memory
 from tests.support.programs import (
     GOOD,
     QUADRATIC,
@@ -36,7 +35,7 @@ WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
     "true-peers": ({"peers": True}, ("peers = True", "a whole number >= 1")),
     "no-peers": ({"peers": 0}, ("peers = 0", ">= 1")),
     "giant-peers": ({"peers": 10**9}, ("peers = 1000000000: ", "GiB", "give fewer peers")),
-    "peers-beyond-64-bits": ({"peers": 2**63}, ("peers = 9223372036854775808", "<= ")),
+    "peers-beyond-64-bits": ({"peers": 2**63}, ("peers = 9223372036854775808",)),
     "giant-layers": (
         {"model.hidden": [46_000] * 20},
         ("model: 40,", "parameters", "GiB", "make its layers smaller"),
@@ -44,6 +43,20 @@ WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
     "negative-rounds": ({"rounds": -3}, ("rounds = -3", ">= 1")),
     "negative-seed": ({"seed": -1}, ("seed = -1", "a whole number >= 0")),
     "name-is-a-number": ({"name": 3}, ("name = 3", "a string")),
+    "long-name": (
+        {"name": "n" * 300},
+        (
+            "name = 'nnn",
+            "nnn': give a name of at most 255 bytes",
+        ),
+    ),
+    "long-value": (
+        {"peers": "p" * 900},
+        (
+            "peers = 'ppp",
+            "ppp': give a whole number >= 1",
+        ),
+    ),
     "infinite-epochs": ({"rounds": REMOVED, "epochs": INF}, ("epochs = inf", "a number > 0")),
     "nan-lr": ({"learning.optimizer.lr": NAN}, ("learning.optimizer.lr = nan", ">= 0")),
     "infinite-gamma": ({"algorithm.gamma": INF}, ("algorithm.gamma = inf", "a number >= 0")),
@@ -252,20 +265,18 @@ def test_what_the_cases_start_from_is_right(changes: Changes, bench: Bench) -> N
     assert bench.call("plan", bench.file).exit_code == 0
 
 
-def test_records_beyond_the_memory_are_refused(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "available", lambda: 2**30)
-    write(bench.folder, with_changes(GOOD, {"rounds": 2 * 10**6}))
-    bench.check_refused("rounds = 2000000 with 8 peers: ", "1 GiB", "give fewer rounds")
-
-
 SWEEP = '[sweep]\n"algorithm.gamma" = '
 TEXTS = {
     "no-toml": ("peers 8\n", ("experiment.toml", "is not valid TOML", "line 2")),
     "no-utf-8": ("name = '\udcff'\n", ("experiment.toml", "is not valid TOML")),
     "section-twice": ("[data]\n[data]\n", ("is not valid TOML", "line 3")),
     "sweep-of-a-number": (SWEEP + "0.1", ("[sweep] holds lists", "[0.1, 0.2]")),
+    "sweep-with-a-long-value": (
+        f'[sweep]\n"model.hidden" = [{[4] * 200}]',
+        ("combination 'hidden=_4", "too long a name", "[sweep.case]"),
+    ),
+    "number-of-5000-digits": (f"peers = {'9' * 5000}", ("is not valid TOML",)),
+    "lists-in-lists": (f"peers = {'[' * 5000}", ("is not valid TOML",)),
     "sweep-of-nothing": (SWEEP + "[]", ("[sweep] holds lists", "[0.1, 0.2]")),
     "sweep-of-one-twice": (SWEEP + "[0.1, 0.1]", ("[sweep]", "'gamma=0.1' more than once")),
     "sweep-with-the-first-wrong": (SWEEP + "[-1.0, 0.1]", ("algorithm.gamma = -1.0", ">= 0")),
@@ -289,6 +300,7 @@ SETTINGS = {
     "peers=1 2": ("--set 'peers=1 2'", "not a TOML value"),
     "algorithm.gamma.deep=1": ("algorithm.gamma.deep", "'gamma' is a value, not a table"),
     "algorithm.gama=1": ("unknown key 'algorithm.gama'", "did you mean 'gamma'?"),
+    f"peers={'[' * 5000}": ("is not a TOML value", "[[[...[[["),
     "peers=many": ("peers = 'many'", "a whole number >= 1"),
 }
 
@@ -305,29 +317,6 @@ def test_a_setting_that_the_sweep_would_undo_is_refused(key: str, bench: Bench) 
     bench.file.write_bytes(bench.file.read_bytes() + sweep)
     fragments = (f"--set '{key}=1': [sweep] has values for algorithm.compressor", "--only K")
     bench.check_refused(*fragments, call=("plan", bench.file, "--set", f"{key}=1"))
-
-
-def test_keys_that_a_new_name_removes_are_printed(bench: Bench) -> None:
-    result = bench.call("plan", bench.file, "--set", "algorithm=d-psgd", "--set", "rounds=1")
-    assert result.exit_code == 0, result.stderr
-    (note,) = result.stderr.splitlines()
-    assert note.startswith("p2psim: --set algorithm=d-psgd: left out algorithm.gamma = 0.4, ")
-    assert note.endswith("which 'd-psgd' does not have")
-
-
-@pytest.mark.parametrize("name", ["nowhere.toml", "."])
-def test_no_experiment_file(name: str, bench: Bench) -> None:
-    for command in ("run", "plan"):
-        bench.check_refused(
-            f"no experiment file {name!r}", "give a .toml file", call=(command, name)
-        )
-
-
-@pytest.mark.parametrize("only", [-1, 1, 7])
-def test_only_out_of_range(only: int, bench: Bench) -> None:
-    fragments = (f"--only {only}", "numbered 0 to 0")
-    for command in ("run", "plan"):
-        bench.check_refused(*fragments, call=(command, bench.file, "--only", only))
 
 
 def test_an_occupied_run_folder(bench: Bench) -> None:

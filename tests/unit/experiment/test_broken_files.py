@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import h5py
 import numpy as np
 import pytest
 
@@ -36,6 +40,55 @@ MNIST: Changes = {"data": {"name": "mnist", "partition": "iid"}}
 CIFAR: Changes = {**MNIST, "data.name": "cifar10"}
 MINE = "plug.py:Mine"
 PLUG = "from p2psim.base import Algorithm\nfrom p2psim.registry import plugin\n"
+
+
+MODEL = f"""{PLUG}@plugin('model', 'mine')
+class Mine:
+    def shapes(self, inputs, outputs):
+        return [(10, 64), (10,)]
+
+    def build(self, inputs, outputs):
+        from torch import nn
+
+        return nn.Linear(64, outputs, bias=False)
+"""
+DATA = f"""import numpy as np
+from p2psim.base import Data
+{PLUG}@plugin('data', 'mine')
+class Mine(Data):
+    shape, outputs = (3,), 2
+"""
+LINK = "".join(f"{i} {(i + 1) % 8} 1 1e999 1e6\n" for i in range(8))
+TRACE: Changes = {"time.compute": {"name": "trace", "file": "steps.h5"}}
+LIBSVM: Changes = {"data": {"name": "libsvm", "file": "mine.txt"}}
+
+
+def giant_npz(folder: Path) -> None:
+    """Write problem.npz whose header claims 10^13 entries."""
+    with zipfile.ZipFile(folder / "problem.npz", "w") as archive:
+        header = io.BytesIO()
+        layout = {"descr": "<f8", "fortran_order": False, "shape": (1, 10**12, 10)}
+        np.lib.format.write_array_header_1_0(header, layout)
+        archive.writestr("A.npy", header.getvalue() + bytes(64))
+
+
+def giant_trace(folder: Path) -> None:
+    """Write steps.h5 whose columns have 10^9 rows, none of them stored."""
+    with h5py.File(folder / "steps.h5", "w") as file:
+        for name in ("peer", "seconds"):
+            file.create_dataset(name, (10**9,), "f8", chunks=(1000,))
+
+
+def looping_trace(folder: Path) -> None:
+    """Write steps.h5 whose columns are links to each other."""
+    with h5py.File(folder / "steps.h5", "w") as file:
+        file["peer"], file["seconds"] = h5py.SoftLink("/seconds"), h5py.SoftLink("/peer")
+
+
+def pipe(folder: Path) -> None:
+    """Make problem.npz a named pipe, on which a reader waits for a writer."""
+    (folder / "problem.npz").unlink()
+    os.mkfifo(folder / "problem.npz")
 
 
 EDGES: Changes = {"topology": {"file": "my.edgelist"}}
@@ -123,6 +176,55 @@ FILES: dict[str, tuple[Changes, Callable[[Path], object], Fragments]] = {
         lambda f: cifar10(f, PICKLED, pickle.dumps(Malicious())),
         ("test_batch", "mkdir, which is not data", "fetch"),
     ),
+    "edge-of-5000-digits": (
+        EDGES,
+        text_file("my.edgelist", f"0 1\n1 {'2' * 5000}\n"),
+        ("my.edgelist line 2: '1 222", "222' is no edge", "ranks from 0"),
+    ),
+    "endless-latency": (EDGES, text_file("my.edgelist", LINK), ("latency as a finite number",)),
+    "libsvm-index": (
+        LIBSVM,
+        text_file("mine.txt", "1 1:1\n# comment\n-1 1:1 100000000:1\n"),
+        ("mine.txt", "line 3 has the index 100000000", "check the file"),
+    ),
+    "giant-npz": (QUADRATIC, giant_npz, ("problem.npz", "numpy.savez")),
+    "npz-is-a-pipe": (QUADRATIC, pipe, ("problem.npz", "no file", "give an .npz with")),
+    "giant-trace": (TRACE, giant_trace, ("steps.h5", "'peer' claims 1000000000 rows")),
+    "looping-trace": (TRACE, looping_trace, ("steps.h5 cannot be read", "too many links")),
+    "long-file-name": (
+        {"topology": {"file": "n" * 300 + ".py"}},
+        no_file,
+        ("File name too long", "nnn", ".py'", "correct the path"),
+    ),
+    "model-without-shapes": (
+        {"model": MINE},
+        text_file("plug.py", MODEL.replace("shapes", "forms")),
+        ("no attribute 'shapes'", "class Mine of ", "plug.py"),
+    ),
+    "model-with-the-shapes-of-the-interface": (
+        {"model": MINE},
+        text_file(
+            "plug.py",
+            "from p2psim.base import Model\n"
+            + MODEL.replace("shapes", "forms").replace("Mine:", "Mine(Model):"),
+        ),
+        ("'plug.py:Mine' has no parameters", "shapes(inputs, outputs)"),
+    ),
+    "data-without-its-file": (
+        {"data": MINE},
+        text_file("plug.py", DATA + "    def open(self, folder):\n        np.load('no.npy')\n"),
+        ("FileNotFoundError", "'no.npy'", "plug.py line 9)"),
+    ),
+    "data-without-labels": (
+        {"data": MINE},
+        text_file("plug.py", DATA),
+        ("NotImplementedError", "method labels of class Mine of ", "plug.py"),
+    ),
+    "graph-fails": (
+        {"topology": {"file": "my.py"}},
+        text_file("my.py", "def graph(n):\n    return n / 0\n"),
+        ("graph() failed: ZeroDivisionError", "my.py line 2)"),
+    ),
     "no-plug-in": ({"algorithm": MINE}, no_file, ("algorithm: ", "no file", "plug.py")),
     "plug-in-is-no-python": (
         {"algorithm": MINE},
@@ -165,6 +267,13 @@ def test_is_refused(name: str, bench: Bench) -> None:
     files(bench.folder)
     write(bench.folder, with_changes(GOOD, changes))
     bench.check_refused(*fragments)
+
+
+def test_a_model_that_builds_other_parameters_is_refused(bench: Bench) -> None:
+    (bench.folder / "plug.py").write_text(MODEL)
+    write(bench.folder, with_changes(GOOD, {"model": MINE}))
+    fragments = ("'plug.py:Mine'", "[(10, 64)], but `shapes` gives [(10, 64), (10,)]", "agree")
+    bench.check_refused(*fragments, call=("run", bench.file, "--out", "out"))
 
 
 @pytest.mark.parametrize("changes", [MNIST, CIFAR, EDGES], ids=["mnist", "cifar10", "edges"])
