@@ -21,6 +21,7 @@ import numpy as np
 
 from p2psim.base import Natural
 from p2psim.errors import InputError
+from p2psim.simulation.bound import BoundAttributes
 from p2psim.simulation.state import Block, StateDecoder, StateEncoder, check_node
 
 MAGIC = b"p2psim checkpoint 2\n"
@@ -71,13 +72,19 @@ class CheckpointStore:
         """Return the path of this peer's file of a round."""
         return self.folder / "checkpoints" / f"{round_:09d}" / f"peer-{self.rank:05d}"
 
-    def write(self, round_: int, state: dict[str, Any], known: dict[str, object]) -> None:
+    def write(
+        self,
+        round_: int,
+        state: dict[str, Any],
+        known: dict[str, object],
+        bound: BoundAttributes,
+    ) -> None:
         """Write a state into the file of a round, as a whole or not at all.
 
         `known` are the objects that a resumed run builds anew, by name. OSError if the disk is
         full, TypeError if a value cannot be written (see state.py).
         """
-        encoder = StateEncoder(known)
+        encoder = StateEncoder(known, bound)
         tree = {name: encoder.node(value, name) for name, value in state.items()}
         blocks = encoder.blocks()
         sizes = [(block.size, phase(block)) for block in blocks]
@@ -101,14 +108,16 @@ class CheckpointStore:
                 "have changed since; bring the old data back, or start anew with --force"
             )
 
-    def read(self, state: dict[str, Any], known: dict[str, object]) -> dict[str, Any]:
+    def read(
+        self, state: dict[str, Any], known: dict[str, object], bound: BoundAttributes
+    ) -> dict[str, Any]:
         """Return the state after `round`.
 
         Attributes of the objects in `state` are restored in place; all other values are new.
         DamagedError if the file holds the state of other objects than `state`.
         """
         content, blocks = read(self.path(self.round))
-        decoder = StateDecoder(known, blocks)
+        decoder = StateDecoder(known, blocks, bound)
         try:
             return {
                 name: decoder.value(content.state[name], value, name)

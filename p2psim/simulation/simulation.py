@@ -21,6 +21,7 @@ from p2psim.network.transport import Transport
 from p2psim.rng import RandomStream
 from p2psim.simulation import allocator
 from p2psim.simulation.agreement import Decision, RoundAgreement
+from p2psim.simulation.bound import BoundAttributes
 from p2psim.simulation.checkpoint import CheckpointStore
 from p2psim.simulation.event_log import EventLog
 from p2psim.simulation.recorder import Recorder
@@ -104,6 +105,9 @@ class Simulation:
         for compressor in self.algorithm.compressors():
             compressor.bind(scenario.shapes, RandomStream(seed, "compressor", rank))
         self.model = FlatModel(scenario, rank, device)
+        learning = scenario.experiment.learning
+        # Before the optimizer and the algorithm start: attributes that they set then are state.
+        self.bound = BoundAttributes([self.algorithm, learning.optimizer, learning.rule])
         samples = Samples(data, holdings.train(rank), self.model.g.dtype, device)
         batches = Batches(data, samples, scenario.batch_size(rank), seed, rank)
         self.oracle = MinibatchOracle(scenario, self.model, batches, self.clock, self.log.alive)
@@ -200,7 +204,7 @@ class Simulation:
         self.log.flush()  # a resumed run continues the rows, so they must be on the disk as well
         if self.events:
             self.events.flush()
-        store.write(self.round, self.state(x), self.shared_objects())
+        store.write(self.round, self.state(x), self.shared_objects(), self.bound)
         self.control.barrier()  # only then is this checkpoint complete and an older one redundant
         store.rotate(self.round)
 
@@ -218,7 +222,7 @@ class Simulation:
 
     def restore(self, store: CheckpointStore) -> Vector:
         """Restore the state of the last checkpoint; returns x."""
-        state = store.read(self.state(self.model.x), self.shared_objects())
+        state = store.read(self.state(self.model.x), self.shared_objects(), self.bound)
         for name, part in self.parts.items():
             part.restore(state[name])
         x: Vector = state["x"]

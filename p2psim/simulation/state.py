@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from p2psim.network.buffers import ReceiveBuffers, SendBuffers
 from p2psim.network.messages import Packet, Tailed
 from p2psim.network.transfer import Transfer
+from p2psim.simulation.bound import BoundAttributes
 from p2psim.vectors import Scratch
 
 Node: TypeAlias = Any  # None, bool, int, float, str, bytes, or a list whose first entry is a tag
@@ -37,9 +38,11 @@ class StateEncoder:
     """Encoder of values as nodes. The memory of arrays is not copied; see `blocks`.
 
     `known` are objects that the resumed run builds anyway, by name: only the name is encoded.
+    Attributes of plug-ins that are bound are left out, see bound.py.
     """
 
-    def __init__(self, known: dict[str, object]) -> None:
+    def __init__(self, known: dict[str, object], bound: BoundAttributes) -> None:
+        self.bound = bound
         self.known = {id(value): name for name, value in known.items()}
         self.objects: dict[int, int] = {}  # id of an object: its number
         self.spans: list[
@@ -94,7 +97,11 @@ class StateEncoder:
                 "numbers, text, arrays, and lists, tuples, dicts and sets of them"
             )
         self.objects[id(value)] = len(self.objects)
-        attributes = {k: self.node(v, f"{where}.{k}") for k, v in vars(value).items()}
+        attributes = {
+            name: self.node(inner, f"{where}.{name}")
+            for name, inner in vars(value).items()
+            if not self.bound.is_bound(value, name, inner)
+        }
         return ["object", type(value).__name__, attributes]
 
     def array(self, array: Any, scalar: bool, where: str) -> Node:
@@ -189,8 +196,10 @@ def view(blocks: list[Block], dtype: str, place: Node) -> Any:
 class StateDecoder:
     """Decoder of nodes; restores attributes of objects that the resumed run has created."""
 
-    def __init__(self, known: dict[str, object], blocks: list[Block]) -> None:
-        self.known, self.blocks = known, blocks
+    def __init__(
+        self, known: dict[str, object], blocks: list[Block], bound: BoundAttributes
+    ) -> None:
+        self.known, self.blocks, self.bound = known, blocks, bound
         self.objects: list[Any] = []  # by number, in the order in which they were encoded
 
     def value(self, node: Node, fresh: Any, where: str) -> Any:
@@ -269,6 +278,8 @@ class StateDecoder:
         vars(fresh).clear()
         for name, node in attributes.items():
             vars(fresh)[name] = self.value(node, old.get(name), f"{where}.{name}")
+        for name, value in self.bound.of(fresh).items():
+            vars(fresh).setdefault(name, value)
         return fresh
 
 

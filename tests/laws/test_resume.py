@@ -10,7 +10,7 @@ import h5py
 import pytest
 
 from p2psim import registry
-from p2psim.errors import InputError, StoppedError
+from p2psim.errors import InputError, PeerError, StoppedError
 from p2psim.simulation import checkpoint
 from tests.laws.test_algorithms import CASES, GRAPHS, fits, named
 from tests.laws.test_compressors import ALL as COMPRESSORS
@@ -107,6 +107,32 @@ class Keeper(Algorithm):
 """
 
 
+# A learning rule of a user's own: hooks and fixed random matrices by `bind`, state by `gradient`.
+HOOKED = """
+import torch
+from p2psim.registry import plugin
+
+@plugin("rule", "hooked")
+class Hooked:
+    def bind(self, module, key):
+        generator = torch.Generator().manual_seed(key("feedback") % 2**63)
+        linear = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]
+        self.feedback = [torch.rand(part.weight.shape, generator=generator) for part in linear]
+        self.hooks = [
+            part.weight.register_hook(lambda g, b=b: self.factor * g * (1 + 0.1 * b))
+            for part, b in zip(linear, self.feedback)
+        ]
+        self.factor = 1.0
+
+    def gradient(self, learner, batch):
+        self.factor = 0.99 * self.factor + 0.001 * float(batch.inputs.mean())
+        loss = learner.loss(learner.module(batch.inputs), batch)
+        learner.g.zero_()
+        loss.backward()
+        return loss.item()
+"""
+
+
 def interrupted(table: Table, folder: Path) -> tuple[list[int], Any]:
     """Rounds after which the run was stopped and went on, three times, and what came out."""
     place = new_folder(folder)
@@ -191,6 +217,51 @@ def test_a_model_that_keeps_statistics_and_draws(tmp_path: Path) -> None:
 def test_an_algorithm_with_all_kinds_of_state(tmp_path: Path) -> None:
     (tmp_path / "keeper.py").write_text(KEEPER)
     assert_same({**TABLE, "algorithm": {"name": "keeper.py:Keeper"}}, tmp_path)
+
+
+def test_a_learning_rule_with_hooks_and_state(tmp_path: Path) -> None:
+    """A resumed run binds the rule anew; without that it would go on as backpropagation."""
+    (tmp_path / "hooked.py").write_text(HOOKED)
+    learning = {"rule": "hooked.py:Hooked", "optimizer": {"name": "sgd", "lr": 0.05}}
+    table = {**TABLE, "learning": learning}
+    assert_same(table, tmp_path)
+    plain = run_in_threads({**TABLE, "learning": {**learning, "rule": "bp"}}, tmp_path)
+    assert plain.datasets() != run_in_threads(table, tmp_path).datasets()
+
+
+def test_what_bind_has_set_is_in_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "hooked.py").write_text(HOOKED)
+    _, place = stopped(tmp_path, learning={"rule": "hooked.py:Hooked"})
+    files = list((place / "checkpoints").glob("*/peer-*"))
+    assert len(files) == 8
+    for file in files:
+        content = file.read_bytes()
+        assert b"factor" in content
+        assert b"feedback" not in content
+        assert b"hooks" not in content
+
+
+def test_a_bound_array_that_changes_in_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "keeper.py").write_text(BOUND)
+    table = {**TABLE, "algorithm": {"name": "keeper.py:Bound"}, "run": {"checkpoint_rounds": 1}}
+    with pytest.raises(PeerError, match=r"'total' of Bound was set by `bind` .* set it in `start`"):
+        run_in_threads(table, tmp_path)
+
+
+BOUND = """
+import numpy as np
+from p2psim.base import Algorithm
+from p2psim.registry import plugin
+
+@plugin("algorithm", "bound")
+class Bound(Algorithm):
+    def bind(self, setting):
+        self.total = np.zeros(1)
+
+    def consensus(self, x, oracle, net):
+        self.total += 1.0
+        return x
+"""
 
 
 def stopped(folder: Path, **changes: Any) -> tuple[Table, Path]:
