@@ -124,7 +124,7 @@ def requests_of_table(
     """
     check_options(force, resume)
     base = out or run_folder_of(table)
-    file = base.absolute().with_name(f".{base.name}-{os.getpid()}-{time.time_ns()}.toml")
+    file = base.absolute().parent / f".{base.name}-{os.getpid()}-{time.time_ns()}.toml"
     return [
         Request(file, (), combination, base, label, force, resume, paths, table)
         for label, combination in combinations(table)
@@ -321,7 +321,8 @@ def start_ranks(
     process = ranks.start(launcher, size.peers, request.arguments(number), errors.file)
     detector, hang = HangDetector(request.folder, *size), ""
     poll = functools.partial(results.progress, request.folder)
-    with Progress(request.folder.name, poll, reports.progress) as progress:
+    bar = Progress(request.folder.name, poll, reports.progress)
+    with ranks.terminated_on_error(process), bar as progress:
         handled = 0  # signals
         while process.poll() is None:
             progress.update()

@@ -280,7 +280,7 @@ def run_threads(peers: int, body: Callable[[Transport], None]) -> None:
     try:
         for thread in threads:
             thread.join()
-    except KeyboardInterrupt:
+    except BaseException:  # raised by the handler of a signal
         hub.broken = True  # whoever waits or comes to wait ends there
         with hub.turn:
             ThreadTransport(hub, 0).abort(1)

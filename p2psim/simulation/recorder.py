@@ -151,7 +151,8 @@ class Recorder:
         who["run"] = identity(folder)
         with atomic_hdf5(self.path) as file:
             file.attrs.update(who)
-            file.attrs.pop("failure", None)
+            for name in ("failure", "released"):
+                file.attrs.pop(name, None)
             if not resume:
                 file.attrs["samples"] = len(scenario.parts[rank])
                 lay_out(file, paths)
@@ -371,13 +372,10 @@ def set_status(folder: Path, status: str) -> None:
 
 
 def release(folder: Path) -> None:
-    """Remove the process number from all peers' files, once a process that lives on has run them.
-
-    Otherwise its number would say as long as it lives that the peers are running.
-    """
+    """Note in all peers' files that their process, which may live on, has ended the run."""
     for path in folder.glob("peers/peer-*.h5"):
         with h5py.File(path, "r+", locking=False) as file:
-            file.attrs.pop("pid", None)
+            file.attrs["released"] = True
 
 
 def set_failure(folder: Path, rank: int, text: str) -> None:

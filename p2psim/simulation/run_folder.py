@@ -122,8 +122,11 @@ def peer_attributes(path: Path) -> Table:
 def alive(member: Table) -> bool:
     """Return False if the process of a peer has ended, True if it runs or may run.
 
-    `member` is the result of `peer_attributes`. A process on another machine may always run.
+    `member` is the result of `peer_attributes`. A process on another machine may always run, unless
+    it has released its peers, see recorder.
     """
+    if "released" in member:
+        return False
     if member["host"] != socket.gethostname():
         return True
     try:
@@ -139,9 +142,10 @@ def check_idle(folder: Path) -> None:
         return
     for path in sorted(folder.glob("peers/peer-*.h5")):
         member = peer_attributes(path)
-        pid = member.get("pid", os.getpid())  # none: its process was released, see recorder
-        if member.get("host") != socket.gethostname() or pid == os.getpid():
+        if member.get("host") != socket.gethostname() or member["pid"] == os.getpid():
             continue  # on another machine it is unknown; this process itself is no other run
+        if "released" in member:
+            continue
         end = time.monotonic() + EXIT_SECONDS
         while is_rank(int(member["pid"])) and time.monotonic() < end:
             time.sleep(0.05)
