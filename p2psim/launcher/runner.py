@@ -307,6 +307,11 @@ def run_threads_locally(request: Request, peers: int) -> None:
         )
     except (KeyboardInterrupt, StoppedError):
         raise record_stop(request.folder, stop_requested.last) from None
+    except (InputError, PeerError):
+        raise
+    except BaseException:  # of a signal handler of the caller
+        record_stop(request.folder, 0)
+        raise
     finally:
         with contextlib.suppress(OSError):  # a full disk
             recorder.release(request.folder)

@@ -122,11 +122,8 @@ def peer_attributes(path: Path) -> Table:
 def alive(member: Table) -> bool:
     """Return False if the process of a peer has ended, True if it runs or may run.
 
-    `member` is the result of `peer_attributes`. A process on another machine may always run, unless
-    it has released its peers, see recorder.
+    `member` is the result of `peer_attributes`. A process on another machine may always run.
     """
-    if "released" in member:
-        return False
     if member["host"] != socket.gethostname():
         return True
     try:
