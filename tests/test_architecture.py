@@ -38,7 +38,7 @@ DOORS = {
     "transformers": {"data.text"},
     "PIL": {"data"},
     "xarray": {"analysis"},
-    "pandas": {"analysis"},
+    "pandas": {"analysis", "api"},
 }
 # Imported when they are needed, by these files alone at the top.
 HEAVY = (

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -170,6 +170,19 @@ def terminate(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
             return
+
+
+@contextlib.contextmanager
+def terminated_on_error(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Terminate mpiexec and all ranks if this block, which waits for them, raises an exception.
+
+    A caller in Python may go on after it, an alarm of its own for instance.
+    """
+    try:
+        yield
+    except BaseException:
+        terminate(process)
+        raise
 
 
 def remove_leftovers(folder: Path = Path("/tmp"), limit: float = 10.0) -> None:

@@ -136,7 +136,7 @@ def requests_of_table(
     """
     check_options(force, resume)
     base = out or run_folder_of(table)
-    file = base.absolute().with_name(f".{base.name}-{os.getpid()}-{time.time_ns()}.toml")
+    file = base.absolute().parent / f".{base.name}-{os.getpid()}-{time.time_ns()}.toml"
     return [
         Request(file, (), combination, base, label, force, resume, paths, table)
         for label, combination in combinations(table)
@@ -365,6 +365,11 @@ def run_threads_locally(request: Request, peers: int) -> None:
         )
     except (KeyboardInterrupt, StoppedError):
         raise record_stop(request.folder, stop_requested.last) from None
+    except (InputError, PeerError):
+        raise
+    except BaseException:  # of a signal handler of the caller
+        record_stop(request.folder, 0)
+        raise
     finally:
         with contextlib.suppress(OSError):  # a full disk
             run_file.release(request.folder)
@@ -379,7 +384,8 @@ def start_ranks(
     process = ranks.start(launcher, size.peers, request.arguments(number), errors.file)
     detector, hang = HangDetector(request.folder, *size), ""
     poll = functools.partial(results.progress, request.folder)
-    with Progress(request.folder.name, poll, reports.progress) as progress:
+    bar = Progress(request.folder.name, poll, reports.progress)
+    with ranks.terminated_on_error(process), bar as progress:
         handled = 0  # signals
         while process.poll() is None:
             progress.update()

@@ -150,7 +150,7 @@ def run_threads(peers: int, body: Callable[[Transport], None]) -> None:
     try:
         for thread in threads:
             thread.join()
-    except KeyboardInterrupt:
+    except BaseException:  # raised by the handler of a signal
         # Set without `turn`, whose owner may run for long: each rank ends at its next wait.
         hub.aborted = True
         with hub.turn:

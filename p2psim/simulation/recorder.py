@@ -40,7 +40,8 @@ class Recorder:
         owner["run"] = identity(folder)
         with atomic_hdf5(self.path) as file:
             file.attrs.update(owner)
-            file.attrs.pop("failure", None)
+            for name in ("failure", "released"):
+                file.attrs.pop(name, None)
             if not resume:
                 file.attrs["samples"] = len(scenario.parts[rank])
                 create_datasets(file, specs)

@@ -217,10 +217,7 @@ def record_crash(path: Path, cause: str) -> None:
 
 
 def release(folder: Path) -> None:
-    """Remove the process number from all peers' files, once a process that lives on has run them.
-
-    Otherwise its number would say as long as it lives that the peers are running.
-    """
+    """Note in all peers' files that their process, which may live on, has ended the run."""
     for path in folder.glob("peers/peer-*.h5"):
         with h5py.File(path, "r+", locking=False) as file:
-            file.attrs.pop("pid", None)
+            file.attrs["released"] = True

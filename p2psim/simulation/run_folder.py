@@ -139,9 +139,10 @@ def check_idle(folder: Path) -> None:
         return
     for path in sorted(folder.glob("peers/peer-*.h5")):
         member = peer_attributes(path)
-        pid = member.get("pid", os.getpid())  # none: its process was released, see recorder
-        if member.get("host") != socket.gethostname() or pid == os.getpid():
+        if member.get("host") != socket.gethostname() or member["pid"] == os.getpid():
             continue  # on another machine it is unknown; this process itself is no other run
+        if "released" in member:
+            continue
         end = time.monotonic() + EXIT_SECONDS
         while is_rank(int(member["pid"])) and time.monotonic() < end:
             time.sleep(0.05)
