@@ -106,7 +106,7 @@ def run(
     checkpoint and then reaches the caller's own handler: Ctrl-C raises KeyboardInterrupt, as
     elsewhere in Python. `load(out)` reads the rows of such a run, and `resume` continues it.
     """
-    from p2psim.launcher import environment, runner, stopping
+    from p2psim.launcher import environment, run_requests, runner, stopping
     from p2psim.launcher.output import Reports
     from p2psim.simulation import devices
 
@@ -117,7 +117,7 @@ def run(
         )
     table, paths = _tables(experiment, set)
     folder = None if out is None else Path(out)
-    requests = runner.requests_of_table(table, paths, folder, force, resume)
+    requests = run_requests.requests_of_table(table, paths, folder, force, resume)
     reports = Reports(_warn, progress, keep_errors=True)
     with stopping.restored_handlers(), devices.like_a_rank() if debug else nullcontext():
         folders = list(runner.run_all(list(enumerate(requests)), debug, reports))
@@ -131,10 +131,10 @@ def plan(experiment: Experiment, set: Table | None = None) -> dict[str, Any]:
     For a sweep it returns {name of the combination: such rows}. InputError as for `run`.
     """
     from p2psim.experiment import plan
-    from p2psim.launcher import runner
+    from p2psim.launcher import run_requests
 
     table, paths = _tables(experiment, set)
-    requests = runner.requests_of_table(table, paths, None, force=False, resume=False)
+    requests = run_requests.requests_of_table(table, paths, None, force=False, resume=False)
     plans = {request.label: plan.plan(request.scenario()) for request in requests}
     return plans if "sweep" in table else plans[""]
 

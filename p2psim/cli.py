@@ -28,7 +28,7 @@ from p2psim.launcher import environment, ranks, slurm
 from p2psim.launcher.ranks import TRACEBACK
 
 if TYPE_CHECKING:
-    from p2psim.launcher.runner import Request
+    from p2psim.launcher.run_requests import Request
 
 
 def guarded(body: Callable[[], Any]) -> Any:
@@ -147,19 +147,19 @@ def run(
         from p2psim.launcher import mpi_init
 
         mpi_init.check()  # before the slow imports, which are useless if MPI does not work
-    from p2psim.launcher import runner
+    from p2psim.launcher import run_requests, runner
 
-    requests = runner.requests(experiment, settings, out, force, resume, paths)
+    requests = run_requests.requests(experiment, settings, out, force, resume, paths)
     runner.run(requests, debug, only, launch)
 
 
 def parse_run(arguments: list[str]) -> tuple[list[Request], int | None]:
     """Parse a command line `run ...`; returns the requests of all combinations, and --only."""
-    from p2psim.launcher import runner
+    from p2psim.launcher import run_requests
 
     options = run.make_context("run", arguments[1:]).params
     names = ("experiment", "settings", "out", "force", "resume", "paths")
-    return runner.requests(*(options[name] for name in names)), options["only"]
+    return run_requests.requests(*(options[name] for name in names)), options["only"]
 
 
 @main.command()
@@ -188,10 +188,10 @@ def submit(
     **options: Any,
 ) -> None:
     """Submit an experiment to Slurm. A [sweep] is a job array; prints the job number."""
-    from p2psim.launcher import runner, submit
+    from p2psim.launcher import run_requests, submit
 
-    requests = runner.requests(experiment, settings, out, resume=resume)
-    runner.print_notes(requests)
+    requests = run_requests.requests(experiment, settings, out, resume=resume)
+    run_requests.print_notes(requests)
     action = submit.script if printed else submit.submit
     click.echo(action(requests, submit.SlurmRequest(**options)))
 
@@ -203,11 +203,11 @@ def submit(
 def plan(experiment: Path, settings: tuple[str, ...], only: int | None) -> None:
     """Check an experiment without running it. Prints graph, traffic, memory and duration."""
     from p2psim.experiment import plan
-    from p2psim.launcher import runner
+    from p2psim.launcher import run_requests
 
-    every = runner.requests(experiment, settings, None)
-    runner.print_notes(every)
-    requests = [request for _, request in runner.select(every, only)]
+    every = run_requests.requests(experiment, settings, None)
+    run_requests.print_notes(every)
+    requests = [request for _, request in run_requests.select(every, only)]
     plans = [(request.label, plan.plan(request.scenario())) for request in requests]
     for label, rows in plans:
         click.echo(f"\n{label}" if label else "", nl=bool(label))

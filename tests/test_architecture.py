@@ -31,7 +31,7 @@ PLUGIN_FOLDERS = ("algorithms", "compressors", "data", "models", "learning")
 DOORS = {
     "mpi4py": {"network.mpi", "launcher"},
     "h5py": {"simulation", "analysis", "network.peer_values"},
-    "click": {"cli", "launcher.runner", "launcher.output"},
+    "click": {"cli", "launcher", "launcher.output"},
     "networkx": {"network.topology"},
     "torch": {"base", "vectors", "data", "models", "learning", "simulation"},
     "matplotlib": {"analysis"},

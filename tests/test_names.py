@@ -34,25 +34,23 @@ ORDINARY = {
     "steps": "local steps, or the graphs of a topology",
     "sum": "Python's and NumPy's function",
     "access": "os.access",
+    "text": "a text",
+    "Text": "the class of rich",
 }
 EXCEPTIONS = {
     ("network/mixing.py", "edges"): "the rule for W that takes the weights of the edges",
     ("network/topology.py", "edges"): "the same rule, in a message",
     ("simulation/state.py", "constant"): "a kind of entry of a stored state",
-    # To go: special cases of one method, to be replaced by an interface.
-    ("experiment/config.py", "bp"): "to go: default of [learning] rule",
-    ("experiment/config.py", "sgd"): "to go: default of [learning] optimizer",
-    ("experiment/config.py", "uniform"): "to go: default of [time] link",
-    ("experiment/plan.py", "identity"): "to go: traffic as one paper counts it",
-    ("experiment/plan.py", "top-k"): "to go: traffic as one paper counts it",
-    ("experiment/plan.py", "affine-8"): "to go: traffic as one paper counts it",
-    ("experiment/scenario.py", "iid"): "to go: default of [data] partition",
-    ("experiment/scenario.py", "uniform"): "to go: a link table compared with a literal",
-    ("experiment/scenario.py", "push_sum"): "to go: the cure for a wrong mixing matrix",
-    ("experiment/scenario.py", "flops"): "to go: a message about one step-time model",
-    ("experiment/scenario.py", "ag-news"): "to go: a message about models of texts",
-    ("experiment/scenario.py", "transformer"): "to go: a message about models of texts",
-    ("experiment/scenario.py", "vector"): "to go: a message about x0",
+    # Defaults of the experiment file.
+    ("experiment/config.py", "bp"): "default of [learning] rule",
+    ("experiment/config.py", "sgd"): "default of [learning] optimizer",
+    ("experiment/config.py", "uniform"): "default of [time] link",
+    ("experiment/scenario.py", "iid"): "default of [data] partition",
+    # Examples that a message gives to the user.
+    ("experiment/scenario.py", "flops"): "in a message about models without a count",
+    ("experiment/scenario.py", "ag-news"): "in a message about models of texts",
+    ("experiment/scenario.py", "transformer"): "in a message about models of texts",
+    ("experiment/scenario.py", "vector"): "in a message about x0",
 }
 
 

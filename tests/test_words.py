@@ -22,22 +22,12 @@ EMPTY_NAMES_LEFT = {
     "experiment/config.py",
     "experiment/plan.py",
     "experiment/scenario.py",
-    "network/messages.py",
-    "simulation/checkpoint.py",
-    "simulation/evaluation.py",
-    "simulation/recorder.py",
-    "simulation/state.py",
 }
 FIRST_WORDS_LEFT = {
     "experiment/config.py",
     "experiment/dry_run.py",
     "experiment/plan.py",
     "experiment/scenario.py",
-    "network/transport.py",
-    "simulation/checkpoint.py",
-    "simulation/recorder.py",
-    "simulation/session.py",
-    "simulation/state.py",
 }
 
 # Old name -> new name, for names that must not be used anywhere in p2psim.

@@ -67,14 +67,18 @@ def kind_of(table: Table, key: str, folder: Path) -> str:
     section, *inner = key.split(".")
     kind, value = section if section in MIXED else "", table[section]
     owners = [PLAIN.get(section) or MIXED[section]]
+    implied = None  # the plug-in that a table without a name means
     for name in inner:
         if kind:
-            named = {"name": "uniform", **value} if kind == "link" else value
+            named = {"name": implied, **value} if implied else value
             owners.append(registry.find(kind, named["name"], folder))
         hints = {k: v for owner in owners if owner for k, v in get_type_hints(owner).items()}
         options = [hints[name], *get_args(hints[name])]
         interface = next((option for option in options if option in KINDS.values()), None)
         kind = config.kind_of(interface) if interface else ""
+        fields = [spec for owner in owners if owner for spec in dataclasses.fields(owner)]
+        spec = next((spec for spec in fields if spec.name == name), None)
+        implied = spec.default if spec and spec.metadata.get("implied") else None
         owners, value = [], value[name]
     if not kind:
         raise LookupError(key)

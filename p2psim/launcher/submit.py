@@ -11,7 +11,7 @@ from pathlib import Path
 
 from p2psim.errors import InputError
 from p2psim.launcher import ranks, runner, slurm
-from p2psim.launcher.runner import Request
+from p2psim.launcher.run_requests import Request
 
 MAX_WARNING = 65535  # seconds, the limit of sbatch --signal
 

@@ -77,7 +77,7 @@ class Prepared:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody else holds the buffers or a message in them."""
+        """True if nothing else refers to the buffers or to a message in them."""
         return self.references() == self.idle_counts
 
 

@@ -25,7 +25,7 @@ class Uniform:
 
     @property
     def instant(self) -> bool:
-        """Whether messages take no time."""
+        """True if messages take no time."""
         return not self.latency and self.bandwidth is None
 
     def bind(self, setting: Setting) -> None: ...

@@ -131,12 +131,12 @@ def create_run_folder(folder: Path, control: ControlChannel, anew: bool) -> bool
         folder.mkdir(parents=True, exist_ok=True)
         run_file.clear(folder, anew)
 
-    def claim() -> None:
+    def claim_file() -> None:
         nonlocal claimed
         claimed = run_file.claim_run_file(folder)
 
     # All peers clear before the first one claims: `clear` removes the claim of an earlier run.
-    for write in (clear, claim):
+    for write in (clear, claim_file):
         raise_on_all(capture_error(write_or_refuse, folder, write), control)
     return claimed
 

@@ -95,11 +95,11 @@ def load_experiment(
 
     def load() -> Iterator[Finding]:
         from p2psim.experiment.holdings import Holdings
-        from p2psim.launcher import runner
+        from p2psim.launcher import run_requests
 
         if experiment is None:
             return
-        request = runner.requests(experiment, settings, out, force=True)[0]
+        request = run_requests.requests(experiment, settings, out, force=True)[0]
         scenario = request.scenario()
         Holdings(scenario).check()  # a damaged file shows here
         examinations.append(Examination(request.folder, scenario.peers, scenario))

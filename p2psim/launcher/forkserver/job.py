@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from p2psim.experiment.holdings import Holdings
-from p2psim.launcher import environment, ranks, runner, slurm
+from p2psim.launcher import environment, ranks, run_requests, runner, slurm
 
 
 class Application(Protocol):
@@ -23,7 +23,7 @@ class Application(Protocol):
         """Run a command line."""
 
     @property
-    def parse_run(self) -> Callable[[list[str]], tuple[list[runner.Request], int | None]]:
+    def parse_run(self) -> Callable[[list[str]], tuple[list[run_requests.Request], int | None]]:
         """Parse a command line `run ...`; returns the requests of all combinations, and --only."""
 
     @property
@@ -51,7 +51,7 @@ class Job:
         arguments, folder = self.key
         os.chdir(folder)
         try:
-            ((_, request),) = runner.select(*self.application.parse_run(arguments))
+            ((_, request),) = run_requests.select(*self.application.parse_run(arguments))
             scenario = request.scenario()
             holdings = Holdings(scenario)
             _ = holdings.test  # read the test set, a cached property

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from p2psim.analysis import results
 from p2psim.cli import main
 from p2psim.errors import InputError
-from p2psim.launcher import runner
+from p2psim.launcher import run_requests, runner
 
 pytest.importorskip("matplotlib")
 from p2psim.analysis import plots
@@ -41,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "problem.npz", A=rng.normal(size=(4, 5, 3)), b=rng.normal(size=(4, 5)))
     for name, settings in SETTINGS.items():
         runner.run(
-            runner.requests(folder / "small.toml", tuple(settings), folder / name), True, None
+            run_requests.requests(folder / "small.toml", tuple(settings), folder / name), True, None
         )
     return folder
 

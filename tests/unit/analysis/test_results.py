@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from p2psim.analysis import results, tables
 from p2psim.cli import main
 from p2psim.errors import InputError, PeerError
-from p2psim.launcher import runner
+from p2psim.launcher import run_requests, runner
 from tests.support.runs import EXPERIMENT
 
 TIMED = ["algorithm=d-psgd", 'time.compute={name="constant"}', "time.link.latency=0.5"]
@@ -55,7 +55,7 @@ def make(place: Path) -> Make:
     def made(name: str, *settings: str) -> Path:
         folder = place / name
         if not folder.exists():
-            runner.run(runner.requests(place / "small.toml", settings, folder), True, None)
+            runner.run(run_requests.requests(place / "small.toml", settings, folder), True, None)
         return folder
 
     return made

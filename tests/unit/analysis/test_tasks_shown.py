@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from p2psim.analysis import metrics, results
 from p2psim.analysis.tables import quantity
 from p2psim.cli import main
-from p2psim.launcher import runner
+from p2psim.launcher import run_requests, runner
 from tests.support.runs import EXPERIMENT
 
 SETTINGS = {
@@ -47,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     a, b = random.normal(size=(4, 5, 3)), random.normal(size=(4, 5))
     np.savez(folder / "problem.npz", A=a, b=b)
     for name, settings in SETTINGS.items():
-        made = runner.requests(folder / "small.toml", tuple(settings), folder / name)
+        made = run_requests.requests(folder / "small.toml", tuple(settings), folder / name)
         runner.run(made, True, None)
     return folder
 

@@ -20,7 +20,7 @@ import pytest
 from p2psim.analysis import monitor, results
 from p2psim.analysis.monitor import Pace
 from p2psim.errors import InputError
-from p2psim.launcher import runner
+from p2psim.launcher import run_requests, runner
 from tests.support.programs import Program, assert_refused, p2psim, run
 from tests.support.runs import EXPERIMENT
 
@@ -32,7 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, made once."""
     folder = tmp_path_factory.mktemp("watched")
     (folder / "small.toml").write_text(EXPERIMENT)
-    runner.run(runner.requests(folder / "small.toml", (), folder / "whole"), True, None)
+    runner.run(run_requests.requests(folder / "small.toml", (), folder / "whole"), True, None)
     return folder / "whole"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from p2psim.errors import InputError
-from p2psim.launcher import mpi_libraries, runner
+from p2psim.launcher import mpi_libraries, run_requests, runner
 from p2psim.launcher.doctor import examine, finding, machine, mpi, software
 from p2psim.launcher.doctor.finding import OK, PROBLEM, WARNING, Examination, Finding
 from tests.support.programs import GOOD, Completed, p2psim, run, with_changes, write
@@ -190,7 +190,7 @@ def test_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_run_takes_on_the_disk(tmp_path: Path) -> None:
     file = write(tmp_path, with_changes(GOOD, {"peers": 2, "rounds": 500}))
     plan, _ = software.load_experiment(file, (), tmp_path / "out")
-    runner.run(runner.requests(file, (), tmp_path / "out"), True, None)
+    runner.run(run_requests.requests(file, (), tmp_path / "out"), True, None)
     taken = sum(path.stat().st_size for path in (tmp_path / "out" / "peers").iterdir())
     assert taken - 2 * 2**16 < machine.disk(plan) < taken
 
