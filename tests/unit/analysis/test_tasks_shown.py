@@ -54,7 +54,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call(*arguments: object) -> str:
     """Return the output of `p2psim ARGUMENTS`, which must succeed."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    terminal = CliRunner(env={"COLUMNS": "200"})  # so that no label is broken
+    result = terminal.invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return str(result.stdout)
 
