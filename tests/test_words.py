@@ -6,7 +6,7 @@ CONTRIBUTING says how to write. `make check` and `make test` run these tests.
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,18 +17,6 @@ ROOT = Path(__file__).parents[1]
 FIRST_WORDS = ("What", "Whether", "Of", "Who", "How", "Where")
 # A variable is called by the noun for its content.
 EMPTY_NAMES = {"made", "found", "given", "told", "said", "kept", "held", "there", "wanted"}
-# Files that are still to be mended: remove a file from a set as soon as nothing is left in it.
-EMPTY_NAMES_LEFT = {
-    "experiment/config.py",
-    "experiment/plan.py",
-    "experiment/scenario.py",
-}
-FIRST_WORDS_LEFT = {
-    "experiment/config.py",
-    "experiment/dry_run.py",
-    "experiment/plan.py",
-    "experiment/scenario.py",
-}
 
 # Old name -> new name, for names that must not be used anywhere in p2psim.
 RENAMED = {
@@ -162,14 +150,6 @@ def package_path(path: Path) -> str:
     return str(path.relative_to(home if home in path.parents else ROOT))
 
 
-def check_left(place: str, problems: Collection[str], left: set[str], cure: str) -> None:
-    """Check that exactly the files in `left` have problems."""
-    if place in left:
-        assert problems, f"{place} is clean: remove it from the set of files that are left"
-    else:
-        assert not problems, f"{place}: {', '.join(sorted(problems))}: {cure}"
-
-
 @pytest.mark.parametrize("path", DOCUMENTED, ids=name_of)
 def test_docstrings_begin_with_a_verb_or_a_noun(path: Path) -> None:
     problems = [
@@ -179,7 +159,7 @@ def test_docstrings_begin_with_a_verb_or_a_noun(path: Path) -> None:
         and (line := (ast.get_docstring(node) or " ").split(maxsplit=1)[:1])
         and line[0] in FIRST_WORDS
     ]
-    check_left(package_path(path), problems, FIRST_WORDS_LEFT, "begin with a verb")
+    assert not problems, f"{package_path(path)}: begin with a verb: {', '.join(problems)}"
 
 
 def names(module: ast.Module) -> Iterator[tuple[str, int]]:
@@ -231,11 +211,7 @@ def variables(module: ast.Module) -> Iterator[str]:
 @pytest.mark.parametrize("path", PACKAGE, ids=name_of)
 def test_variables_are_called_by_a_noun(path: Path) -> None:
     problems = EMPTY_NAMES & set(variables(tree(path)))
-    check_left(package_path(path), problems, EMPTY_NAMES_LEFT, "name a variable by its content")
-
-
-def test_the_files_left_exist() -> None:
-    assert {package_path(path) for path in PACKAGE} >= EMPTY_NAMES_LEFT | FIRST_WORDS_LEFT
+    assert not problems, f"{package_path(path)}: name by the content: {', '.join(problems)}"
 
 
 def test_the_patterns_find_what_they_are_for() -> None:
@@ -244,7 +220,3 @@ def test_the_patterns_find_what_they_are_for() -> None:
     assert set(variables(module)) & EMPTY_NAMES == {"found", "made"}
     assert {name for name, _ in definitions(module)} >= {"records", "fit", "found", "side"}
     assert {name for name, _ in names(ast.parse("net.under_way"))} == {"net", "under_way"}
-    with pytest.raises(AssertionError, match="is clean"):
-        check_left("a.py", [], {"a.py"}, "")
-    with pytest.raises(AssertionError, match="made"):
-        check_left("a.py", ["made"], set(), "")

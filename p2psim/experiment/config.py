@@ -1,8 +1,8 @@
-"""The experiment file: TOML, checked strictly, turned into plug-in instances.
+"""Reader of the experiment file: checks the TOML tables and builds the plug-ins that they name.
 
-Every mistake is an InputError that names the dotted key, what was given and what is allowed.
-A section is a dataclass; its annotations say what is allowed. Where a section is also a plug-in
-(data, model, algorithm), the keys that the section does not know are the plug-in's parameters.
+Every mistake raises an InputError with the dotted key, its value and the allowed values. Each
+section is a dataclass whose annotations define the allowed values. The sections data, model and
+algorithm also name a plug-in: keys that are not fields of the section are its parameters.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ from p2psim.base import (
 from p2psim.errors import InputError, quoted, suggest
 
 Table = dict[str, Any]
-LONGEST_NAME = 255  # bytes that a folder's name can have
-MOST_ROUNDS = 10**8  # every round has a row, laid out at the start
+LONGEST_NAME = 255  # bytes; file systems limit the name of a folder to this length
+MOST_ROUNDS = 10**8  # the records have a row for every round, allocated before the first one
 
 
 @dataclass(kw_only=True)
 class DataSection:
-    """[data] beside the data set's own parameters. Without batch_size: the full local set.
+    """Keys of [data] other than the parameters of the data set.
 
-    `classes`: only their samples are used, for training and for tests; labels stay as they are.
+    classes: use only samples of these classes, for training and for tests; labels do not change.
+    Without batch_size, a minibatch is the full local data set.
     """
 
     classes: list[Natural] | None = None
@@ -56,7 +57,10 @@ class DataSection:
 
 @dataclass(kw_only=True)
 class ModelSection:
-    """[model] beside the model's own parameters. init: the same first x everywhere, or one each."""
+    """Keys of [model] other than the parameters of the model.
+
+    init: all peers start from the same x ("same"), or each peer from an x of its own ("own").
+    """
 
     init: Literal["same", "own"] = "same"
     dtype: Literal["float32", "float64"] = "float32"
@@ -64,9 +68,10 @@ class ModelSection:
 
 @dataclass(kw_only=True)
 class Learning:
-    """[learning]: T local steps, S consensus steps, l2/2 ||x||^2 added to every loss.
+    """Section [learning]: T local steps and S consensus steps per round.
 
-    precision = "int8": gradients as 8-bit arithmetic gives them, simulated (see precision).
+    l2: the term l2/2 ||x||^2 is added to every loss. precision = "int8": gradients are computed
+    as 8-bit arithmetic would compute them, by simulation (see learning/int8.py).
     """
 
     task: Task | None = None
@@ -80,14 +85,14 @@ class Learning:
 
 @dataclass(kw_only=True)
 class Time:
-    """[time]: virtual time; left out, it stands still.
+    """Section [time]: virtual time, which does not advance if the section is missing.
 
-    schedule: write down when every peer worked, waited and received. realize: sleep until virtual
-    time has passed.
+    schedule: record when every peer computed, waited and received. realize: sleep until the wall
+    time has reached the virtual time.
     """
 
     compute: StepTimeModel | None = None
-    # A table without a name means this plug-in: link = { latency = 1e-4 }.
+    # A table without a name gives parameters of the default: link = { latency = 1e-4 }.
     link: LinkModel = field(default="uniform", metadata={"implied": True})  # type: ignore[assignment]
     schedule: bool = True
     realize: bool = False
@@ -95,9 +100,10 @@ class Time:
 
 @dataclass(kw_only=True)
 class Eval:
-    """[eval]: every so many rounds and the last, on all test samples or a seeded subset.
+    """Section [eval]: evaluate after every `every` rounds and after the last round.
 
-    The last is on all samples in any case.
+    samples: size of the seeded subset of the test samples; all samples if it is missing. The last
+    evaluation always uses all samples.
     """
 
     every: Count = 10
@@ -109,24 +115,23 @@ class Eval:
 
 @dataclass(kw_only=True)
 class Execution:
-    """[run]: how a run is carried out; none of it changes what comes out, but for the device.
+    """Section [run]: execution of a run. Only the device changes the results.
 
-    device: "cuda", "cpu", or "auto", a GPU where there is one. Its results have other bits than
-    those of the processor; that is why "cpu" stands here unless a GPU is asked for.
+    device: "cuda", "cpu", or "auto", which means a GPU if the machine has one. patience: seconds
+    in one phase after which a peer is considered to hang.
     """
 
+    # The default is no GPU, because results of a GPU differ from those of a CPU in their last bits.
     device: Literal["auto", "cpu", "cuda"] = "cpu"
 
     checkpoint_minutes: Positive = 10.0
     checkpoint_rounds: Count | None = None
-    patience: Annotated[float, msgspec.Meta(ge=1)] = (
-        600.0  # seconds in one phase until a peer is taken to hang
-    )
+    patience: Annotated[float, msgspec.Meta(ge=1)] = 600.0
 
 
 @dataclass(kw_only=True)
 class Head:
-    """The keys above the first section."""
+    """Keys of the experiment file that precede the first section."""
 
     name: str
     seed: Natural = 1
@@ -137,7 +142,7 @@ class Head:
 
 @dataclass(kw_only=True)
 class Experiment:
-    """A checked experiment. `table` is the resolved file: all defaults filled in."""
+    """Checked experiment. `table` is the resolved experiment file, with all defaults."""
 
     head: Head
     data: Data
@@ -158,7 +163,7 @@ SECTIONS = ("data", "model", "learning", "algorithm", "topology", "time", "eval"
 
 
 def read(path: Path) -> Table:
-    """The experiment file as nested tables."""
+    """Read an experiment file into nested tables; InputError if it is missing or no valid TOML."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
@@ -169,7 +174,7 @@ def read(path: Path) -> Table:
 
 
 def check(table: Table, folder: Path) -> Experiment:
-    """Turn tables into an Experiment; `folder` is what relative paths start from."""
+    """Build an Experiment from tables; relative paths in them start from `folder`."""
     known = [f.name for f in dataclasses.fields(Head)] + list(SECTIONS)
     for key, value in table.items():
         if key not in known:
@@ -209,65 +214,77 @@ def check(table: Table, folder: Path) -> Experiment:
 
 
 class Builder:
-    """Checks values against annotations and builds the plug-ins among them."""
+    """Builder of sections and plug-ins, which checks every value against its annotation."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def mixed(self, kind: str, section: type | None, table: Table) -> tuple[Any, Any, Table]:
-        """A section that is also a plug-in: (plug-in, section, resolved table)."""
-        given = table.get(kind, {})
-        own = {f.name for f in dataclasses.fields(section)} if section else set()
-        part, resolved = None, Table()
+        """Build a section that names a plug-in: return (plug-in, section, resolved table)."""
+        entries = table.get(kind, {})
+        section_keys = {f.name for f in dataclasses.fields(section)} if section else set()
+        section_values, resolved = None, Table()
         if section:
             values, resolved = self.fields(
-                section, {k: v for k, v in given.items() if k in own}, kind
+                section, {k: v for k, v in entries.items() if k in section_keys}, kind
             )
-            part = section(**values)
-        rest = {k: v for k, v in given.items() if k not in own}
-        made, named = self.plugin(kind, rest, kind, own)
-        return made, part, {**named, **resolved}
+            section_values = section(**values)
+        parameters = {k: v for k, v in entries.items() if k not in section_keys}
+        plugin, plugin_table = self.plugin(kind, parameters, kind, section_keys)
+        return plugin, section_values, {**plugin_table, **resolved}
 
     def plugin(
-        self, kind: str, given: Any, path: str, also: Collection[str] = (), usual: Any = None
+        self,
+        kind: str,
+        value: Any,
+        path: str,
+        other_keys: Collection[str] = (),
+        default_name: Any = None,
     ) -> tuple[Any, Table]:
-        """Return the plug-in that `given` (name or table) asks for, and its resolved table.
+        """Build the plug-in that `value` (a name or a table) describes; return its table too.
 
-        `usual`: the name of the plug-in that a table without a name stands for, if any. Keys of
-        `also` may stand beside the plug-in's own.
+        The returned table is resolved: it contains all defaults. A table without a name describes
+        the plug-in `default_name`, if any. `other_keys` are keys of the same section that are no
+        parameters; the message for an unknown key may suggest them.
         """
-        table = {"name": given} if isinstance(given, str) else given
-        if usual and isinstance(table, dict):
-            table = {"name": usual, **table}
+        table = {"name": value} if isinstance(value, str) else value
+        if default_name and isinstance(table, dict):
+            table = {"name": default_name, **table}
         if not isinstance(table, dict) or not isinstance(table.get("name"), str):
             allowed = ", ".join(sorted(registry.names(kind)))
             need = 'give a name, or a table with name = "..."'
-            raise InputError(f"{path} = {quoted(given)}: {need}; allowed: {allowed}")
+            raise InputError(f"{path} = {quoted(value)}: {need}; allowed: {allowed}")
         try:
             cls = registry.find(kind, table["name"], self.folder)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        rest = {k: v for k, v in table.items() if k != "name"}
-        values, resolved = self.fields(cls, rest, path, also)
+        parameters = {k: v for k, v in table.items() if k != "name"}
+        values, resolved = self.fields(cls, parameters, path, other_keys)
         try:
-            made = cls(**values)
+            plugin = cls(**values)
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
-        return made, {"name": table["name"], **resolved}
+        return plugin, {"name": table["name"], **resolved}
 
-    def plugins(self, kind: str, given: Any, path: str) -> tuple[list[Any], list[Table]]:
-        """Instances of several plug-ins, at least one."""
-        if not isinstance(given, list) or not given:
+    def plugins(self, kind: str, value: Any, path: str) -> tuple[list[Any], list[Table]]:
+        """Build the plug-ins of a list; return them and their resolved tables.
+
+        InputError if the list is empty.
+        """
+        if not isinstance(value, list) or not value:
             raise InputError(
-                f"{path} = {quoted(given)}: give a list of names, or of tables with a name"
+                f"{path} = {quoted(value)}: give a list of names, or of tables with a name"
             )
-        made = [self.plugin(kind, part, f"{path}[{k}]") for k, part in enumerate(given)]
-        return [part for part, _ in made], [resolved for _, resolved in made]
+        pairs = [self.plugin(kind, entry, f"{path}[{k}]") for k, entry in enumerate(value)]
+        return [plugin for plugin, _ in pairs], [resolved for _, resolved in pairs]
 
     def fields(
-        self, cls: type, table: Any, path: str, also: Collection[str] = ()
+        self, cls: type, table: Any, path: str, other_keys: Collection[str] = ()
     ) -> tuple[Table, Table]:
-        """(values, resolved table) for the fields of a dataclass; `also` may stand beside them."""
+        """Check a table against the fields of a dataclass: return (values, resolved table).
+
+        `other_keys`: names that the message for an unknown key may suggest besides the fields.
+        """
         try:
             hints = get_type_hints(cls, include_extras=True)
         except NameError as error:
@@ -275,45 +292,47 @@ class Builder:
         known = {f.name: f for f in dataclasses.fields(cls)}
         for key in table:
             if key not in known:
-                given = f"{path}.{key}".lstrip(".")
-                raise InputError(f"unknown key {quoted(given)}; {suggest(key, [*known, *also])}")
+                dotted = f"{path}.{key}".lstrip(".")
+                allowed = [*known, *other_keys]
+                raise InputError(f"unknown key {quoted(dotted)}; {suggest(key, allowed)}")
         values, resolved = {}, {}
         for name, spec in known.items():
-            where = f"{path}.{name}".lstrip(".")
-            value = table[name] if name in table else default(spec, where)
-            values[name], plain = self.value(value, hints[name], where, spec)
-            if plain is not None:
-                resolved[name] = plain
+            dotted = f"{path}.{name}".lstrip(".")
+            value = table[name] if name in table else default(spec, dotted)
+            values[name], entry = self.value(value, hints[name], dotted, spec)
+            if entry is not None:  # TOML has no null: a key without a value is left out
+                resolved[name] = entry
         return values, resolved
 
     def value(
-        self, given: Any, hint: Any, path: str, spec: dataclasses.Field[Any]
+        self, value: Any, hint: Any, path: str, spec: dataclasses.Field[Any]
     ) -> tuple[Any, Any]:
-        """Return the checked value of a key, and its value in the resolved file."""
+        """Check the value of one key: return it, and its entry in the resolved experiment file."""
         options = [a for a in get_args(hint) if a is not type(None)] or [hint]
-        if given is None:
+        if value is None:
             return None, None
         if options[0] in KINDS.values() and get_origin(hint) is list:
-            return self.plugins(kind_of(options[0]), given, path)
+            return self.plugins(kind_of(options[0]), value, path)
         if options[0] in KINDS.values():
-            usual = spec.default if spec.metadata.get("implied") else None
-            return self.plugin(kind_of(options[0]), given, path, usual=usual)
-        also = "" if all(map(math.isfinite, numbers(given))) else ", finite"
+            default_name = spec.default if spec.metadata.get("implied") else None
+            return self.plugin(kind_of(options[0]), value, path, default_name=default_name)
+        # TOML allows nan and inf, and msgspec accepts them as floats.
+        suffix = "" if all(map(math.isfinite, numbers(value))) else ", finite"
         try:
-            if also:
+            if suffix:
                 raise msgspec.ValidationError
-            return msgspec.convert(given, hint), given
+            return msgspec.convert(value, hint), value
         except msgspec.ValidationError:
-            raise InputError(f"{path} = {quoted(given)}: give {describe(hint)}{also}") from None
+            raise InputError(f"{path} = {quoted(value)}: give {describe(hint)}{suffix}") from None
 
 
 def kind_of(interface: Any) -> str:
-    """The kind of plug-in that an annotation stands for."""
+    """Return the kind of plug-in whose interface is this class."""
     return next(kind for kind, cls in KINDS.items() if cls is interface)
 
 
 def default(spec: dataclasses.Field[Any], path: str) -> Any:
-    """A field's default; InputError where there is none."""
+    """Return the default of a field; InputError if it has none."""
     if spec.default is not MISSING:
         return spec.default
     if spec.default_factory is not MISSING:
@@ -322,7 +341,7 @@ def default(spec: dataclasses.Field[Any], path: str) -> Any:
 
 
 def numbers(value: Any) -> Iterator[float]:
-    """All floats inside nested lists and tables."""
+    """Yield all floats inside nested lists and tables."""
     if isinstance(value, float):
         yield value
     elif isinstance(value, dict | list):
@@ -335,14 +354,14 @@ BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}"}
 
 
 def describe(hint: Any) -> str:
-    """What an annotation allows, in words."""
+    """Return a phrase for error messages that describes the values an annotation allows."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         limits = [
             text.format(getattr(meta, name))
             for meta in args[1:]
             for name, text in BOUNDS.items()
-            if getattr(meta, name, None) not in (None, 2**63 - 1)  # of 64 bits: no use to tell
+            if getattr(meta, name, None) not in (None, 2**63 - 1)  # no limit but that of 64 bits
         ]
         return " ".join([describe(args[0]), " and ".join(limits)]).strip()
     if origin is Literal:

@@ -1,7 +1,8 @@
-"""One peer's round without network, data or torch: what an algorithm sends, keeps and waits for.
+"""Dry run of one peer: rounds of the algorithm without network, data or torch.
 
-`p2psim plan` counts with it, so that any algorithm's traffic is known before a run, without a
-second account of its bytes. Neighbors are taken to send what this peer sends.
+The dry run counts messages, bytes and memory, and logs the order of sends and waits. `p2psim plan`
+reads the traffic of any algorithm from it, so that no second formula for its bytes is needed.
+Every neighbor is assumed to send the messages that this peer sends.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from p2psim.network.messages import Packet
 from p2psim.network.neighborhood import Neighborhood, PendingTransfer
 from p2psim.rng import RandomStream, generator
 
-MOST_STEPS = 256  # local or consensus steps of a round that are executed
+MOST_STEPS = 256  # local or consensus steps of a round; longer rounds are extrapolated
 
 
 @dataclass(frozen=True)
 class Send:
-    """A message of `nbytes` to all receivers of this consensus step, or to all peers (None)."""
+    """Send of `nbytes` to each receiver of consensus step `step`, or to all peers (step None)."""
 
     nbytes: int
     step: int | None
@@ -35,36 +36,36 @@ class Send:
 
 @dataclass(frozen=True)
 class Wait:
-    """Wait for what others have sent by their `back`-th last Send (1: the last)."""
+    """Wait for the messages of the other peers' Send number `back`, counted from the last (1)."""
 
     back: int
 
 
 class OperationLog:
-    """What a peer does, in order: "work" for a local gradient, Send, Wait."""
+    """Ordered log of a peer's operations: "work" for a local gradient, Send, Wait."""
 
     def __init__(self) -> None:
         self.acts: Acts = []
         self.sent = 0
 
     def send(self, nbytes: int, step: int | None) -> int:
-        """Write down a Send; returns its number."""
+        """Log a Send; return its number."""
         self.acts.append(Send(nbytes, step))
         self.sent += 1
         return self.sent - 1
 
     def cut(self) -> Acts:
-        """What has been written down since the last cut."""
+        """Return the operations logged since the last call."""
         acts, self.acts = self.acts, []
         return acts
 
     def wait(self, number: int) -> None:
-        """Write down that the Send of this number is waited for."""
+        """Log a Wait for the Send of this number."""
         self.acts.append(Wait(self.sent - number))
 
 
 class EchoTransfer(PendingTransfer):
-    """A transfer whose messages come back as they left: neighbors send what this peer sends."""
+    """Transfer without a network, in which every neighbor sends the message of this peer."""
 
     net: DryRunNeighborhood
 
@@ -83,8 +84,10 @@ class EchoTransfer(PendingTransfer):
 
     def wait(self) -> dict[int, Message]:
         if self.entries:
-            # Who only receives here waits for a message that its neighbors sent with its last one.
-            self.net.script.wait(self.net.script.sent - 1 if self.number is None else self.number)
+            # A peer that sends nothing in this transfer waits for the neighbors' latest Send,
+            # because neighbors are assumed to send what this peer sends.
+            last = self.net.log.sent - 1
+            self.net.log.wait(last if self.number is None else self.number)
         self.net.take_block(self.nbytes, -1)
         return {j: self._echo(size) for j, size in sorted(self.entries.items())}
 
@@ -100,16 +103,17 @@ class EchoTransfer(PendingTransfer):
 
 
 class DryRunNeighborhood(Neighborhood):
-    """A neighborhood without a network; it counts messages, bytes and blocks of memory."""
+    """Neighborhood without a network that counts messages, bytes and blocks of memory."""
 
     def __init__(self, scenario: Scenario, rank: int, control: bool = True) -> None:
         link = scenario.experiment.time.link
-        beside = DryRunNeighborhood(scenario, rank, control=False) if control else None
-        super().__init__(scenario.topology, Clock(), link, beside)
-        self.rank, self.peers, self.script = rank, scenario.peers, OperationLog()
+        # Control messages are counted apart: they are no part of the reported traffic.
+        uncounted = DryRunNeighborhood(scenario, rank, control=False) if control else None
+        super().__init__(scenario.topology, Clock(), link, uncounted)
+        self.rank, self.peers, self.log = rank, scenario.peers, OperationLog()
         self.bytes_sent = self.messages_sent = self.bytes_at_start = 0
-        self.blocks: dict[int, int] = {}  # bytes to receive into -> most such blocks at a time
-        self.taken: dict[int, int] = {}  # bytes to receive into -> such blocks now
+        self.blocks: dict[int, int] = {}  # size of a receive block in bytes -> most blocks in use
+        self.taken: dict[int, int] = {}  # size of a receive block in bytes -> blocks in use
 
     def _transfer(
         self,
@@ -121,21 +125,21 @@ class DryRunNeighborhood(Neighborhood):
         return EchoTransfer(self, own, template, entries, room)
 
     def send(self, own: Mapping[int, Packet]) -> int:
-        """Count messages by receiver; returns the number of the Send in the log."""
+        """Count the messages by receiver; return the number of the Send in the log."""
         sizes = [packet.payload.size for packet in own.values()]
         self.bytes_sent += sum(sizes)
         self.messages_sent += len(sizes)
         by_graph = own.keys() <= set(self.receivers())
-        return self.script.send(max(sizes), self.step if by_graph else None)
+        return self.log.send(max(sizes), self.step if by_graph else None)
 
     def take_block(self, nbytes: int, change: int) -> None:
-        """Count a block that is received into from now on (1), or that is free again (-1)."""
+        """Count a receive block of `nbytes` as in use (change 1) or as free again (change -1)."""
         self.taken[nbytes] = self.taken.get(nbytes, 0) + change
         self.blocks[nbytes] = max(self.taken[nbytes], self.blocks.get(nbytes, 0))
 
 
 class NoiseOracle(LocalOracle):
-    """An oracle whose gradients are noise: compressors meet a dense vector."""
+    """Oracle whose gradients are noise, so that compressors receive a dense vector."""
 
     def __init__(self, scenario: Scenario, net: DryRunNeighborhood, x: Vector) -> None:
         learning, compute = scenario.experiment.learning, scenario.experiment.time.compute
@@ -143,7 +147,7 @@ class NoiseOracle(LocalOracle):
         self.net, self.noise = net, generator(0, "dry run")
 
     def _evaluate(self, x: Vector, samples: int | None) -> Vector:
-        self.net.script.acts.append("work")
+        self.net.log.acts.append("work")
         return self.noise.standard_normal(x.size).astype(x.dtype)
 
 
@@ -151,7 +155,7 @@ Acts: TypeAlias = list[str | Send | Wait]
 
 
 class Term(NamedTuple):
-    """A dry run of shorter rounds, with its factor in the sum that extrapolates a figure."""
+    """Dry run of shorter rounds, with its factor in the sum that extrapolates a figure."""
 
     factor: Fraction
     scenario: Scenario
@@ -159,14 +163,14 @@ class Term(NamedTuple):
 
 
 class DryRun(NamedTuple):
-    """What a peer does at the start, in the first period of rounds and in every later one.
+    """Operations of a peer at the start, in the first period of rounds and in every later period.
 
-    Where rounds have too many steps to execute, `terms` holds shorter dry runs: a figure per round
-    is the sum of factor times the figure of each term.
+    If a round has more than MOST_STEPS steps, `terms` are dry runs of shorter rounds: a figure per
+    round is the sum of factor times the figure of each term.
     """
 
-    net: DryRunNeighborhood  # what was sent in the first period
-    state: int  # bytes that the algorithm and the optimizer keep
+    net: DryRunNeighborhood  # its counts are those of the first period
+    state: int  # bytes of the arrays of the algorithm and the optimizer
     start: Acts
     first: list[Acts]  # by round
     later: list[Acts]
@@ -176,16 +180,19 @@ class DryRun(NamedTuple):
 def rehearse(scenario: Scenario, rank: int) -> DryRun:
     """Return the dry run of this peer; rounds of more than MOST_STEPS steps are extrapolated.
 
-    What a peer does in a round grows linearly with the local and with the consensus steps, so
-    three shorter rounds determine it: messages and bytes of `net` are those of the whole round.
+    The counts of a round are linear in the numbers of local and consensus steps, hence determined
+    by three shorter rounds. `messages_sent` and `bytes_sent` of `net` are those of the full round.
     """
+    for compressor in scenario.experiment.algorithm.compressors():
+        compressor.bind(scenario.shapes, RandomStream(0, "rehearsal", rank))
     learning = scenario.experiment.learning
     steps = learning.local_steps, learning.consensus_steps
     if max(steps) <= MOST_STEPS:
         return execute(scenario, rank)
     short = min(steps[0], MOST_STEPS), min(steps[1], MOST_STEPS)
     slopes = [
-        Fraction(whole - part, part - part // 2) for whole, part in zip(steps, short, strict=True)
+        Fraction(count - executed, executed - executed // 2)
+        for count, executed in zip(steps, short, strict=True)
     ]
     corners = {short: sum(slopes, Fraction(1))}
     if slopes[0]:
@@ -196,20 +203,23 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
     for (local, consensus), factor in corners.items():
         shorter = with_steps(scenario, local, consensus)
         terms.append(Term(factor, shorter, execute(shorter, rank)))
-    whole = terms[0].run._replace(terms=terms)
-    net = whole.net
+    dry_run = terms[0].run._replace(terms=terms)
+    net = dry_run.net
     net.messages_sent = extrapolate([(term.factor, term.run.net.messages_sent) for term in terms])
     net.bytes_sent = extrapolate([(term.factor, term.run.net.bytes_sent) for term in terms])
-    return whole
+    return dry_run
 
 
 def extrapolate(terms: Iterable[tuple[Fraction, int]]) -> int:
-    """Return the sum of factor times figure; 0 if it is negative: figures are counts."""
+    """Return the sum of factor times figure, at least 0 because figures are counts."""
     return max(0, round(sum(factor * figure for factor, figure in terms)))
 
 
 def with_steps(scenario: Scenario, local: int, consensus: int) -> Scenario:
-    """Return the scenario with other numbers of steps in a round, and plug-ins of its own."""
+    """Return a copy of the scenario with these numbers of local and consensus steps in a round.
+
+    The copy has an algorithm and an optimizer of its own: those of `scenario` stay as they are.
+    """
     experiment = scenario.experiment
     learning = replace(
         experiment.learning,
@@ -226,15 +236,13 @@ def with_steps(scenario: Scenario, local: int, consensus: int) -> Scenario:
 
 
 def execute(scenario: Scenario, rank: int) -> DryRun:
-    """Execute two periods of rounds of this peer."""
+    """Return the dry run of a peer over two periods of the topology."""
     algorithm, net = scenario.experiment.algorithm, DryRunNeighborhood(scenario, rank)
-    for compressor in algorithm.compressors():
-        compressor.bind(scenario.shapes, RandomStream(0, "rehearsal", rank))
     dtype = np.dtype(scenario.experiment.model_section.dtype)
     x = generator(0, "dry run start").standard_normal(scenario.parameters).astype(dtype)
     oracle, optimizer = NoiseOracle(scenario, net, x), scenario.experiment.learning.optimizer
     algorithm.start(x, oracle, net)
-    start = net.script.cut()
+    start = net.log.cut()
     net.bytes_at_start, net.bytes_sent, net.messages_sent = net.bytes_sent, 0, 0
     net.blocks.clear()
 
@@ -251,14 +259,14 @@ def execute(scenario: Scenario, rank: int) -> DryRun:
     for number in range(2 * scenario.topology.period):
         if number == scenario.topology.period:
             sent = net.bytes_sent, net.messages_sent
-            state = held(algorithm) + held(optimizer)
+            state = array_bytes(algorithm) + array_bytes(optimizer)
         x = one_round(x)
-        rounds.append(net.script.cut())
+        rounds.append(net.log.cut())
     net.bytes_sent, net.messages_sent = sent
     period = scenario.topology.period
     return DryRun(net, state, start, rounds[:period], rounds[period:])
 
 
-def held(plugin: object) -> int:
-    """Bytes of the arrays among a plug-in's attributes."""
+def array_bytes(plugin: object) -> int:
+    """Return the bytes of the arrays among a plug-in's attributes."""
     return sum(value.nbytes for value in vars(plugin).values() if isinstance(value, np.ndarray))

@@ -14,15 +14,14 @@ from p2psim.base import Indices
 from p2psim.errors import InputError
 from p2psim.experiment.scenario import Scenario
 
-SMALL = 2**20  # entries of all training samples that are read quickly
-Raw: TypeAlias = tuple[NDArray[Any], NDArray[Any]]  # inputs and targets as the data set has them
+SMALL = 2**20  # entries of all training samples; up to this number, all are read for the check
+Raw: TypeAlias = tuple[
+    NDArray[Any], NDArray[Any]
+]  # inputs and targets in the data set's own format
 
 
 class Holdings:
-    """The samples of an experiment, read when they are first asked for.
-
-    InputError where a file is damaged.
-    """
+    """Samples of an experiment, read at their first use; InputError if a file is damaged."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -43,9 +42,9 @@ class Holdings:
         scenario.task.bind(scenario.experiment.data.spec(), self.train(rank)[1])
 
     def check(self) -> None:
-        """Check the samples before a rank starts: those of peer 0 and, of small data, of all.
+        """Check the samples of peer 0, or of all peers if the data is small, before a rank starts.
 
-        Of larger data, which would take long to read here, each rank checks its own samples.
+        Larger data would take long to read in one process, so each rank checks its own samples.
         """
         data, used = self.scenario.experiment.data, np.concatenate(self.scenario.parts)
         if used.size * math.prod(data.shape) <= SMALL:
@@ -59,14 +58,14 @@ class Holdings:
 
     @cached_property
     def test(self) -> Raw:
-        """The test samples of the classes of the experiment, the same on every peer."""
+        """Test samples of the experiment's classes, the same on every peer."""
         experiment = self.scenario.experiment
         inputs, targets = experiment.data.test()
         classes = experiment.data_section.classes
         if classes is None:
             return inputs, targets
-        chosen = np.isin(targets, classes)
-        return inputs[chosen], targets[chosen]
+        mask = np.isin(targets, classes)
+        return inputs[mask], targets[mask]
 
     def read_all(self) -> None:
         """Read the samples of all peers at once, for processes forked from this one to share."""
@@ -75,7 +74,7 @@ class Holdings:
         cuts = np.cumsum([len(part) for part in parts])[:-1]
         pieces = zip(np.split(inputs, cuts), np.split(targets, cuts), strict=True)
         self.parts = dict(enumerate(pieces))
-        _ = self.test
+        _ = self.test  # read now: the property caches it for the forked processes
 
     def fingerprint(self, rank: int) -> str:
         """Return a digest of a peer's training samples and of the test labels."""
@@ -85,7 +84,7 @@ class Holdings:
         return digest.hexdigest()
 
     def release(self) -> None:
-        """Forget the training samples: arrays that are not in use elsewhere are freed."""
+        """Drop the training samples, so that arrays without other references are freed."""
         self.parts.clear()
 
 

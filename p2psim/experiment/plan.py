@@ -1,4 +1,4 @@
-"""`p2psim plan`: what a run would be, from the experiment file alone."""
+"""Figures of a run for `p2psim plan`, computed from the experiment file before any rank starts."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from p2psim.experiment.scenario import Scenario
 from p2psim.models import cost_model
 from p2psim.network.buffers import HEADER
 
-# Bytes (make bench-start): of a forked peer that holds nothing yet, and once on every node.
+# Bytes, measured by `make bench-start`: of a forked peer without data, and once on every node.
 PROCESS, SHARED = 25 * 2**20, 300 * 2**20
 
 
 def plan(scenario: Scenario) -> dict[str, str]:
-    """What there is to know before the run, by name, in the order to print."""
+    """Return the figures of the plan as {label: text}, in the order of the printed table."""
     experiment, graph = scenario.experiment, scenario.topology
     holdings = Holdings(scenario)
-    holdings.check()  # a damaged file shows here
+    holdings.check()  # damaged data must be reported before the run starts
     few, many = extremes(scenario)
-    # These two peers bound what all others send.
-    least, rehearsed = rehearse(scenario, few).net, rehearse(scenario, many)
-    most, state = rehearsed.net, rehearsed.state
+    # The traffic of every other peer lies between that of these two.
+    least, dry_run = rehearse(scenario, few).net, rehearse(scenario, many)
+    most, state = dry_run.net, dry_run.state
     sizes = [len(part) for part in scenario.parts]
     batches = [scenario.batch_size(rank) for rank in range(scenario.peers)]
     rough = "about " if experiment.algorithm.time_dependent else ""
@@ -49,7 +49,7 @@ def plan(scenario: Scenario) -> dict[str, str]:
         + (f", and {most.bytes_at_start:,} once at the start" if most.bytes_at_start else ""),
         "memory": f"about {memory(scenario, most, state) / 2**20:,.0f} MiB per peer, and "
         f"{SHARED >> 20} MiB on every node",
-        "virtual time": virtual_time(scenario, rehearsed),
+        "virtual time": virtual_time(scenario, dry_run),
         **account(scenario),
         **as_published(scenario, most),
         **diagnose(scenario),
@@ -57,20 +57,21 @@ def plan(scenario: Scenario) -> dict[str, str]:
 
 
 def account(scenario: Scenario) -> dict[str, str]:
-    """Operations, energy and memory of a peer by the model's layers; see accounting."""
-    made, learning = scenario.account, scenario.experiment.learning
-    if made is None:
+    """Return operations, energy and memory of a peer's training by the cost model of its layers."""
+    costs, learning = scenario.account, scenario.experiment.learning
+    if costs is None:
         return {}
-    said = made.words(learning.precision)
-    each = made.energy[list(cost_model.PICOJOULE).index(learning.precision)]
-    total = each * scenario.rounds * learning.local_steps / 1000
-    return {**said, "energy": f"{said['energy']}; {total:,.4g} J per peer in the run"}
+    lines = costs.words(learning.precision)
+    energy_per_step = costs.energy[list(cost_model.PICOJOULE).index(learning.precision)]
+    joules = energy_per_step * scenario.rounds * learning.local_steps / 1000
+    return {**lines, "energy": f"{lines['energy']}; {joules:,.4g} J per peer in the run"}
 
 
 def as_published(scenario: Scenario, net: DryRunNeighborhood) -> dict[str, str]:
-    """Return a peer's traffic by a published count, where the compressor has one, and the real one.
+    """Return a peer's traffic as a paper counts it beside the real traffic, as {label: text}.
 
-    The paper counts one message a step on any graph (Aketi et al. 2022, section 5).
+    Return {} without a published count. The paper counts one message a step on any graph
+    (Aketi et al. 2022, section 5).
     """
     counts = [
         compressor.published()
@@ -87,23 +88,23 @@ def as_published(scenario: Scenario, net: DryRunNeighborhood) -> dict[str, str]:
 
 
 def diagnose(scenario: Scenario) -> dict[str, str]:
-    """What the algorithm itself has to say beforehand."""
+    """Return the algorithm's own lines of the plan, derived from W and the consensus steps."""
     steps = scenario.experiment.learning.consensus_steps
     return scenario.experiment.algorithm.diagnose(scenario.topology.weights, steps)
 
 
 def span(low: float, high: float) -> str:
-    """One number, or from low to high."""
+    """Format a range, as a single number if both ends are equal."""
     return f"{low:,.10g}" if low == high else f"{low:,.10g} to {high:,.10g}"
 
 
 def per_round(low: int, high: int, period: int, unit: str) -> str:
-    """A mean over the period."""
+    """Format counts over one period of the topology as means per round."""
     return f"{span(low / period, high / period)} {unit} per round and peer"
 
 
 def extremes(scenario: Scenario) -> tuple[int, int]:
-    """The peers that have the fewest and the most receivers over a period."""
+    """Return the peers with the fewest and with the most receivers over a period."""
     graph = scenario.topology
     totals = [
         sum(len(graph.receivers(rank, t)) for t in range(graph.period))
@@ -113,13 +114,16 @@ def extremes(scenario: Scenario) -> tuple[int, int]:
 
 
 def peer_memory(scenario: Scenario) -> float:
-    """Bytes of the peer with the most neighbors."""
-    rehearsed = rehearse(scenario, extremes(scenario)[1])
-    return memory(scenario, rehearsed.net, rehearsed.state)
+    """Return the bytes of the peer with the most receivers."""
+    dry_run = rehearse(scenario, extremes(scenario)[1])
+    return memory(scenario, dry_run.net, dry_run.state)
 
 
 def memory(scenario: Scenario, most: DryRunNeighborhood, state: int) -> float:
-    """Bytes of a peer: process, model, gradient, what plug-ins keep, buffers, its samples."""
+    """Return the bytes of a peer: process, x and gradient, state, buffers, samples, activations.
+
+    `state`: bytes of the algorithm and the optimizer. `most`: neighborhood with the most receivers.
+    """
     d = scenario.parameters * np.dtype(scenario.experiment.model_section.dtype).itemsize
     buffers = sum(size * blocks for size, blocks in most.blocks.items()) + 4 * d
     sample = 4 * math.prod(scenario.experiment.data.shape)
@@ -129,12 +133,12 @@ def memory(scenario: Scenario, most: DryRunNeighborhood, state: int) -> float:
     return PROCESS + 2 * d + state + buffers + samples + activations
 
 
-def virtual_time(scenario: Scenario, rehearsed: DryRun) -> str:
-    """When the last peer has done its last round."""
-    known = forecast(scenario, rehearsed)
-    if known is None:
+def virtual_time(scenario: Scenario, dry_run: DryRun) -> str:
+    """Return the virtual time at which the last peer completes its last round, as text."""
+    prediction = forecast(scenario, dry_run)
+    if prediction is None:
         return "depends on who waits for whom; only a run tells"
-    seconds, rounds = known
-    if (rounds == scenario.rounds and not rehearsed.terms) or not seconds:
+    seconds, rounds = prediction
+    if (rounds == scenario.rounds and not dry_run.terms) or not seconds:
         return f"{seconds:,.6g} s" if seconds else "none"
     return f"about {seconds / rounds * scenario.rounds:,.4g} s, by the first {rounds:,} rounds"

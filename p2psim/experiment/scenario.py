@@ -1,7 +1,8 @@
-"""What all peers must agree on, derived by each alone from the experiment file and the seed.
+"""Scenario of a run: data partition, topology and sizes, on which all peers must agree.
 
-No rank is special and nothing is broadcast: every process builds the same Scenario. It needs
-neither torch nor MPI, so `p2psim plan` and the launcher check everything before a rank starts.
+Every process derives the same Scenario from the experiment file and the seed; nothing is broadcast.
+This module imports neither torch nor MPI, so that `p2psim plan` and the launcher can check the
+experiment before a rank starts.
 """
 
 from __future__ import annotations
@@ -23,21 +24,22 @@ from p2psim.models.layers import Cost
 from p2psim.network import topology
 from p2psim.registry import find
 
-CURES = {
+# Remedy in the error message for each property that an algorithm can require of W.
+REMEDIES = {
     "row-stochastic": "choose weights such as metropolis or uniform-neighbor",
     "column-stochastic": 'set topology.weights = "out-degree"',
     "doubly-stochastic": 'choose an undirected topology with weights = "metropolis"',
     "symmetric": 'choose an undirected topology with weights = "metropolis"',
     "static": "choose a topology that does not change from step to step",
 }
-MATRICES = 6  # (n, n) in float64 that exist at a time while a graph is built
-VECTORS = 8  # of length d in the dry run of a peer: x, gradient, state, messages
-COLUMNS = 9  # numbers of a peer and round in run.h5
+MATRICES = 6  # (n, n) in float64 in memory at the same time while a topology is built
+VECTORS = 8  # of length d in memory in the dry run of a peer: x, gradient, state, messages
+COLUMNS = 9  # numbers in run.h5 for each peer and round
 
 
 @dataclass
 class Scenario:
-    """The experiment, its split of the data, its graph and its sizes."""
+    """Experiment with its data partition, its topology, its task and its sizes."""
 
     experiment: Experiment
     parts: list[Indices]  # training samples of each peer
@@ -48,22 +50,22 @@ class Scenario:
 
     @property
     def peers(self) -> int:
-        """n."""
+        """Number of peers, n."""
         return self.experiment.head.peers
 
     @property
     def parameters(self) -> int:
-        """d."""
+        """Number of the model's parameters, d."""
         return sum(math.prod(shape) for shape in self.shapes)
 
     def batch_size(self, rank: int) -> int:
-        """Samples of a minibatch; the full local set where the experiment gives none."""
-        own = len(self.parts[rank])
-        return min(self.experiment.data_section.batch_size or own, own)
+        """Return the size of a peer's minibatches: at most, and by default, its full local set."""
+        local_samples = len(self.parts[rank])
+        return min(self.experiment.data_section.batch_size or local_samples, local_samples)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Local steps in which the peer with most data sees all of it; the remainder is dropped."""
+        """Local steps of an epoch: full minibatches of the peer that has the most of them."""
         return max(len(self.parts[i]) // self.batch_size(i) for i in range(self.peers))
 
     @property
@@ -73,17 +75,21 @@ class Scenario:
 
     @property
     def instant(self) -> bool:
-        """Whether messages take no virtual time."""
+        """True if messages take no virtual time."""
         return bool(getattr(self.experiment.time.link, "instant", False))
 
     @property
     def scheduled(self) -> bool:
-        """Whether virtual time passes and the peers write down how."""
+        """True if virtual time advances and the peers record its events ([time] schedule)."""
         time = self.experiment.time
         return time.schedule and not (time.compute is None and self.instant)
 
     def operations(self, rank: int) -> float:
-        """Floating-point operations of a local step: 6 for each of the model's macs and sample."""
+        """Return the floating-point operations of a local step: 6 for each MAC and each sample.
+
+        A multiply-accumulate operation (MAC) is two operations, and the backward pass costs twice
+        the forward pass. InputError if the model has no method `macs`.
+        """
         model, data = self.experiment.model, self.experiment.data
         try:
             macs = model.macs(data.shape, data.outputs)
@@ -96,25 +102,25 @@ class Scenario:
 
     @cached_property
     def cost(self) -> Cost | None:
-        """What the model's forward pass of a sample takes; None where it does not tell."""
-        data, tell = self.experiment.data, getattr(self.experiment.model, "cost", None)
-        return tell(data.shape, data.outputs) if tell else None
+        """Cost of the forward pass of one sample; None if the model has no method `cost`."""
+        data, method = self.experiment.data, getattr(self.experiment.model, "cost", None)
+        return method(data.shape, data.outputs) if method else None
 
     @cached_property
     def account(self) -> Account | None:
-        """What an iteration takes on the peer with the largest minibatch."""
+        """Cost of one iteration of the peer with the largest minibatch; None without `cost`."""
         b = max(map(self.batch_size, range(self.peers)))
         return account(self.cost, self.parameters, b) if self.cost else None
 
     @property
     def widest(self) -> int:
-        """Entries of the model's largest activation of a sample; a guess where it does not tell."""
-        data, tell = self.experiment.data, getattr(self.experiment.model, "widest", None)
-        return tell(data.shape, data.outputs) if tell else 16 * math.prod(data.shape)
+        """Entries of the largest activation of one sample; a guess without a method `widest`."""
+        data, method = self.experiment.data, getattr(self.experiment.model, "widest", None)
+        return method(data.shape, data.outputs) if method else 16 * math.prod(data.shape)
 
     @property
     def setting(self) -> Setting:
-        """What plug-ins may need to know of the experiment."""
+        """Facts about the experiment for plug-ins, which `bind` passes to them."""
         head, graph = self.experiment.head, self.topology
         return Setting(
             seed=head.seed,
@@ -134,14 +140,17 @@ class Scenario:
         )
 
     def eval_rounds(self) -> list[int]:
-        """Rounds (from 1) after which the models are evaluated."""
+        """Return the rounds, counted from 1, after which the models are evaluated."""
         every = self.experiment.eval.every
-        due = list(range(every, self.rounds + 1, every))
-        return due if due and due[-1] == self.rounds else [*due, self.rounds]
+        rounds = list(range(every, self.rounds + 1, every))
+        return rounds if rounds and rounds[-1] == self.rounds else [*rounds, self.rounds]
 
 
 def prepare(experiment: Experiment) -> Scenario:
-    """Check what only shows when the parts meet; InputError names the key and the cure."""
+    """Build the Scenario of an experiment and check that its parts fit each other.
+
+    The InputError for parts that do not fit names the key and a remedy.
+    """
     head, data = experiment.head, experiment.data
     memory.check(
         MATRICES * 8 * head.peers**2,
@@ -149,6 +158,7 @@ def prepare(experiment: Experiment) -> Scenario:
         "give fewer peers",
     )
     data.open(str(experiment.folder))
+    # The partition needs the labels; mixing weights and steps per epoch need the partition.
     parts = split(experiment)
     graph = topology.build(
         experiment.topology, head.peers, head.seed, experiment.folder, [len(p) for p in parts]
@@ -170,6 +180,7 @@ def prepare(experiment: Experiment) -> Scenario:
                 f"epochs = {head.epochs:g}: that is {rounds:g} rounds; "
                 f"give fewer, at most {config.MOST_ROUNDS} rounds"
             )
+        # Rounding errors of a whole number of rounds must not add a round.
         scenario.rounds = max(1, math.ceil(rounds - 1e-9))
     experiment.table["topology"].setdefault("weights", graph.rule)
     memory.check(
@@ -181,7 +192,7 @@ def prepare(experiment: Experiment) -> Scenario:
 
 
 def split(experiment: Experiment) -> list[Indices]:
-    """The training samples of each peer, by the data itself or by [data] partition."""
+    """Return the training samples of each peer, assigned by the data set or [data] partition."""
     head, section = experiment.head, experiment.data_section
     fixed = experiment.data.parts(head.peers)
     if fixed is not None:
@@ -200,7 +211,7 @@ def split(experiment: Experiment) -> list[Indices]:
     if section.classes and not experiment.data.classes:
         name = experiment.table["data"]["name"]
         raise InputError(f"data.classes: the data set {name!r} has no classes; remove the key")
-    used = of_classes(labels, section.classes)
+    used = select_classes(labels, section.classes)
     try:
         parts = partition.split(labels[used], head.peers, stream)
     except ValueError as error:
@@ -208,18 +219,18 @@ def split(experiment: Experiment) -> list[Indices]:
     return [used[part] for part in parts]
 
 
-def of_classes(labels: Indices, wanted: list[int] | None) -> Indices:
-    """The samples of the classes that are wanted, in order; InputError for one that has none."""
-    if wanted is None:
+def select_classes(labels: Indices, classes: list[int] | None) -> Indices:
+    """Return the samples of these classes in order; InputError for a class without samples."""
+    if classes is None:
         return np.arange(labels.size)
     known = np.unique(labels)
-    if not wanted or not np.isin(wanted, known).all():
-        raise InputError(f"data.classes = {wanted}: give some of {known.tolist()}")
-    return np.flatnonzero(np.isin(labels, wanted))
+    if not classes or not np.isin(classes, known).all():
+        raise InputError(f"data.classes = {classes}: give some of {known.tolist()}")
+    return np.flatnonzero(np.isin(labels, classes))
 
 
 def check_parameters(scenario: Scenario) -> None:
-    """Refuse parameters that do not suit the run; models of time learn what they model."""
+    """Bind the algorithm and the models of time to the run; InputError if one does not fit."""
     setting, time = scenario.setting, scenario.experiment.time
     if time.realize and setting.instant and not setting.timed:
         raise InputError("time.realize = true: no virtual time passes; give compute or link too")
@@ -246,8 +257,8 @@ def check_outputs(experiment: Experiment, task: Task) -> None:
     """Check that the model's outputs have the shape that the task needs; InputError otherwise."""
     model, spec, table = experiment.model, experiment.data.spec(), experiment.table
     needed = task.output_shape(spec)
-    describe = getattr(model, "output_shape", None)
-    shape = describe(experiment.data.shape, spec.outputs) if describe else (spec.outputs,)
+    method = getattr(model, "output_shape", None)
+    shape = method(experiment.data.shape, spec.outputs) if method else (spec.outputs,)
     if shape != needed:
         raise InputError(
             f"model {table['model']['name']!r} gives outputs of shape {shape} for a sample, but "
@@ -258,25 +269,25 @@ def check_outputs(experiment: Experiment, task: Task) -> None:
 
 
 def bind_model(experiment: Experiment) -> None:
-    """Bind the model to the data set; InputError where samples are ids and it needs numbers."""
+    """Bind the model to the data set; InputError if only one of them is for token ids."""
     model, data, table = experiment.model, experiment.data, experiment.table
     tokens = getattr(model, "tokens", False)
     if tokens != bool(data.vocabulary):
-        given, wanted = ("numbers", "token ids") if tokens else ("token ids", "numbers")
-        cure = "data 'ag-news', or another model" if tokens else "model 'transformer'"
+        samples, inputs = ("numbers", "token ids") if tokens else ("token ids", "numbers")
+        remedy = "data 'ag-news', or another model" if tokens else "model 'transformer'"
         raise InputError(
-            f"data {table['data']['name']!r} gives {given}, but model {table['model']['name']!r} "
-            f"takes {wanted}; take {cure}"
+            f"data {table['data']['name']!r} gives {samples}, but model {table['model']['name']!r} "
+            f"takes {inputs}; take {remedy}"
         )
     if hasattr(model, "bind"):
         model.bind(data.spec(), experiment.folder)
 
 
 def tensors(experiment: Experiment) -> list[Shape]:
-    """The shapes of the model's parameters; InputError where samples do not suit it."""
+    """Return the shapes of the model's parameters; InputError if they do not fit data or memory."""
     model, data = experiment.model, experiment.data
     try:
-        # The interface's own `shapes`, where a class inherits it, returns None.
+        # A class that inherits `shapes` from the interface returns None.
         shapes = [tuple(shape) for shape in model.shapes(data.shape, data.outputs) or ()]
     except ValueError as error:
         raise InputError(f"model: {error}") from None
@@ -298,10 +309,10 @@ def tensors(experiment: Experiment) -> list[Shape]:
 
 
 def check_build(scenario: Scenario) -> None:
-    """Check that a model of the user builds the parameters that its `shapes` gives.
+    """Check that a model of the user builds parameters of the shapes that `shapes` returns.
 
-    InputError otherwise. It imports torch, hence is no part of `prepare`; models of p2psim itself
-    are tested.
+    InputError otherwise. `prepare` does not call this function, because building a model imports
+    torch. Models of p2psim are not checked here: the tests check them.
     """
     experiment, model = scenario.experiment, scenario.experiment.model
     if type(model).__module__.startswith("p2psim."):
@@ -317,44 +328,44 @@ def check_build(scenario: Scenario) -> None:
 
 
 def check_precision(experiment: Experiment) -> None:
-    """Refuse a precision in which nothing of the model would be computed."""
-    given, model = experiment.learning.precision, experiment.model
+    """Check that the model has a layer for the precision; InputError otherwise."""
+    precision, model = experiment.learning.precision, experiment.model
     allowed = getattr(model, "precisions", Model.precisions)
-    if given not in allowed:
+    if precision not in allowed:
         raise InputError(
-            f"learning.precision = {given!r}: model {experiment.table['model']['name']!r} has no "
-            f"layer that is computed in it; give {' or '.join(map(repr, allowed))}"
+            f"learning.precision = {precision!r}: model {experiment.table['model']['name']!r} has "
+            f"no layer that is computed in it; give {' or '.join(map(repr, allowed))}"
         )
 
 
 def check_weights(algorithm: Any, graph: topology.Topology) -> None:
-    """Refuse a mixing matrix that the algorithm cannot use."""
+    """Check that the mixing matrix has the properties the algorithm requires; else InputError."""
     for need in algorithm.requires:
-        if need not in CURES:
+        if need not in REMEDIES:
             raise InputError(
                 f"algorithm {algorithm.name!r}: requires = {algorithm.requires!r}; "
-                f"give a tuple of some of {', '.join(CURES)}"
+                f"give a tuple of some of {', '.join(REMEDIES)}"
             )
         if need not in graph.properties:
             have = ", ".join(sorted(graph.properties)) or "none of the usual properties"
             advice = algorithm.advice(graph.properties)
-            cure = CURES[need] + f", or {advice}" * bool(advice)
+            remedy = REMEDIES[need] + f", or {advice}" * bool(advice)
             raise InputError(
                 f"algorithm {algorithm.name!r} needs a {need} mixing matrix, but topology "
-                f"{graph.name!r} with weights {graph.rule!r} has: {have}; {cure}"
+                f"{graph.name!r} with weights {graph.rule!r} has: {have}; {remedy}"
             )
 
 
 def check_initial(scenario: Scenario) -> None:
-    """A first x that the data fixes must fit the model."""
-    first = scenario.experiment.data.initial(0)
-    if first is not None and first.size != scenario.parameters:
+    """Check that an initial x of the data set fits the model; InputError otherwise."""
+    initial = scenario.experiment.data.initial(0)
+    if initial is not None and initial.size != scenario.parameters:
         raise InputError(
-            f"model: has {scenario.parameters} parameters, but the data's x0 has {first.size}; "
+            f"model: has {scenario.parameters} parameters, but the data's x0 has {initial.size}; "
             'use model = "vector"'
         )
 
 
 def load(table: dict[str, Any], folder: Any) -> Scenario:
-    """From tables to a Scenario."""
+    """Build the Scenario of the tables of an experiment file."""
     return prepare(config.check(table, folder))
