@@ -142,13 +142,21 @@ def rows_of(columns: dict[str, Any], rank: int) -> int:
     return count
 
 
-def assert_told(ended: Completed, phase: str, round_: int) -> None:
-    """Exit code 3 and one line: which peer, where, in what, why."""
+def failure(folder: Path, phase: str, round_: int) -> str:
+    """The sentence about the failure: which peer, where, in what, why, in which line of whom."""
+    plugin = folder / "failing.py"
+    lines = plugin.read_text().splitlines()
+    line = 1 + next(k for k, text in enumerate(lines) if "raise ArithmeticError" in text)
+    return (
+        f"peer {VICTIM} on {socket.gethostname()} failed in phase {phase!r} of round {round_}: "
+        f"ArithmeticError: the cause in two lines ({plugin} line {line})"
+    )
+
+
+def assert_told(ended: Completed, folder: Path, phase: str, round_: int) -> None:
+    """Exit code 3 and one line."""
     assert ended.code == 3, ended.stderr
-    assert ended.messages() == [
-        f"p2psim: peer {VICTIM} on {socket.gethostname()} failed in phase {phase!r} of round "
-        f"{round_}: ArithmeticError: the cause in two lines"
-    ]
+    assert ended.messages() == [f"p2psim: {failure(folder, phase, round_)}"]
     assert "Traceback" not in ended.stderr
 
 
@@ -158,10 +166,7 @@ def assert_readable(folder: Path, phase: str, round_: int) -> None:
     with results.open_run(run_folder) as file:
         assert file.attrs["status"] == "failed"
         assert np.isnan(file["final/x"][:]).all()
-    assert results.failures(run_folder) == [
-        f"peer {VICTIM} on {socket.gethostname()} failed in phase {phase!r} of round {round_}: "
-        "ArithmeticError: the cause in two lines"
-    ]
+    assert results.failures(run_folder) == [failure(folder, phase, round_)]
     train, evaluation = columns(run_folder, "train"), columns(run_folder, "eval")
     assert rows_of(train, VICTIM) == max(0, round_ - 1)
     both = 2 * (max(0, round_ - 1) // EVERY)
@@ -195,7 +200,7 @@ def test_an_exception_ends_the_run_and_is_told(phase: str, way: str, tmp_path: P
     file = experiment(tmp_path, phase, PHASES[phase])
     ended = run(WAYS[way].command(file), tmp_path)
     took = ended.at - float((tmp_path / "raised").read_text())
-    assert_told(ended, phase, PHASES[phase])
+    assert_told(ended, tmp_path, phase, PHASES[phase])
     assert_readable(tmp_path, phase, PHASES[phase])
     assert took < SOON, f"{took:.1f} s"
     assert wait_until_ended(pids(tmp_path / "out"))
