@@ -138,13 +138,32 @@ class DryRunNeighborhood(Neighborhood):
         self.blocks[nbytes] = max(self.taken[nbytes], self.blocks.get(nbytes, 0))
 
 
+class PlainStep:
+    """Optimizer whose direction is the gradient: the numbers of a dry run have no meaning."""
+
+    def start(self, x: Vector) -> None: ...
+
+    def direction(self, g: Vector, x: Vector) -> Vector:
+        return g
+
+    def rate(self, epoch: float, epochs: float) -> float:
+        return 1.0
+
+
 class NoiseOracle(LocalOracle):
-    """Oracle whose gradients are noise, so that compressors receive a dense vector."""
+    """Oracle whose gradients are noise, so that compressors receive a dense vector.
+
+    It does without the optimizers, whose kernels are torch's: `p2psim plan` must not import torch.
+    """
 
     def __init__(self, scenario: Scenario, net: DryRunNeighborhood, x: Vector) -> None:
-        learning, compute = scenario.experiment.learning, scenario.experiment.time.compute
-        super().__init__(scenario.setting, net.rank, learning.optimizer, compute, net.clock, x)
+        compute = scenario.experiment.time.compute
+        super().__init__(scenario.setting, net.rank, PlainStep(), compute, net.clock, x)
         self.net, self.noise = net, generator(0, "dry run")
+
+    def local_step(self, x: Vector, at: Vector | None = None) -> Vector:
+        x -= self.step(x if at is None else at)
+        return x
 
     def _evaluate(self, x: Vector, samples: int | None) -> Vector:
         self.net.log.acts.append("work")
@@ -241,6 +260,7 @@ def execute(scenario: Scenario, rank: int) -> DryRun:
     dtype = np.dtype(scenario.experiment.model_section.dtype)
     x = generator(0, "dry run start").standard_normal(scenario.parameters).astype(dtype)
     oracle, optimizer = NoiseOracle(scenario, net, x), scenario.experiment.learning.optimizer
+    optimizer.start(x)
     algorithm.start(x, oracle, net)
     start = net.log.cut()
     net.bytes_at_start, net.bytes_sent, net.messages_sent = net.bytes_sent, 0, 0

@@ -1,7 +1,10 @@
 """What `plan` says beforehand is what a run does: traffic of every algorithm, spectral gaps."""
 
 import itertools
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +217,22 @@ def test_the_virtual_time_of_equal_peers(tmp_path: Path) -> None:
     run = run_in_threads(table, tmp_path)
     said = plan.plan(scenario.load(table, tmp_path))["virtual time"]
     assert said == f"{run.train['time'].max():,.6g} s"
+
+
+@pytest.mark.parametrize("optimizer", registry.names("optimizer"))
+def test_a_plan_imports_neither_torch_nor_mpi(optimizer: str, tmp_path: Path) -> None:
+    """It would take a second; every algorithm is planned, with every optimizer."""
+    algorithms = {}
+    for name, (algorithm, topology) in CASES.items():
+        table = experiment(algorithm, topology, rounds=2)
+        table["learning"] = {"optimizer": optimizer, "consensus_steps": 1}
+        algorithms[name] = table
+    code = (
+        "import json, sys; from pathlib import Path; from p2psim.experiment import plan, scenario\n"
+        "for table in json.loads(sys.argv[1]).values():\n"
+        "    plan.plan(scenario.load(table, Path()))\n"
+        "print(*{'torch', 'mpi4py'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(algorithms)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "\n"), ended.stdout + ended.stderr
