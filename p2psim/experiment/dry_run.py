@@ -190,6 +190,7 @@ class DryRun(NamedTuple):
 
     net: DryRunNeighborhood  # its counts are those of the first period
     state: int  # bytes of the arrays of the algorithm and the optimizer
+    optimizer_used: bool  # False if the algorithm takes steps of its own
     start: Acts
     first: list[Acts]  # by round
     later: list[Acts]
@@ -284,7 +285,7 @@ def execute(scenario: Scenario, rank: int) -> DryRun:
         rounds.append(net.log.cut())
     net.bytes_sent, net.messages_sent = sent
     period = scenario.topology.period
-    return DryRun(net, state, start, rounds[:period], rounds[period:])
+    return DryRun(net, state, oracle.optimizer_used, start, rounds[:period], rounds[period:])
 
 
 def array_bytes(plugin: object) -> int:

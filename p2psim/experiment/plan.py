@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from p2psim.experiment.dry_run import DryRun, DryRunNeighborhood, rehearse
+from p2psim.experiment.dry_run import DryRun, DryRunNeighborhood, rehearse, with_steps
 from p2psim.experiment.forecast import forecast
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
@@ -15,6 +15,7 @@ from p2psim.network.buffers import HEADER
 
 # Bytes, measured by `make bench-start`: of a forked peer without data, and once on every node.
 PROCESS, SHARED = 25 * 2**20, 300 * 2**20
+UNUSED = "not used: the algorithm takes steps of its own, so the optimizer's keys have no effect"
 
 
 def plan(scenario: Scenario) -> dict[str, str]:
@@ -51,9 +52,19 @@ def plan(scenario: Scenario) -> dict[str, str]:
         f"{SHARED >> 20} MiB on every node",
         "virtual time": virtual_time(scenario, dry_run),
         **account(scenario),
+        **({} if dry_run.optimizer_used else {"optimizer": UNUSED}),
         **as_published(scenario, most),
         **diagnose(scenario),
     }
+
+
+def unused_optimizer(scenario: Scenario) -> str:
+    """Return a sentence if the algorithm never asks the optimizer for a step, else "".
+
+    It takes the dry run of two rounds of a single step.
+    """
+    used = rehearse(with_steps(scenario, 1, 1), 0).optimizer_used
+    return "" if used else f"learning.optimizer is {UNUSED}"
 
 
 def account(scenario: Scenario) -> dict[str, str]:

@@ -146,9 +146,12 @@ def check(request: Request, warn: Callable[[str], object] = show_warning) -> Siz
     run_folder.check_writable(request.folder)
     scenario.check_build(checked)
     Holdings(checked).check()  # a damaged file shows here
-    if "warning" in (diagnostics := plan.diagnose(checked)):
-        prefix = f"{request.label}: " if request.label else ""
-        warn(f"warning: {prefix}{diagnostics['warning']}")
+    warnings = [plan.diagnose(checked).get("warning", "")]
+    if "optimizer" in request.table.get("learning", {}):  # else nobody expects an effect
+        warnings.append(plan.unused_optimizer(checked))
+    prefix = f"{request.label}: " if request.label else ""
+    for text in filter(None, warnings):
+        warn(f"warning: {prefix}{text}")
     return Size(checked.peers, checked.experiment.run.patience)
 
 

@@ -236,3 +236,36 @@ def test_a_plan_imports_neither_torch_nor_mpi(optimizer: str, tmp_path: Path) ->
     command = [sys.executable, "-c", code, json.dumps(algorithms)]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert (ended.returncode, ended.stdout) == (0, "\n"), ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_every_algorithm_asks_the_optimizer(name: str, tmp_path: Path) -> None:
+    loaded = scenario.load(experiment(*CASES[name], rounds=2), tmp_path)
+    assert not plan.unused_optimizer(loaded)
+    assert "optimizer" not in plan.plan(loaded)
+
+
+OWN_STEPS = """
+from p2psim.base import Algorithm
+from p2psim.registry import plugin
+
+@plugin("algorithm", "own-steps")
+class OwnSteps(Algorithm):
+    def local(self, x, oracle, net):
+        return x - 0.1 * oracle.grad(x)
+"""
+
+
+def test_an_optimizer_that_nobody_asks_is_told(tmp_path: Path) -> None:
+    """`plan` always says so, a run where the optimizer is set: it has been swept in vain before."""
+    (tmp_path / "own.py").write_text(OWN_STEPS)
+    table = experiment("own.py:OwnSteps", {"name": "ring"}, rounds=2)
+    file = tmp_path / "own.toml"
+    for learning in ({}, {"optimizer": {"name": "sgd", "lr": 0.5}}):
+        file.write_text(tomli_w.dumps({**table, "learning": learning}))
+        planned = CliRunner().invoke(cli.main, ["plan", str(file)])
+        assert "optimizer  not used: the algorithm takes steps of its own" in planned.stdout
+        out = str(tmp_path / f"out{len(learning)}")
+        ran = CliRunner().invoke(cli.main, ["run", str(file), "--debug", "--out", out])
+        assert ran.exit_code == 0, ran.output
+        assert ("warning: learning.optimizer is not used" in ran.stderr) == bool(learning)
