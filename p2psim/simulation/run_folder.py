@@ -110,7 +110,7 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 def peer_attributes(path: Path) -> Table:
     """Return the attributes of a peer's file; if it is unreadable only `lost`, the reason."""
-    if not path.exists():
+    if not path.is_file():
         return {"lost": "its file is missing"}
     try:
         with h5py.File(path, "r", locking=False) as file:
