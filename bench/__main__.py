@@ -13,13 +13,16 @@ from p2psim.launcher import ranks
 Row = dict[str, Any]
 
 
-def in_ranks(module: str, n: int) -> Row:
+def in_ranks(module: str, n: int, *arguments: str) -> Row:
     """Run a benchmark module on n ranks and return the JSON object that it prints last."""
     mpiexec, flavor = ranks.find_mpiexec()
     options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
     command = [mpiexec, *(options if flavor == "openmpi" else []), "-n", str(n)]
     result = subprocess.run(
-        [*command, sys.executable, "-m", module], capture_output=True, text=True, timeout=600
+        [*command, sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     if result.returncode:
         raise SystemExit(f"{module} on {n} ranks failed:\n{result.stderr}")
@@ -61,6 +64,17 @@ def checkpointing() -> list[Row]:
     return [row(name, values["share"], "<= 0.02", ok)]
 
 
+def small_model() -> list[Row]:
+    """(g) Compare rounds per second of D-PSGD on a ring with a bare loop of mpi4py and torch."""
+    rows = []
+    for size, n, rounds, bound in (("small", 16, 300, 0.88), ("large", 8, 60, 0.97)):
+        values = in_ranks("bench.small_model", n, size, str(rounds))
+        name = f"{size} model, ring of {n}: {values['ours']:.0f} / bare {values['bare']:.0f} per s"
+        ok = values["ratio"] >= bound
+        rows.append(row(name, values["ratio"], f">= {bound}", ok))
+    return rows
+
+
 def scaling() -> list[Row]:
     """(e) Measure CPU time per peer and round on 4 to 48 ranks, with and without gossip."""
     values = {n: in_ranks("bench.scaling", n) for n in (4, 16, 48)}
@@ -81,7 +95,10 @@ def scaling() -> list[Row]:
 def main() -> int:
     """Run all benchmarks, print their rows, and return the exit code."""
     rows = []
-    parts = (exchange, step.main, codecs.main, int8.main, recording, scaling, checkpointing)
+    parts = (
+        *(exchange, step.main, codecs.main, int8.main),
+        *(recording, scaling, checkpointing, small_model),
+    )
     for part in parts:
         print(f"-- {(part.__doc__ or '').splitlines()[0]}", flush=True)
         for line in part():
