@@ -58,7 +58,8 @@ def test_a_run_is_followed_to_its_end(end: int, tmp_path: Path) -> None:
     if end:
         assert "out: state failed (rounds 9" in watched.stdout
         assert "! peer 1 on " in lines[-1]
-        assert lines[-1].endswith("ArithmeticError: enough")
+        assert "ArithmeticError: enough (" in lines[-1]
+        assert lines[-1].endswith("slow.py line 18)")
         return
     with h5py.File(tmp_path / "out" / "run.h5", "r", locking=False) as results:
         sent = quantity(results["train/bytes_sent"][:, -1].sum(), "byte")
