@@ -138,7 +138,7 @@ def test_the_time_limit_ends_in_a_checkpoint_and_a_second_start(
 def test_what_slurm_does_not_take_is_a_mistake(tmp_path: Path) -> None:
     file = write(tmp_path, SMALL)
     ended = run(p2psim("submit", file, "--nodes", 4), tmp_path)
-    assert_refused(ended.code, ended.stderr, ["sbatch does not take the job", "Node count"])
+    assert_refused(ended.code, ended.stderr, ["sbatch rejects the job", "Node count"])
 
 
 def test_a_node_that_goes_down(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
