@@ -173,15 +173,7 @@ def prepare(experiment: Experiment) -> Scenario:
     check_initial(scenario)
     check_parameters(scenario)
     if head.epochs:
-        steps = head.epochs * scenario.steps_per_epoch
-        rounds = steps / experiment.learning.local_steps
-        if rounds > config.MOST_ROUNDS:
-            raise InputError(
-                f"epochs = {head.epochs:g}: that is {rounds:g} rounds; "
-                f"give fewer, at most {config.MOST_ROUNDS} rounds"
-            )
-        # Rounding errors of a whole number of rounds must not add a round.
-        scenario.rounds = max(1, math.ceil(rounds - 1e-9))
+        scenario.rounds = rounds_of(head.epochs, scenario)
     experiment.table["topology"].setdefault("weights", graph.rule)
     memory.check(
         COLUMNS * 8 * head.peers * scenario.rounds,
@@ -189,6 +181,18 @@ def prepare(experiment: Experiment) -> Scenario:
         "give fewer rounds",
     )
     return scenario
+
+
+def rounds_of(epochs: float, scenario: Scenario) -> int:
+    """Return the least number of rounds that gives so many epochs; InputError for too many."""
+    rounds = epochs * scenario.steps_per_epoch / scenario.experiment.learning.local_steps
+    if rounds > config.MOST_ROUNDS:
+        raise InputError(
+            f"epochs = {epochs:g}: that is {rounds:g} rounds; "
+            f"give fewer, at most {config.MOST_ROUNDS} rounds"
+        )
+    # Rounding errors of a whole number of rounds must not add a round.
+    return max(1, math.ceil(rounds - 1e-9))
 
 
 def split(experiment: Experiment) -> list[Indices]:
