@@ -23,6 +23,7 @@ from p2psim.errors import (
     origin,
     print_traceback,
     quoted,
+    with_origin,
 )
 from p2psim.launcher import environment, ranks, slurm
 from p2psim.launcher.ranks import TRACEBACK
@@ -62,9 +63,7 @@ def report(error: Exception, text: str) -> NoReturn:
     is_first = (environment.mpi_rank() or (0, 1))[0] == 0
     if not isinstance(error, AbortedError):
         if is_first or getattr(error, "report_from_any_rank", False):
-            where = origin(error)
-            more = f" ({where})" if where and where not in text else ""
-            click.echo(f"p2psim: {text}{more}", err=True)
+            click.echo(f"p2psim: {with_origin(text, error)}", err=True)
         else:
             ranks.let_first_rank_report()
     sys.exit(getattr(error, "exit_code", InputError.exit_code))

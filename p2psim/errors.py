@@ -89,6 +89,12 @@ def origin(error: BaseException) -> str:
     return ""
 
 
+def with_origin(text: str, error: BaseException) -> str:
+    """Return the text of an error, followed by its origin if the text does not contain it yet."""
+    where = origin(error)
+    return f"{text} ({where})" if where and where not in text else text
+
+
 def print_traceback(error: BaseException) -> None:
     """Print the traceback of an error and of all its causes on stderr."""
     link: BaseException | None = error

@@ -21,7 +21,6 @@ from p2psim.errors import (
     InputError,
     PeerError,
     StoppedError,
-    origin,
     print_traceback,
 )
 from p2psim.experiment import plan, scenario
@@ -162,11 +161,11 @@ def run_rank(
     allocator.return_freed_memory()  # until the first round
     stop_requested = StopRequest(request.folder).listen(*ranks.STOPPING)
     session.check_size(own, size)
-    if "P2PSIM_LAUNCHED" not in os.environ:  # else the launcher has checked it
+    launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher checks the build and reports
+    if not launched:
         scenario.check_build(own)
     mpi_init.init_mpi(size)
     transport = MPITransport()
-    launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher reports
     if rank == 0 and not launched:
         print_notes([request])
     try:
@@ -190,24 +189,13 @@ def run_rank(
 def run_peer(
     request: Request,
     own: scenario.Scenario,
-    wire: Transport,
+    transport: Transport,
     stop_requested: Callable[[], bool],
     *rest: Any,
 ) -> None:
-    """Run one peer; PeerError names the user's file and line if a plug-in of the user fails.
-
-    rest: the last parameters of session.run_peer.
-    """
+    """Run one peer as the request says; `rest` are the last parameters of session.run_peer."""
     folder, force, resume = request.folder, request.force, request.resume
-    try:
-        session.run_peer(own, wire, folder, force, resume, stop_requested, *rest)
-    except PeerError as error:
-        where = origin(error)
-        if not where:
-            raise
-        text = f"{error} ({where})"
-        recorded = error.recorded and session.record_failure(folder, wire.rank, text)
-        raise PeerError(text, recorded) from error
+    session.run_peer(own, transport, folder, force, resume, stop_requested, *rest)
 
 
 def wait_until_stderr_is_read(limit: float = 2.0) -> None:
@@ -233,7 +221,7 @@ def run_threads_locally(request: Request, peers: int) -> None:
     try:
         run_threads(
             peers,
-            lambda wire: run_peer(request, request.scenario(), wire, stop_requested),
+            lambda transport: run_peer(request, request.scenario(), transport, stop_requested),
         )
     except (KeyboardInterrupt, StoppedError):
         raise record_stop(request.folder, stop_requested.last) from None

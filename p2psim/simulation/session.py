@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2psim.errors import AbortedError, InputError, PeerError, StoppedError
+from p2psim.errors import AbortedError, InputError, PeerError, StoppedError, with_origin
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.collectives import ControlChannel
@@ -76,7 +76,7 @@ def convert_errors(rank: int) -> Iterator[None]:
     except BaseException as error:
         cause = f"{type(error).__name__}: {error}".replace("\n", " ")
         where = f"peer {rank} on {socket.gethostname()} failed before its first round or after its"
-        raise PeerError(f"{where} last: {cause}", recorded=False) from error
+        raise PeerError(with_origin(f"{where} last: {cause}", error), recorded=False) from error
 
 
 def check_size(scenario: Scenario, size: int) -> None:
@@ -136,6 +136,7 @@ def run_rounds(
         raise PeerError(str(error), recorded) from None
     except BaseException as error:  # also SystemExit of a plug-in: no other peer may wait forever
         text = simulation.failure(error) if simulation else f"peer {rank}: {error!r}"
+        text = with_origin(text, error)
         raise PeerError(text, record_failure(folder, rank, text)) from error
 
 
