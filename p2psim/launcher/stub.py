@@ -234,6 +234,8 @@ class ForkedRank(Rank):
         self.kill()  # the server was killed and with it the rank, but perhaps not its children
         if environment.remove_server_folder(self.home):
             os.write(2, b"p2psim: the fork server of this node was killed\n")
+        else:  # mpiexec ends all stubs once one has ended, also the one that reports this
+            time.sleep(0.5)
         return 1 << 8
 
 

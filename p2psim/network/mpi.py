@@ -150,6 +150,7 @@ class MPITransport:
         from mpi4py import MPI
 
         self.mpi = MPI
+        self.failures: tuple[type[Exception], ...] = (MPI.Exception,)
         self.comm = (comm or MPI.COMM_WORLD).Dup()
         self.bell = bell or Doorbell(self.comm)
         unlink_shared_memory()

@@ -85,6 +85,7 @@ class ThreadTransport:
     """Transport of one rank among the threads of a process; messages are copied."""
 
     library = "threads"
+    failures: tuple[type[Exception], ...] = ()
 
     def __init__(self, hub: ThreadHub, rank: int, channel: int = 0) -> None:
         self.hub, self.rank, self.size, self.channel = hub, rank, hub.size, channel

@@ -27,6 +27,7 @@ class Transport(Protocol):
     rank: int
     size: int
     library: str  # name and version of the library that carries the bytes
+    failures: tuple[type[Exception], ...]  # exceptions that the death of another rank may cause
 
     def send(self, header: Payload, payload: Payload, to: int) -> list[Any]:
         """Start to send a message to rank `to`; returns the requests to wait for.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,20 @@ def run_rounds(
     except BaseException as error:  # also SystemExit of a plug-in: no other peer may wait forever
         text = simulation.failure(error) if simulation else f"peer {rank}: {error!r}"
         text = with_origin(text, error)
+        if isinstance(error, parts.transport.failures) and has_failed(folder):
+            raise PeerError(text) from error  # the cause is another peer, in whose file it stands
         raise PeerError(text, record_failure(folder, rank, text)) from error
+
+
+def has_failed(folder: Path, limit: float = 2.0) -> bool:
+    """Return True once the failure of a peer is recorded, False if none is within `limit` seconds.
+
+    The fork server may record the death of a peer only after other peers have lost it.
+    """
+    end = time.monotonic() + limit
+    while run_file.status(folder) == "running" and time.monotonic() < end:
+        time.sleep(0.05)
+    return run_file.status(folder) == "failed"
 
 
 def record_failure(folder: Path, rank: int, text: str) -> bool:

@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from p2psim.analysis import results
-from p2psim.launcher import ranks
 from p2psim.simulation import checkpoint
 from tests.support.programs import Program, Table, p2psim, run, wait_until_ended, write
 from tests.support.runs import Run, read
@@ -152,11 +151,10 @@ def running(
         family = Family(started)
         yield started, family
     family.assert_gone()
-    end = time.monotonic() + 30
-    # What a run beside this one has made goes with it, and while a proxy runs all may be its.
-    while not (ranks.proxies() or descriptions() <= before):
-        assert time.monotonic() < end, descriptions() - before
-        time.sleep(0.2)
+    # Two launchers that end at the same moment each keep the other's files: `make test-faults`
+    # runs one test at a time.
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        assert descriptions() <= before
 
 
 def descriptions() -> set[Path]:
