@@ -1,6 +1,6 @@
 """Asynchronous gossip: a peer does not wait, it mixes with the models that have arrived."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -32,7 +32,8 @@ class AsyncGossip(Algorithm):
     Only messages that arrive before t count, not those that arrive at t. Until the first model of j
     arrives, x_i stands for x_j; the models of time 0 are sent at time 0. A round is `window`
     virtual seconds on every peer and contains the steps that end in it; a step that is unfinished
-    at its end belongs to the next round.
+    at its end belongs to the next round. Epochs are those of the mean peer: at virtual time t all
+    peers have the learning rate of the same epoch, and the run ends with the last epoch.
 
     Results do not depend on the real speed of a process: step times are known functions, so a peer
     computes which messages were sent to it before t, and waits for exactly these.
@@ -48,14 +49,14 @@ class AsyncGossip(Algorithm):
     time_dependent = True
     window: Positive = 1.0
 
+    @property
+    def round_seconds(self) -> float:
+        return self.window
+
     def bind(self, setting: Setting) -> None:
         if not setting.timed:
             raise ValueError("the order of its messages needs a compute model; give [time] compute")
-
-    def duration(
-        self, setting: Setting, rounds: int, step: Callable[[int], Sequence[float]]
-    ) -> float:
-        return rounds * self.window
+        self.epochs_per_second = setting.epochs / (setting.rounds * self.window)
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
         self.rounds = self.mixed = 0
@@ -118,9 +119,11 @@ class AsyncGossip(Algorithm):
 
     def learn(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         """Return x after T local steps, which end at self.end."""
+        # By the clock, so that fast and slow peers have the same learning rate at a time.
+        epoch = net.now * self.epochs_per_second
         for step in range(oracle.local_steps):
             until = self.end if step == oracle.local_steps - 1 else net.now
-            x = x - oracle.update(oracle.partial_grad(x, 1, 1, until), x)
+            x = x - oracle.update(oracle.partial_grad(x, 1, 1, until), x, epoch)
         return x
 
     def mix(self, x: Vector, oracle: Oracle, net: Neighborhood, ages: list[float]) -> Vector:

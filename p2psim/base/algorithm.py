@@ -31,8 +31,11 @@ class Oracle(Protocol):
     def local_step(self, x: Vector, at: Vector | None = None) -> Vector:
         """Take a local step in place, x <- x - lr * direction(at), at = x by default; returns x."""
 
-    def update(self, g: Vector, x: Vector) -> Vector:
-        """Return lr * direction from a gradient g at x that the caller has computed."""
+    def update(self, g: Vector, x: Vector, epoch: float | None = None) -> Vector:
+        """Return lr * direction from a gradient g at x that the caller has computed.
+
+        `epoch`: that of the learning-rate schedule; by default the passes over this peer's data.
+        """
 
     def partial_grad(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
         """Return the sum over the first `done` of `blocks` blocks of the next minibatch, / blocks.
@@ -69,7 +72,8 @@ class Setting:
     consensus_steps: int = 1
     shapes: Sequence[Shape] = ()  # of the model's tensors
     steps_per_epoch: int = 1
-    epochs: float = 1.0  # length of the run
+    rounds: int = 1  # of the run
+    epochs: float = 1.0  # of the run, as the schedules count them
 
 
 class Algorithm:
@@ -92,6 +96,14 @@ class Algorithm:
     def time_dependent(self) -> bool:
         """True if the order of events depends on virtual time."""
         return False
+
+    @property
+    def round_seconds(self) -> float | None:
+        """Virtual seconds of a round that ends by the clock; None if it ends after T local steps.
+
+        A method with such rounds gives its schedule the epoch: `oracle.update(g, x, epoch)`.
+        """
+        return None
 
     def advice(self, properties: Collection[str]) -> str:
         """Return how to change the parameters so that W suits the method, or an empty string.

@@ -112,17 +112,20 @@ def by_shorter_rounds(terms: Sequence[Term]) -> Forecast | None:
 
 
 def by_algorithm(scenario: Scenario, rounds: int | None = None) -> Forecast | None:
-    """Forecast by the algorithm's own `duration`; None if only a run determines the time.
+    """Forecast by the algorithm's `round_seconds` or `duration`; None if only a run can tell.
 
     rounds: by default all rounds, but not more than need MAX_MESSAGES local steps of all peers.
     """
     time, setting = scenario.experiment.time, scenario.setting
     limit = max(1, MAX_MESSAGES // (setting.peers * setting.local_steps))
     rounds = min(scenario.rounds, limit) if rounds is None else rounds
+    algorithm = scenario.experiment.algorithm
+    if algorithm.round_seconds is not None:
+        return Forecast(scenario.rounds * algorithm.round_seconds, scenario.rounds)
 
     def step(t: int) -> list[float]:
         assert time.compute
         return [time.compute.seconds(rank, t) for rank in range(setting.peers)]
 
-    seconds = scenario.experiment.algorithm.duration(setting, rounds, step)
+    seconds = algorithm.duration(setting, rounds, step)
     return None if seconds is None else Forecast(seconds, rounds)

@@ -41,7 +41,7 @@ def plan(scenario: Scenario) -> dict[str, str]:
         "samples": f"{span(min(sizes), max(sizes))} per peer, minibatches of "
         f"{span(min(batches), max(batches))}",
         "model": f"{scenario.parameters:,} parameters in {experiment.model_section.dtype}",
-        "rounds": f"{scenario.rounds} ({scenario.epochs:.4g} epochs)",
+        "rounds": f"{scenario.rounds} ({epochs(scenario)})",
         "messages": rough
         + per_round(least.messages_sent, most.messages_sent, graph.period, "messages")
         + f", each with {HEADER.itemsize} bytes of header",
@@ -56,6 +56,12 @@ def plan(scenario: Scenario) -> dict[str, str]:
         **as_published(scenario, most),
         **diagnose(scenario),
     }
+
+
+def epochs(scenario: Scenario) -> str:
+    """Return the length of the run in epochs, as text."""
+    by_clock = scenario.experiment.algorithm.round_seconds is not None
+    return f"{scenario.epochs:.4g} epochs" + ", the mean of all peers" * by_clock
 
 
 def unused_optimizer(scenario: Scenario) -> str:
@@ -74,7 +80,7 @@ def account(scenario: Scenario) -> dict[str, str]:
         return {}
     lines = costs.words(learning.precision)
     energy_per_step = costs.energy[list(cost_model.PICOJOULE).index(learning.precision)]
-    joules = energy_per_step * scenario.rounds * learning.local_steps / 1000
+    joules = energy_per_step * scenario.rounds * scenario.steps_per_round / 1000
     return {**lines, "energy": f"{lines['energy']}; {joules:,.4g} J per peer in the run"}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from p2psim import memory, rng
-from p2psim.base import Indices, Model, Setting, Shape, Task
+from p2psim.base import Indices, Model, Setting, Shape, StepTimeModel, Task
 from p2psim.errors import InputError, quoted
 from p2psim.experiment import config
 from p2psim.experiment.config import Experiment
@@ -34,6 +34,7 @@ REMEDIES = {
 }
 MATRICES = 6  # (n, n) in float64 in memory at the same time while a topology is built
 VECTORS = 8  # of length d in memory in the dry run of a peer: x, gradient, state, messages
+SAMPLED_STEPS = 100_000  # of all peers, for the mean number of steps in a round
 COLUMNS = 9  # numbers in run.h5 for each peer and round
 
 
@@ -47,6 +48,7 @@ class Scenario:
     task: Task
     shapes: list[Shape]  # of the model's parameters
     rounds: int
+    steps_per_round: float  # local steps of a round: T, or where rounds end by the clock their mean
 
     @property
     def peers(self) -> int:
@@ -71,7 +73,7 @@ class Scenario:
     @property
     def epochs(self) -> float:
         """Length of the run in epochs of `steps_per_epoch` local steps."""
-        return self.rounds * self.experiment.learning.local_steps / self.steps_per_epoch
+        return self.rounds * self.steps_per_round / self.steps_per_epoch
 
     @property
     def instant(self) -> bool:
@@ -136,6 +138,7 @@ class Scenario:
             consensus_steps=self.experiment.learning.consensus_steps,
             shapes=self.shapes,
             steps_per_epoch=self.steps_per_epoch,
+            rounds=self.rounds,
             epochs=self.epochs,
         )
 
@@ -169,11 +172,13 @@ def prepare(experiment: Experiment) -> Scenario:
     check_precision(experiment)
     shapes = tensors(experiment)
     check_outputs(experiment, task)
-    scenario = Scenario(experiment, parts, graph, task, shapes, head.rounds or 1)
+    steps = experiment.learning.local_steps
+    scenario = Scenario(experiment, parts, graph, task, shapes, head.rounds or 1, steps)
     check_initial(scenario)
-    check_parameters(scenario)
+    bind_time(scenario)
     if head.epochs:
         scenario.rounds = rounds_of(head.epochs, scenario)
+    bind_algorithm(scenario)
     experiment.table["topology"].setdefault("weights", graph.rule)
     memory.check(
         COLUMNS * 8 * head.peers * scenario.rounds,
@@ -185,7 +190,7 @@ def prepare(experiment: Experiment) -> Scenario:
 
 def rounds_of(epochs: float, scenario: Scenario) -> int:
     """Return the least number of rounds that gives so many epochs; InputError for too many."""
-    rounds = epochs * scenario.steps_per_epoch / scenario.experiment.learning.local_steps
+    rounds = epochs * scenario.steps_per_epoch / scenario.steps_per_round
     if rounds > config.MOST_ROUNDS:
         raise InputError(
             f"epochs = {epochs:g}: that is {rounds:g} rounds; "
@@ -233,18 +238,42 @@ def select_classes(labels: Indices, classes: list[int] | None) -> Indices:
     return np.flatnonzero(np.isin(labels, classes))
 
 
-def check_parameters(scenario: Scenario) -> None:
-    """Bind the algorithm and the models of time to the run; InputError if one does not fit."""
+def bind_time(scenario: Scenario) -> None:
+    """Bind the models of time to the run; InputError if one does not fit."""
     setting, time = scenario.setting, scenario.experiment.time
     if time.realize and setting.instant and not setting.timed:
         raise InputError("time.realize = true: no virtual time passes; give compute or link too")
-    try:
-        scenario.experiment.algorithm.bind(setting)
-    except ValueError as error:
-        raise InputError(f"algorithm: {error}") from None
     for part in (time.compute, time.link):
         if part is not None:
             part.bind(setting)
+    seconds = scenario.experiment.algorithm.round_seconds
+    if seconds is not None and time.compute is not None:
+        scenario.steps_per_round = mean_steps(time.compute, seconds, scenario)
+
+
+def mean_steps(compute: StepTimeModel, seconds: float, scenario: Scenario) -> float:
+    """Return the local steps that a peer ends in `seconds` virtual seconds, mean of all peers.
+
+    By the first steps of the run, at most SAMPLED_STEPS of all peers.
+    """
+    limit, total = max(1, SAMPLED_STEPS // scenario.peers), 0.0
+    horizon = seconds * (scenario.experiment.head.rounds or math.inf)
+    for rank in range(scenario.peers):
+        steps, now, end = 0, 0.0, compute.seconds(rank, 0)
+        while steps < limit and end <= horizon:
+            steps, now = steps + 1, end
+            end += compute.seconds(rank, steps)
+        # The algorithm refuses steps that take no time.
+        total += steps / (now if steps == limit else horizon) if now else 0.0
+    return seconds * total / scenario.peers or scenario.steps_per_round
+
+
+def bind_algorithm(scenario: Scenario) -> None:
+    """Bind the algorithm to the run; InputError if its parameters do not fit."""
+    try:
+        scenario.experiment.algorithm.bind(scenario.setting)
+    except ValueError as error:
+        raise InputError(f"algorithm: {error}") from None
 
 
 def choose_task(experiment: Experiment) -> Task:

@@ -74,9 +74,9 @@ class LocalOracle(ABC):
         direction = self.optimizer.direction(self._gradient(z), z)
         return add_scaled(x, -self._rate(), direction, out=x)
 
-    def update(self, g: Vector, x: Vector) -> Vector:
+    def update(self, g: Vector, x: Vector, epoch: float | None = None) -> Vector:
         out: Vector = self.pool.take(x.size, x.dtype)
-        return np.multiply(self.optimizer.direction(g, x), self._rate(), out=out)
+        return np.multiply(self.optimizer.direction(g, x), self._rate(epoch), out=out)
 
     def partial_grad(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
         out: Vector = self.pool.take(x.size, x.dtype)
@@ -97,10 +97,11 @@ class LocalOracle(ABC):
     def rng(self, purpose: str) -> np.random.Generator:
         return rng.generator(self.setting.seed, purpose, self.rank, self.step_count)
 
-    def _rate(self) -> float:
-        """Return the learning rate of the step whose gradient was taken last."""
+    def _rate(self, epoch: float | None = None) -> float:
+        """Return the learning rate at `epoch`, by default that of the last gradient's step."""
         self.optimizer_used = True
-        epoch = (self.step_count - 1) / self.setting.steps_per_epoch
+        if epoch is None:
+            epoch = (self.step_count - 1) / self.setting.steps_per_epoch
         rate = self.optimizer.rate(epoch, self.setting.epochs)
         self.rates += rate
         return rate

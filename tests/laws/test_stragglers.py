@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from p2psim.errors import InputError
 from p2psim.experiment import forecast, plan, scenario
+from p2psim.learning.schedules import Cosine
 from tests.laws.test_algorithms import write_times
 from tests.support import reference, reference_time
 from tests.support.runs import (
@@ -28,6 +29,7 @@ from tests.support.runs import (
 N, K, BLOCKS = 10, 7, 4
 RACE: Table = {"compute": {"name": "shifted-exponential", "shift": 0.05, "mean": 0.02}}
 LGC: Table = {"name": "lgc-sgd", "k": K, "blocks": BLOCKS, "partial": "timing"}
+SHORT: Table = {"name": "constant", "seconds_per_step": 0.11}
 HEAVY = {"momentum": 0.9, "weight_decay": 5e-4, "lr": 0.01}
 
 
@@ -285,3 +287,39 @@ def test_staleness_by_hand(tmp_path: Path) -> None:
         run.algorithm["mixes"][3] == [floor(t / 10) - floor((t - 1) / 10) for t in range(1, 21)]
     ).all()
     assert np.isnan(age[3, :9]).all()
+
+
+@pytest.mark.parametrize("length", [{"rounds": 12}, {"epochs": 7.5}])
+def test_epochs_of_rounds_that_end_by_the_clock(
+    length: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan counts the steps of a mean peer, and a schedule runs once, alike on all peers."""
+    asked: list[tuple[float, float]] = []
+
+    def factor(self: Cosine, epoch: float, epochs: float) -> float:
+        asked.append((epoch, epochs))
+        return 1.0
+
+    monkeypatch.setattr(Cosine, "factor", factor)
+    table: Table = {
+        "name": "clock",
+        "peers": 4,
+        **length,
+        "data": {"name": "digits", "batch_size": 64},
+        "model": "linear",
+        "learning": {"local_steps": 2, "optimizer": {"name": "sgd", "schedule": "cosine"}},
+        "algorithm": {"name": "async-gossip", "window": 2.0},
+        "topology": "ring",
+        "time": {"compute": {"name": "slow-peers", "of": SHORT, "peers": [3], "factor": 10.0}},
+    }
+    planned = scenario.load(table, tmp_path)
+    run = run_in_threads(table, tmp_path)
+    steps = run.train["step"][:, -1]
+    assert steps.max() > 8 * steps.min()
+    assert planned.epochs == pytest.approx(steps.mean() / planned.steps_per_epoch, rel=0.02)
+    assert "epochs" not in length or 7.5 <= planned.epochs < 7.5 * (1 + 1.0 / (planned.rounds - 1))
+    epochs = np.array([epoch for epoch, _ in asked])
+    assert {total for _, total in asked} == {planned.epochs}
+    assert len(epochs) == steps.sum()
+    assert epochs.min() == 0
+    assert 0.9 * planned.epochs < epochs.max() < planned.epochs
