@@ -20,6 +20,7 @@ from p2psim.errors import (
     AbortedError,
     InputError,
     PeerError,
+    in_one_line,
     origin,
     print_traceback,
     quoted,
@@ -45,7 +46,7 @@ def guarded(body: Callable[[], Any]) -> Any:
     except Exception as error:
         if not origin(error):
             raise
-        report(error, f"{type(error).__name__}: {error}".replace("\n", " "))
+        report(error, in_one_line(error))
     except KeyboardInterrupt:  # the launcher of ranks handles signals itself
         if environment.mpi_rank() is None:
             click.echo("p2psim: stopped", err=True)

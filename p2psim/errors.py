@@ -63,6 +63,14 @@ def quoted(value: object) -> str:
     return f"{text[: LONGEST_VALUE * 2 // 3]}...{text[-LONGEST_VALUE // 3 :]}"
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return the type and the text of an unexpected exception in one line."""
+    name = type(error).__name__
+    if name == "BdbQuit":  # pdb has read the end of its input, or its user has ended it
+        return "a breakpoint ended it, since a rank has no terminal: run with --debug"
+    return f"{name}: {error}".replace("\n", " ").removesuffix(": ")
+
+
 def origin(error: BaseException) -> str:
     """Return the user's file and line from which an error or its cause comes, "" if none.
 

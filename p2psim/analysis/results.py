@@ -9,8 +9,9 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,6 +29,7 @@ Array: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]
 # Attributes that HDF5 itself writes for dimension scales; they must not be copied.
 CLASS_METRICS = ("accuracy", "seen_accuracy", "unseen_accuracy")  # of version 0.1
+LISTED = 8  # ranks of peers in a message
 WIRING = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST"}
 
 
@@ -156,11 +158,8 @@ def progress(folder: Path) -> tuple[int, int, float] | None:
 
 def failures(folder: Path) -> list[str]:
     """Return the reasons that failed peers have written into their files."""
-    texts = []
-    for path in sorted(folder.glob("peers/peer-*.h5")):
-        attributes = run_folder.peer_attributes(path)
-        texts += [str(attributes["failure"])] if "failure" in attributes else []
-    return texts
+    files = sorted(folder.glob("peers/peer-*.h5"))
+    return reasons([run_folder.peer_attributes(file) for file in files], {})
 
 
 @dataclass
@@ -268,7 +267,27 @@ def state(status: str, members: list[Table], done: NDArray[np.int64], rounds: in
 def reasons(members: list[Table], attributes: Table) -> list[str]:
     """Return why peers failed, from the attributes of their files, or of the joined file."""
     causes = [str(member["failure"]) for member in members if "failure" in member]
-    return causes or [str(text) for text in attributes.get("failures", [])]
+    return merge(causes) or [str(text) for text in attributes.get("failures", [])]
+
+
+def merge(causes: list[str]) -> list[str]:
+    """Return each cause once: "peers 1 and 4 on HOST failed ..." for peers that failed alike."""
+    peers: dict[tuple[str, ...], list[str]] = {}
+    for cause in causes:
+        match = re.match(r"peer (\d+) (.*)", cause, re.DOTALL)
+        own = [match[1]] if match else []
+        peers.setdefault((match[2],) if match else (cause, ""), []).extend(own)
+    return [
+        f"peer{'s' * (len(ranks) > 1)} {enumerated(ranks)} {key[0]}" if ranks else key[0]
+        for key, ranks in peers.items()
+    ]
+
+
+def enumerated(ranks: Sequence[str]) -> str:
+    """Return ranks as "1", "1 and 4" or "0, 1, 2 and 97 more"."""
+    shown = list(ranks) if len(ranks) <= LISTED else [*ranks[: LISTED - 1], ""]
+    last = shown.pop() or f"{len(ranks) - len(shown)} more"
+    return f"{', '.join(shown)} and {last}" if shown else last
 
 
 def read(path: Path) -> Run:

@@ -159,6 +159,8 @@ def run_rank(
 ) -> None:
     """Run the peer of this rank, which mpiexec started, with its own scenario `own`."""
     allocator.return_freed_memory()  # until the first round
+    # A debugger reads the end of its input at once: nobody can answer it.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     stop_requested = StopRequest(request.folder).listen(*ranks.STOPPING)
     session.check_size(own, size)
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher checks the build and reports
@@ -288,7 +290,7 @@ def check_end(
     if status == "done":
         return
     if status == "stopped" or stop_requested.signals:
-        raise record_stop(request.folder, stop_requested.last)
+        raise record_stop(request.folder, stop_requested.last, results.failures(request.folder))
     if code == InputError.exit_code:
         raise RefusedByRanksError(errors.messages() or "the ranks have refused the run")
     if hang:
@@ -302,17 +304,18 @@ def check_end(
     raise PeerError(f"{cause} {abs(code)}{where}{limits}{resume_hint(request.folder)}")
 
 
-def record_stop(folder: Path, number: int) -> StoppedError:
+def record_stop(folder: Path, number: int, reasons: Sequence[str] = ()) -> StoppedError:
     """Record that the run was stopped, by the signal `number` unless 0; returns the error."""
     run_file.set_status(folder, "stopped")
-    return StoppedError(stop_message(folder), number)
+    return StoppedError(stop_message(folder, reasons), number)
 
 
-def stop_message(folder: Path) -> str:
-    """Return the message about a stopped run and its rows."""
+def stop_message(folder: Path, reasons: Sequence[str] = ()) -> str:
+    """Return the message about a stopped run and its rows; `reasons`: why peers failed to stop."""
     if not (folder / "run.h5").exists():
         return "stopped before it began"
-    return f"stopped; the rows so far are in {folder}{resume_hint(folder)}"
+    without = f" without a checkpoint, since {'; '.join(reasons)}" if reasons else ""
+    return f"stopped{without}; the rows so far are in {folder}{resume_hint(folder)}"
 
 
 def resume_hint(folder: Path) -> str:

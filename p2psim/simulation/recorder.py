@@ -100,6 +100,10 @@ class Recorder:
         self.columns["train/round"][round_ - 1] = round_
         self.rounds = round_
 
+    def seconds_per_round(self) -> float:
+        """Return the mean real time of a round so far; infinity before the first is complete."""
+        return self.columns["train/wall"][self.rounds - 1] / self.rounds if self.rounds else np.inf
+
     def algorithm_row(self, round_: int, values: Mapping[str, float]) -> None:
         """Record the algorithm's own metrics of a round (from 1) in /algorithm."""
         for name, value in values.items():

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2psim.errors import AbortedError, InputError, PeerError, StoppedError, with_origin
+from p2psim.errors import (
+    AbortedError,
+    InputError,
+    PeerError,
+    StoppedError,
+    in_one_line,
+    with_origin,
+)
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.collectives import ControlChannel
@@ -43,7 +50,8 @@ def run_peer(
         check_size(scenario, transport.size)
         folder = folder.absolute()  # a plug-in may change the current folder
         holdings = holdings or Holdings(scenario)
-        watchdog = Watchdog(folder, transport.size, scenario.experiment.run.patience)
+        patience = scenario.experiment.run.patience
+        watchdog = Watchdog(folder, transport.size, patience, stop_requested)
         control = ControlChannel(transport, scenario.topology, watchdog)
         resume = resume and (folder / "run.h5").exists()
         device = startup.check_all_peers(holdings, folder, control, force, resume, local_rank)
@@ -75,9 +83,9 @@ def convert_errors(rank: int) -> Iterator[None]:
     except (InputError, AbortedError, PeerError, StoppedError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        cause = f"{type(error).__name__}: {error}".replace("\n", " ")
         where = f"peer {rank} on {socket.gethostname()} failed before its first round or after its"
-        raise PeerError(with_origin(f"{where} last: {cause}", error), recorded=False) from error
+        text = f"{where} last: {in_one_line(error)}"
+        raise PeerError(with_origin(text, error), recorded=False) from error
 
 
 def check_size(scenario: Scenario, size: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from p2psim.base import Vector
-from p2psim.errors import StoppedError
+from p2psim.errors import StoppedError, in_one_line
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import Clock, RealTimePacer
@@ -249,8 +249,7 @@ class Simulation:
 
     def failure(self, error: BaseException) -> str:
         """Return one line that names the peer, the place and the cause of a failure."""
-        cause = f"{type(error).__name__}: {error}".replace("\n", " ")
         return (
             f"peer {self.rank} on {socket.gethostname()} failed in phase {self.phase!r} "
-            f"of round {self.round}: {cause}"
+            f"of round {self.round}: {in_one_line(error)}"
         )

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from p2psim.simulation import run_file
 from p2psim.simulation.recorder import Recorder
 from p2psim.simulation.run_format import PeerStatus, peer_file, peer_status
 
+# A requested stop waits so many seconds, or so many mean rounds, for a peer that makes no progress.
+STOP_SECONDS, STOP_ROUNDS = 5.0, 10
 # Seconds that p2psim run waits longer than the peers, which then report the hang themselves.
 GRACE = 5.0
 
@@ -55,8 +58,11 @@ def check_progress(folder: Path, peers: int, patience: float, began: float = 0.0
 class Watchdog:
     """Alarm of a peer's neighborhoods: records waits and detects hangs while a file is open."""
 
-    def __init__(self, folder: Path, peers: int, patience: float) -> None:
+    def __init__(
+        self, folder: Path, peers: int, patience: float, stop_requested: Callable[[], bool] = bool
+    ) -> None:
         self.folder, self.peers, self.patience = folder, peers, patience
+        self.stop_requested = stop_requested
         self.log: Recorder | None = None
 
     def start(self, log: Recorder) -> None:
@@ -76,8 +82,12 @@ class Watchdog:
             return
         now = time.time()
         self.log.waiting(now - seconds if others else 0.0, others)
-        if seconds >= self.patience:
-            check_progress(self.folder, self.peers, self.patience)
+        patience = self.patience
+        if seconds >= STOP_SECONDS and self.stop_requested():
+            # The stop needs all peers, and a peer that hangs does not learn of it.
+            patience = min(patience, max(STOP_SECONDS, STOP_ROUNDS * self.log.seconds_per_round()))
+        if seconds >= patience:
+            check_progress(self.folder, self.peers, patience)
 
 
 class HangDetector:

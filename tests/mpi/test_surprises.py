@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from p2psim.analysis import results
 from tests.support.programs import Program, Table, assert_refused, p2psim, run, under_mpiexec, write
 
 PEERS, VICTIM = 4, 2
@@ -35,6 +36,12 @@ class Odd(DPSGD):
     what: str = "nothing"
 
     def local(self, x, oracle, net):
+        if self.what == "alike":
+            raise ValueError("of all peers")
+        if self.what == "breakpoint":
+            breakpoint()
+        while self.what == "loop" and net.rank == {VICTIM} and oracle.step_count:
+            pass
         x = super().local(x, oracle, net)
         if net.rank != {VICTIM} and self.what not in ("sleep", "steady"):
             return x
@@ -154,3 +161,50 @@ def test_closed_streams(streams: str, tmp_path: Path) -> None:
     ended = run(["sh", "-c", f'"$@" {streams}', "sh", *command], tmp_path)
     assert ended.code == 0, ended.stderr
     assert (tmp_path / "out" / "run.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "cause"),
+    [
+        ("alike", "ValueError: of all peers"),
+        ("breakpoint", "a breakpoint ended it, since a rank has no terminal: run with --debug"),
+    ],
+)
+def test_what_all_peers_fail_with_is_said_once(what: str, cause: str, tmp_path: Path) -> None:
+    file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": what})
+    ended = run(p2psim("run", file, "--out", "out"), tmp_path)
+    assert ended.code == 3, ended.stderr
+    (told,) = ended.messages()
+    assert told.count(cause) == 1
+    # An MPI library may end a rank before it has recorded its failure.
+    peers = re.match(
+        r"p2psim: peers? ([\d, and]+) on \S+ failed in phase 'local' of round 1: ", told
+    )
+    assert peers
+    assert set(re.findall(r"\d", peers[1])) <= set("0123")
+    shown = run(p2psim("show", "out"), tmp_path).stdout
+    assert shown.count(cause) == 1
+
+
+@pytest.mark.parametrize("way", ["launcher", "mpiexec"])
+def test_a_stop_that_a_peer_cannot_hear(way: str, tmp_path: Path) -> None:
+    """It ends after seconds, not after [run] patience, which is 600 s."""
+    file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": "loop"}, rounds=100)
+    command = p2psim("run", file, "--out", "out")
+    with Program(
+        under_mpiexec(PEERS, command) if way == "mpiexec" else command, tmp_path
+    ) as program:
+        end = time.monotonic() + 60
+        while (state := results.progress(tmp_path / "out")) is None or state[0] < 1:
+            assert time.monotonic() < end, program.text(program.err)
+            time.sleep(0.1)
+        if way == "mpiexec":  # as Slurm does
+            (tmp_path / "out" / ".stop").touch()
+        else:
+            program.process.send_signal(signal.SIGTERM)
+        ended = program.end(30)
+    assert ended.code == (3 if way == "mpiexec" else 4), ended.stderr
+    assert f"peer {VICTIM} on " in ended.stderr
+    assert "hangs: in phase 'local' of round 2 for " in ended.stderr
+    with results.open_run(tmp_path / "out") as file:
+        assert file.attrs["status"] == ("failed" if way == "mpiexec" else "stopped")
