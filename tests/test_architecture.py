@@ -108,7 +108,7 @@ def test_libraries_are_imported_through_their_doors(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("analysis.")])
 def test_analysis_needs_only_the_format_and_the_folder_of_a_run(name: str) -> None:
     parts = {other for other in inner(MODULES[name]) if other.startswith("simulation.")}
-    assert parts <= {"simulation.run_format", "simulation.run_folder"}
+    assert parts <= {"simulation.run_format", "simulation.run_folder", "simulation.join"}
 
 
 def plugins(path: Path) -> bool:

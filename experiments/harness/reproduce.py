@@ -147,7 +147,7 @@ def is_incomplete(file: Path, place: Path) -> bool:
         setup, exists = scenario.load(table, file.parent), (place / label / "run.h5").exists()
         if exists:
             check_run(run_folder.check_same, place / label, setup)
-        incomplete |= not exists or run_file.status(place / label) != "done"
+        incomplete |= not exists or not run_file.is_complete(place / label)
     return incomplete
 
 

@@ -45,7 +45,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path  # run folder or file, as the caller gave it
-        self.file = results.run_file(path).absolute()  # the caller may change its folder
+        self.file = results.run_path(path).absolute()  # the caller may change its folder
         self.record = results.read(path)
         with results.open_run(path) as file:
             self.columns = {group: columns(file, group) for group in GROUPS}
@@ -206,7 +206,7 @@ def sweep(folder: Path) -> pd.DataFrame:
     pandas = library("pandas")
     experiments, measured = {}, {}
     for path in results.expand(folder):
-        name, run = results.run_file(path).absolute().parent.name, results.read(path)
+        name, run = results.run_path(path).absolute().parent.name, results.read(path)
         experiments[name] = results.leaves(run.experiment)
         measured[name] = {"status": status(run), **outcome(run)}
     keys = dict.fromkeys(key for table in experiments.values() for key in table)

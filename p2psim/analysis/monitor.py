@@ -73,7 +73,7 @@ def look(path: Path, before: RunStatus | None = None) -> RunStatus:
     To detect a killed run, each peer's own file must be read. This is done only if no peer has
     completed a round since the status `before`.
     """
-    origin = results.run_file(path)
+    origin = results.run_path(path)
     with results.open_run(origin) as file, results.damage(path):
         results.check_members(file)
         return status_of(file, origin, before)
@@ -153,6 +153,6 @@ class RunMonitor:
     def update(self, run: Path) -> RunStatus:
         """Return the present status of one run; one that is over is read again only if resumed."""
         before = self.statuses.get(run)
-        if before and before.over and results.run_file(run).stat().st_mtime_ns == before.written:
+        if before and before.over and results.run_path(run).stat().st_mtime_ns == before.written:
             return before
         return look(run, before)

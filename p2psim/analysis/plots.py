@@ -297,7 +297,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
         for table in experiments
     ]
     if "" in texts or len(set(texts)) < len(texts):
-        folders = [results.run_file(run.path).resolve().parent.name for run in runs]
+        folders = [results.run_path(run.path).resolve().parent.name for run in runs]
         texts = folders if len(set(folders)) == len(runs) else [str(run.path) for run in runs]
     states = [f" [{run.state}]" if run.state != "done" else "" for run in runs]
     return [text + state for text, state in zip(texts, states, strict=True)]

@@ -23,17 +23,16 @@ from numpy.typing import NDArray
 from p2psim import memory
 from p2psim.errors import InputError
 from p2psim.simulation import run_folder
-from p2psim.simulation.run_format import ROW
+from p2psim.simulation.join import copy, events_of
+from p2psim.simulation.run_format import COMPLETE
 
 Array: TypeAlias = NDArray[np.float64]
 Table: TypeAlias = dict[str, Any]
-# Attributes that HDF5 itself writes for dimension scales; they must not be copied.
 CLASS_METRICS = ("accuracy", "seen_accuracy", "unseen_accuracy")  # of version 0.1
 LISTED = 8  # ranks of peers in a message
-WIRING = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST"}
 
 
-def run_file(path: Path) -> Path:
+def run_path(path: Path) -> Path:
     """Return the file of a run, for its folder or the file itself. InputError if there is none."""
     file = path / "run.h5" if path.is_dir() else path
     runs = ", ".join(repr(str(run)) for run in expand(path)[:3] if run != path)
@@ -71,7 +70,7 @@ def damage(path: Path) -> Iterator[None]:
 def open_run(path: Path) -> h5py.File:
     """Open a run for reading, even while it is being written. InputError if it is not a run."""
     with damage(path):
-        file = h5py.File(run_file(path), "r", locking=False)
+        file = h5py.File(run_path(path), "r", locking=False)
         try:
             if "experiment" in file.attrs and "train/round" in file:
                 check_attributes(file.attrs)
@@ -253,8 +252,8 @@ def primary_of_old_run(accuracy: Array, rounds: Array) -> str:
 
 def state(status: str, members: list[Table], done: NDArray[np.int64], rounds: int) -> str:
     """Return a run's status in words, with the rounds completed if the run is not complete."""
-    if status == "done" and done.min() == rounds:
-        return "done"
+    if status in COMPLETE and done.min() == rounds:
+        return status
     started = [member for member in members if "pid" in member]
     if status == "running" and started and not any(map(run_folder.alive, started)):
         status = "killed, none of its processes is alive"
@@ -330,19 +329,10 @@ def schedules(path: Path) -> list[NDArray[Any]]:
     """Return each peer's events so far (see run_format.ROW). InputError if the run keeps none."""
     with open_run(path) as file, damage(path):
         if "schedule" in file:
-            return [events(file, rank) for rank in range(file.attrs["peers"])]
+            return [events_of(file, rank) for rank in range(file.attrs["peers"])]
     raise InputError(
         f"{str(path)!r} has no schedule: virtual time stood still, or time.schedule was false"
     )
-
-
-def events(file: h5py.File, rank: int) -> NDArray[Any]:
-    """Return the events of one peer; none if its file is missing."""
-    try:
-        rows: NDArray[Any] = file[f"schedule/{rank:05d}"][...]
-    except (KeyError, OSError):  # while a peer grows its file, the old one is briefly missing
-        rows = np.empty(0, ROW)
-    return rows[rows["round"] >= 0]
 
 
 def member_files(file: h5py.File) -> list[Path]:
@@ -358,9 +348,16 @@ def members(file: h5py.File) -> list[Table]:
 
 
 def check_members(file: h5py.File) -> None:
-    """Check that no peer's file is a pipe or device, which HDF5 would wait for; ValueError."""
-    for path in member_files(file):
-        if path.exists() and not path.is_file():
+    """Check the peers' files; InputError without their folder, ValueError if one is a pipe."""
+    files = member_files(file)
+    if files and not files[0].parent.exists():
+        raise InputError(
+            f"{file.filename!r} holds no data itself: they are in the folder "
+            f"{files[0].parent.name!r} beside it, which is missing; copy the whole run folder, or "
+            "make one file of it by `p2psim join`"
+        )
+    for path in files:
+        if path.exists() and not path.is_file():  # HDF5 would wait for it
             raise ValueError(f"{path.name} is no file")
 
 
@@ -369,7 +366,7 @@ def join(path: Path, target: Path | None = None, force: bool = False) -> Path:
 
     InputError if the file exists, unless `force` is set, or if it cannot be written.
     """
-    origin = run_file(path)
+    origin = run_path(path)
     target = target or origin.parent / "joined.h5"
     if not target.parent.is_dir():
         raise InputError(f"there is no folder {str(target.parent)!r}: give another --to")
@@ -390,27 +387,3 @@ def join(path: Path, target: Path | None = None, force: bool = False) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return target
-
-
-def copy(source: h5py.File, target: h5py.File) -> None:
-    """Copy all of `source` into `target`, virtual datasets as ordinary ones."""
-    target.attrs.update(source.attrs)
-    for rank in range(len(source.get("schedule", ()))):
-        target.create_dataset(f"schedule/{rank:05d}", data=events(source, rank))
-    groups = [group for name, group in source.items() if name != "schedule"]
-    datasets = [dataset for group in groups for dataset in group.values()]
-    for dataset in datasets:
-        duplicate = target.create_dataset(
-            dataset.name, dataset.shape, dataset.dtype, fillvalue=dataset.fillvalue
-        )
-        for part in range(len(dataset)) if dataset.is_virtual else [...]:
-            with contextlib.suppress(OSError):  # a peer's file that cannot be read stays empty
-                duplicate[part] = dataset[part]
-        if dataset.is_scale:
-            duplicate.make_scale(dataset.name.rpartition("/")[2])
-        duplicate.attrs.update({k: v for k, v in dataset.attrs.items() if k not in WIRING})
-    # A scale can be attached only after it exists in the target.
-    for dataset in datasets:
-        for axis, dimension in enumerate(dataset.dims):
-            for scale in dimension.values():
-                target[dataset.name].dims[axis].attach_scale(target[scale.name])

@@ -167,10 +167,9 @@ def summary(folder: Path) -> str:
 def diverged(run: Run) -> list[str]:
     """Return a warning if a complete run ended in NaN or infinity, or its loss is growing."""
     last = run.eval["loss"][:, -1:]
-    peers = int((~np.isfinite(last)).sum()) if run.state == "done" else 0
-    if peers:
-        text = f"the last test loss of {peers} peers is not finite"
-        return [f"{text}: diverged (lower lr, gamma or eta_d)"]
+    # Before status "diverged" existed, such a run was done.
+    if run.state == "diverged" or (run.state == "done" and not np.isfinite(last).all()):
+        return [f"diverged: {first_divergence(run)} (lower lr, gamma or eta_d)"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # about rounds without a gradient
         loss = np.nanmean(run.train["loss"], axis=0)
@@ -179,6 +178,28 @@ def diverged(run: Run) -> list[str]:
         return []
     text = f"the training loss has grown from {loss[0]:.4g} to {loss[-1]:.4g}"
     return [f"{text}: diverging (lower lr, gamma or eta_d)"]
+
+
+def first_divergence(run: Run) -> str:
+    """Return in words which loss of which peers was NaN or infinite first, and in which round."""
+    # A row without a local step has no training loss either.
+    stepped = np.diff(run.train["step"], prepend=0, axis=1) > 0
+    evaluated = np.isfinite(run.eval["round"])
+    lost = {
+        "training loss": (stepped & ~np.isfinite(run.train["loss"]), run.train["round"]),
+        "test loss": (evaluated & ~np.isfinite(run.eval["loss"]), run.eval["round"]),
+    }
+    divergences = []
+    for name, (bad, rounds) in lost.items():
+        if bad.any():
+            column = bad.any(axis=0).argmax()
+            ranks = [str(rank) for rank in np.flatnonzero(bad[:, column])]
+            divergences.append((int(np.nanmin(rounds[:, column])), name, ranks))
+    if not divergences:
+        return "the last model of a peer is not finite"
+    round_, name, ranks = min(divergences)
+    peers = f"peer{'s' * (len(ranks) > 1)} {results.enumerated(ranks)}"
+    return f"the {name} of {peers} is not finite from round {round_} on"
 
 
 def flat(table: Table) -> dict[str, str]:

@@ -118,7 +118,8 @@ class Execution:
     """Section [run]: execution of a run. Only the device changes the results.
 
     device: "cuda", "cpu", or "auto", which means a GPU if the machine has one. patience: seconds
-    in one phase after which a peer is considered to hang.
+    in one phase after which a peer is considered to hang. join: most MiB of data that run.h5 itself
+    holds at the end of the run; data of a larger run stay in the peers' files.
     """
 
     # The default is no GPU, because results of a GPU differ from those of a CPU in their last bits.
@@ -127,6 +128,7 @@ class Execution:
     checkpoint_minutes: Positive = 10.0
     checkpoint_rounds: Count | None = None
     patience: Annotated[float, msgspec.Meta(ge=1)] = 600.0
+    join: NonNegative = 64.0
 
 
 @dataclass(kw_only=True)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from p2psim import memory, rng
-from p2psim.base import Indices, Model, Setting, Shape, StepTimeModel, Task
+from p2psim.base import Indices, Model, Setting, Shape, Task
 from p2psim.errors import InputError, quoted
 from p2psim.experiment import config
 from p2psim.experiment.config import Experiment
+from p2psim.experiment.run_length import mean_steps, rounds_of
 from p2psim.models.cost_model import Account, account
 from p2psim.models.layers import Cost
 from p2psim.network import topology
@@ -34,7 +35,6 @@ REMEDIES = {
 }
 MATRICES = 6  # (n, n) in float64 in memory at the same time while a topology is built
 VECTORS = 8  # of length d in memory in the dry run of a peer: x, gradient, state, messages
-SAMPLED_STEPS = 100_000  # of all peers, for the mean number of steps in a round
 COLUMNS = 9  # numbers in run.h5 for each peer and round
 
 
@@ -177,7 +177,8 @@ def prepare(experiment: Experiment) -> Scenario:
     check_initial(scenario)
     bind_time(scenario)
     if head.epochs:
-        scenario.rounds = rounds_of(head.epochs, scenario)
+        rounds_per_epoch = scenario.steps_per_epoch / scenario.steps_per_round
+        scenario.rounds = rounds_of(head.epochs, rounds_per_epoch)
     bind_algorithm(scenario)
     experiment.table["topology"].setdefault("weights", graph.rule)
     memory.check(
@@ -186,18 +187,6 @@ def prepare(experiment: Experiment) -> Scenario:
         "give fewer rounds",
     )
     return scenario
-
-
-def rounds_of(epochs: float, scenario: Scenario) -> int:
-    """Return the least number of rounds that gives so many epochs; InputError for too many."""
-    rounds = epochs * scenario.steps_per_epoch / scenario.steps_per_round
-    if rounds > config.MOST_ROUNDS:
-        raise InputError(
-            f"epochs = {epochs:g}: that is {rounds:g} rounds; "
-            f"give fewer, at most {config.MOST_ROUNDS} rounds"
-        )
-    # Rounding errors of a whole number of rounds must not add a round.
-    return max(1, math.ceil(rounds - 1e-9))
 
 
 def split(experiment: Experiment) -> list[Indices]:
@@ -248,24 +237,10 @@ def bind_time(scenario: Scenario) -> None:
             part.bind(setting)
     seconds = scenario.experiment.algorithm.round_seconds
     if seconds is not None and time.compute is not None:
-        scenario.steps_per_round = mean_steps(time.compute, seconds, scenario)
-
-
-def mean_steps(compute: StepTimeModel, seconds: float, scenario: Scenario) -> float:
-    """Return the local steps that a peer ends in `seconds` virtual seconds, mean of all peers.
-
-    By the first steps of the run, at most SAMPLED_STEPS of all peers.
-    """
-    limit, total = max(1, SAMPLED_STEPS // scenario.peers), 0.0
-    horizon = seconds * (scenario.experiment.head.rounds or math.inf)
-    for rank in range(scenario.peers):
-        steps, now, end = 0, 0.0, compute.seconds(rank, 0)
-        while steps < limit and end <= horizon:
-            steps, now = steps + 1, end
-            end += compute.seconds(rank, steps)
-        # The algorithm refuses steps that take no time.
-        total += steps / (now if steps == limit else horizon) if now else 0.0
-    return seconds * total / scenario.peers or scenario.steps_per_round
+        scenario.steps_per_round = (
+            mean_steps(time.compute, scenario.peers, seconds, scenario.experiment.head.rounds)
+            or scenario.steps_per_round
+        )
 
 
 def bind_algorithm(scenario: Scenario) -> None:

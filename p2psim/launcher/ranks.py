@@ -116,18 +116,27 @@ def find_launcher(launch: str | None = None) -> LaunchCommand:
     return LaunchCommand(file, {"P2PSIM_MPIEXEC": mpiexec, "P2PSIM_MPI": kind})
 
 
+def launch_name() -> str:
+    """Return a new name for a launch: environment.job_name derives the server's folder from it."""
+    return f"{os.getpid()}-{time.time_ns()}"
+
+
 def start(
-    launcher: LaunchCommand, peers: int, arguments: Sequence[str], errors: IO[bytes] | None = None
+    launcher: LaunchCommand,
+    peers: int,
+    arguments: Sequence[str],
+    name: str,
+    errors: IO[bytes] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `p2psim ARGUMENTS` on `peers` ranks, which end when this process ends.
 
     They get a session of their own, so that Ctrl-C reaches only this process, which then requests
-    a checkpoint. errors: file for their standard error; None for that of this process.
+    a checkpoint. name: that of the launch. errors: file for their standard error; None for that of
+    this process.
     """
     allow_open_files(FILES * peers + 256)
     command, variables = launcher.command(peers)
-    # A unique name: environment.job_name derives the folder of the fork server from it.
-    variables["P2PSIM_LAUNCHED"] = f"{os.getpid()}-{time.time_ns()}"
+    variables["P2PSIM_LAUNCHED"] = name
     variables.update(dict.fromkeys(THREADS, "1"))  # not in this process, which may go on
     return subprocess.Popen(
         [*command, *environment.stub_command(list(arguments))],

@@ -52,7 +52,7 @@ class Request:
     @property
     def is_complete(self) -> bool:
         """True if --resume is given and the run in the folder has completed all rounds."""
-        return self.resumes_run and run_file.status(self.folder) == "done"
+        return self.resumes_run and run_file.is_complete(self.folder)
 
     def arguments(self, number: int | None = None) -> list[str]:
         """Return the command line of a rank; without `number` the caller adds --only."""

@@ -34,6 +34,7 @@ from p2psim.network.mpi import MPITransport
 from p2psim.network.threads import run_threads
 from p2psim.network.transport import Transport
 from p2psim.simulation import allocator, checkpoint, run_file, run_folder, session
+from p2psim.simulation.run_format import COMPLETE
 from p2psim.simulation.watchdog import HangDetector
 
 
@@ -243,7 +244,8 @@ def start_ranks(
     """Start the ranks, show their progress until they end, and raise the error they ended with."""
     stop_requested = StopRequest(request.folder).listen(*ranks.STOPPING)
     errors = RankErrors(reports.keep_errors)
-    process = ranks.start(launcher, size.peers, request.arguments(number), errors.file)
+    name, began = ranks.launch_name(), False
+    process = ranks.start(launcher, size.peers, request.arguments(number), name, errors.file)
     detector, hang = HangDetector(request.folder, *size), ""
     poll = functools.partial(results.progress, request.folder)
     bar = Progress(request.folder.name, poll, reports.progress)
@@ -252,6 +254,7 @@ def start_ranks(
         while process.poll() is None:
             progress.update()
             errors.copy()
+            began = began or run_file.launched_by(request.folder) == name
             if stop_requested.signals > handled:
                 handled = stop_requested.signals
                 if handled > 1 or not request.has_run:
@@ -269,6 +272,8 @@ def start_ranks(
         ranks.remove_leftovers()
         ranks.remove_dead_servers()
     errors.copy()
+    if began and run_file.launched_by(request.folder) != name:
+        raise PeerError(run_file.lost(request.folder))
     limits = ranks.limits(size.peers)
     check_end(request, stop_requested, process.returncode, hang, errors, limits)
 
@@ -287,7 +292,7 @@ def check_end(
     message that names limits of this shell, or "".
     """
     status = run_file.status(request.folder) if request.has_run and not code else ""
-    if status == "done":
+    if status in COMPLETE:
         return
     if status == "stopped" or stop_requested.signals:
         raise record_stop(request.folder, stop_requested.last, results.failures(request.folder))

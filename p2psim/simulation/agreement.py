@@ -30,13 +30,18 @@ class Decision(NamedTuple):
 class RoundAgreement:
     """Collective decision after each round, the same on every peer.
 
-    `stop_requested` returns True if this peer has received a request to stop.
+    `stop_requested` returns True if this peer has received a request to stop. `check` is called
+    before each collective, and raises an exception if the run cannot go on.
     """
 
     def __init__(
-        self, control: ControlChannel, settings: Execution, stop_requested: Callable[[], bool]
+        self,
+        control: ControlChannel,
+        settings: Execution,
+        stop_requested: Callable[[], bool],
+        check: Callable[[], None] | None = None,
     ) -> None:
-        self.control, self.stop_requested = control, stop_requested
+        self.control, self.stop_requested, self.check = control, stop_requested, check
         self.every = settings.checkpoint_rounds
         self.seconds = 60 * settings.checkpoint_minutes
         self.agreed_at = self.saved_at = time.monotonic()
@@ -48,6 +53,8 @@ class RoundAgreement:
         due = self.every is not None and round_ % self.every == 0
         if round_ < self.next:
             return self.note_time(Decision(checkpoint=due))
+        if self.check:
+            self.check()
         now = time.monotonic()
         own = [now - self.agreed_at, now - self.saved_at >= self.seconds, self.stop_requested()]
         elapsed, late, stop = self.control.maximum(np.array(own, float)).tolist()

@@ -151,7 +151,8 @@ def rounds(folder: Path) -> list[int]:
 
 def write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
     """Write parts and their digest into a file, which appears as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (path.parent.parent, path.parent):  # not the run folder, if it was deleted
+        folder.mkdir(exist_ok=True)
     partial, digest = path.with_name(f".{path.name}"), hashlib.blake2b(digest_size=DIGEST)
     try:
         with open(partial, "wb", buffering=0) as file:

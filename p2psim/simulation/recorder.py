@@ -7,6 +7,7 @@ Other processes on the node see the row at once, and it survives a crash of the 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
@@ -18,8 +19,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from p2psim.errors import PeerError
 from p2psim.experiment.scenario import Scenario
-from p2psim.simulation.run_file import atomic_hdf5, identity
+from p2psim.simulation.run_file import atomic_hdf5, identity, lost
 from p2psim.simulation.run_format import PHASES, STATUS, fill_value, layout, peer_file
 
 FLUSH_SECONDS = 5.0  # between two flushes of the file, which come with an evaluation
@@ -49,6 +51,7 @@ class Recorder:
             offsets = {path: file[path].id.get_offset() for path in specs}
         with open(self.path, "r+b") as opened:
             self.map = mmap.mmap(opened.fileno(), 0)
+            self.inode = inode(os.fstat(opened.fileno()))
         if hasattr(mmap, "MADV_RANDOM"):
             # Rows are only written: reading ahead around them would be useless.
             self.map.madvise(mmap.MADV_RANDOM)
@@ -57,6 +60,13 @@ class Recorder:
             for path, (shape, kind, _, _) in specs.items()
         }
         self.rounds, self.rows, self.flushed = 0, 0, time.monotonic()
+
+    def check_file(self) -> None:
+        """Check that the file is still at its path; PeerError otherwise."""
+        with contextlib.suppress(OSError):
+            if inode(os.stat(self.path)) == self.inode:
+                return
+        raise PeerError(lost(self.path.parent.parent))
 
     def state(self) -> dict[str, int]:
         """Return the numbers of rows in /train and /eval."""
@@ -119,6 +129,10 @@ class Recorder:
         if time.monotonic() - self.flushed > FLUSH_SECONDS:
             self.flush()
 
+    def last_loss(self) -> float:
+        """Return the loss of the last row of /eval."""
+        return float(self.columns["eval/loss"][self.rows - 1])
+
     def flush(self) -> None:
         """Write all rows to the disk."""
         self.map.flush()
@@ -130,6 +144,11 @@ class Recorder:
         self.columns.clear()
         self.map.flush()
         self.map.close()
+
+
+def inode(status: os.stat_result) -> tuple[int, int]:
+    """Return the numbers by which the system knows a file: device and inode."""
+    return status.st_dev, status.st_ino
 
 
 def create_datasets(file: h5py.File, specs: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ import tomli_w
 from p2psim import __version__
 from p2psim.experiment.scenario import Scenario
 from p2psim.models import cost_model
-from p2psim.simulation import checkpoint
+from p2psim.simulation import checkpoint, run_format
 from p2psim.simulation.run_format import (
     fill_value,
     layout,
@@ -34,31 +34,43 @@ from p2psim.simulation.run_format import (
 # Seconds after which every node sees a file that another node has written.
 VISIBLE_SECONDS = 60.0
 STOP = ".stop"  # a file of this name in the run folder requests all peers to stop
+ELSEWHERE = (
+    "The data are in the folder 'peers' beside this file, and are NaN without it. `p2psim join` "
+    "writes all of them into one file."
+)
 CLAIM = ".claim"  # the peer that creates a file of this name writes run.h5
+
+
+def new_hdf5(content: bytes = b"") -> h5py.File:
+    """Return a new HDF5 file in memory, empty or with the content of another file.
+
+    HDF5 cannot handle a full disk, so a file is built in memory and then written by `replace`.
+    """
+    if content:
+        return h5py.File(h5py.h5f.open_file_image(content, flags=1))  # 1: for writing
+    return h5py.File("new", "w", driver="core", backing_store=False)
+
+
+def replace(path: Path, file: h5py.File) -> None:
+    """Replace the file at `path` as a whole by an HDF5 file in memory.
+
+    A reader never sees half a file. OSError if the disk is full; the old file then remains.
+    """
+    file.flush()
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(file.id.get_file_image())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for changes, or a new one, and replace it as a whole at the end.
-
-    The file is built in memory, because HDF5 cannot handle a full disk and a reader must not see
-    half a file. An OSError of the final write is raised as it is; the old file then remains.
-    """
-    if path.exists():
-        image = h5py.h5f.open_file_image(path.read_bytes(), flags=1)  # 1: for writing
-        file = h5py.File(image)
-    else:
-        file = h5py.File(path.name, "w", driver="core", backing_store=False)
-    with file:
+    """Open an HDF5 file for changes, or a new one; see `replace`, which is called at the end."""
+    with new_hdf5(path.read_bytes() if path.exists() else b"") as file:
         yield file
-        file.flush()
-        content = file.id.get_file_image()
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        replace(path, file)
 
 
 def claim_run_file(folder: Path) -> bool:
@@ -115,6 +127,8 @@ def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
             for column in {name, f"mean_model_{name}"} & file["eval"].keys():
                 file[f"eval/{column}"].attrs["better"] = metric.better
         name_dimensions(file)
+        for group in file.values():
+            group.attrs["comment"] = ELSEWHERE
         for rank in range(n if scenario.scheduled else 0):
             file[f"schedule/{rank:05d}"] = h5py.ExternalLink(schedule_file(rank), "schedule")
 
@@ -128,6 +142,7 @@ def run_attributes(scenario: Scenario, library: str) -> dict[str, Any]:
         "peers": scenario.peers,
         "parameters": scenario.parameters,
         "mpi": library,
+        "launch": launch(),
         "id": uuid.uuid4().hex,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": "running",
@@ -162,7 +177,7 @@ def record_resume(folder: Path, round_: int) -> None:
     """Record in run.h5 that the run is resumed after this round."""
     with atomic_hdf5(folder / "run.h5") as file:
         file.attrs["resumed"] = [*file.attrs.get("resumed", []), round_]
-        file.attrs["status"] = "running"
+        file.attrs.update(status="running", launch=launch())
 
 
 def identity(folder: Path) -> str:
@@ -179,9 +194,34 @@ def identity(folder: Path) -> str:
 
 
 def status(folder: Path) -> str:
-    """Return the status of the run: "running", "done", "failed" or "stopped"."""
+    """Return the status of the run: "running", "done", "diverged", "failed" or "stopped"."""
     with h5py.File(folder / "run.h5", "r", locking=False) as file:
         return str(file.attrs["status"])
+
+
+def is_complete(folder: Path) -> bool:
+    """Return True if the run in this folder has completed all rounds."""
+    return status(folder) in run_format.COMPLETE
+
+
+def launch() -> str:
+    """Return the name of the launch that this rank belongs to; "" without a launcher."""
+    return os.environ.get("P2PSIM_LAUNCHED", "")
+
+
+def launched_by(folder: Path) -> str:
+    """Return the name of the launch that has started the run; "" without a launcher or a run."""
+    with contextlib.suppress(OSError), h5py.File(folder / "run.h5", "r", locking=False) as file:
+        return str(file.attrs.get("launch", ""))
+    return ""
+
+
+def lost(folder: Path) -> str:
+    """Return the message about a run whose files were taken away."""
+    return (
+        f"the run folder {str(folder)!r} was deleted, or another run has replaced what was in it, "
+        "while this run went on: its rows are lost; start it again, with another --out DIR"
+    )
 
 
 def set_status(folder: Path, status: str) -> None:

@@ -6,10 +6,12 @@ Functions named check_* raise InputError with the reason and the remedy.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -151,6 +153,40 @@ def check_idle(folder: Path) -> None:
                 f"a run is going on in {str(folder)!r} (process {member['pid']} is one of its "
                 "peers): wait until it ends, stop it, or give another folder with --out DIR"
             )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Create the folder and lock it in this block; InputError if another run has locked it.
+
+    The system releases the lock of a process that ends in any way. Where a file system has no
+    locks, the block runs without.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        end = time.monotonic() + EXIT_SECONDS
+        while not lock(descriptor):
+            if time.monotonic() > end:
+                raise InputError(
+                    f"a run is going on in {str(folder)!r}: wait until it ends, stop it, or give "
+                    "another folder with --out DIR"
+                )
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int) -> bool:
+    """Lock an open folder if the file system has locks; False if another process has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def is_rank(pid: int) -> bool:

@@ -46,6 +46,7 @@ STATUS = {
     "waits": ((), "f8", "s", "Unix time at which the wait for other peers began; 0: no wait"),
     "waits_for": ((16,), "i8", "", "the first 16 of the peers that it waits for; -1: none"),
 }
+COMPLETE = ("done", "diverged")  # values of the attribute "status" of a complete run
 PHASES = ("local", "consensus")  # the numbers of /eval/phase are indices of this
 # A row of /schedule/RANK, an event of the peer's clock.
 KIND = h5py.enum_dtype({name: number for number, name in enumerate(EVENTS)}, "i1")

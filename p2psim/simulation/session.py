@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from p2psim.errors import (
     AbortedError,
     InputError,
@@ -25,7 +27,9 @@ from p2psim.simulation import crash_report, run_file, startup
 from p2psim.simulation.agreement import RoundAgreement
 from p2psim.simulation.checkpoint import CheckpointStore
 from p2psim.simulation.event_log import EventLog
+from p2psim.simulation.join import join_run_file
 from p2psim.simulation.recorder import Recorder
+from p2psim.simulation.run_format import COMPLETE
 from p2psim.simulation.simulation import Simulation
 from p2psim.simulation.watchdog import HangError, Watchdog
 
@@ -46,7 +50,7 @@ def run_peer(
     the number of this peer among those of its node, `holdings` its samples if they have been read.
     Raises InputError, PeerError and StoppedError, which have the exit codes of a run.
     """
-    with convert_errors(transport.rank):
+    with convert_errors(transport.rank), contextlib.ExitStack() as resources:
         check_size(scenario, transport.size)
         folder = folder.absolute()  # a plug-in may change the current folder
         holdings = holdings or Holdings(scenario)
@@ -55,18 +59,20 @@ def run_peer(
         control = ControlChannel(transport, scenario.topology, watchdog)
         resume = resume and (folder / "run.h5").exists()
         device = startup.check_all_peers(holdings, folder, control, force, resume, local_rank)
-        if resume and run_file.status(folder) == "done":
+        if resume and run_file.is_complete(folder):
             return
+        startup.lock_run_folder(folder, control, resources)
         store = startup.open_store(holdings, folder, control, resume)
         writes_run_file = startup.create_run_folder(folder, control, anew=not store.round)
+        most = scenario.experiment.run.join * 2**20 if writes_run_file else -1.0
         parts = Parts(scenario, holdings, transport, control, watchdog, device)
         try:
-            run_rounds(parts, store, writes_run_file, stop_requested)
+            status = run_rounds(parts, store, writes_run_file, stop_requested)
         except StoppedError:
-            finish(folder, "stopped", writes_run_file, control)
+            finish(folder, "stopped", most, control)
             raise
         else:
-            finish(folder, "done", writes_run_file, control)
+            finish(folder, status, most, control)
             store.delete()
         finally:
             crash_report.unregister()
@@ -111,10 +117,11 @@ class Parts:
 
 def run_rounds(
     parts: Parts, store: CheckpointStore, writes_run_file: bool, stop_requested: Callable[[], bool]
-) -> None:
-    """Open the files and run all rounds; PeerError if this peer fails, after recording the cause.
+) -> str:
+    """Open the files and run all rounds; returns the status of the run, "done" or "diverged".
 
-    StoppedError if the peers have agreed to stop before the last round.
+    PeerError if this peer fails, after recording the cause. StoppedError if the peers have agreed
+    to stop before the last round.
     """
     scenario, control, folder = parts.scenario, parts.control, store.folder
     rank, resume = parts.transport.rank, store.round > 0
@@ -131,14 +138,17 @@ def run_rounds(
         simulation = Simulation(scenario, parts.transport, control, log, events, parts.watchdog)
         parts.watchdog.start(log)
         x = simulation.prepare(parts.holdings, parts.device)
-        agreement = RoundAgreement(control, scenario.experiment.run, stop_requested)
+        check = log.check_file if rank == 0 else None
+        agreement = RoundAgreement(control, scenario.experiment.run, stop_requested, check)
         x = simulation.run(x, agreement, store)
         parts.watchdog.stop()
+        diverged = not (np.isfinite(x).all() and np.isfinite(log.last_loss()))
         log.close(x)
         if events:
             events.close()
-        control.barrier()  # no peer ends before all have finished
-    except (AbortedError, KeyboardInterrupt, StoppedError):
+        # No peer ends before all have finished, and one that has diverged is enough.
+        return "diverged" if control.maximum(np.array([float(diverged)]))[0] else "done"
+    except (AbortedError, KeyboardInterrupt, PeerError, StoppedError):
         raise
     except HangError as error:
         recorded = record_failure(folder, error.culprit, str(error))
@@ -171,8 +181,13 @@ def record_failure(folder: Path, rank: int, text: str) -> bool:
     return True
 
 
-def finish(folder: Path, status: str, writes_run_file: bool, control: ControlChannel) -> None:
-    """Record the final status of the run; collective, so that every peer returns after that."""
-    if writes_run_file:
+def finish(folder: Path, status: str, most: float, control: ControlChannel) -> None:
+    """Record the final status of the run, and join its files if they have at most `most` bytes.
+
+    One peer does this; `most` is negative on all others. Collective: every peer returns after that.
+    """
+    if most >= 0:
         run_file.set_status(folder, status)
+        if status in COMPLETE:
+            join_run_file(folder, most)
     control.barrier()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def check_all_peers(
     problem = capture_error(check_folder_and_device)
     raise_on_all(problem or capture_error(holdings.bind_task, control.rank), control)
     return device
+
+
+def lock_run_folder(folder: Path, control: ControlChannel, resources: ExitStack) -> None:
+    """Create the run folder and lock it against other runs, until `resources` is closed."""
+
+    def lock() -> None:
+        resources.enter_context(run_folder.locked(folder))
+
+    problem = capture_error(write_or_refuse, folder, lock) if control.rank == 0 else None
+    raise_on_all(problem, control)
 
 
 def capture_error(check: Callable[..., object], *arguments: Any) -> InputError | None:
@@ -128,8 +139,8 @@ def create_run_folder(folder: Path, control: ControlChannel, anew: bool) -> bool
     claimed = False
 
     def clear() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         run_file.clear(folder, anew)
+        (folder / "peers").mkdir(exist_ok=True)  # before run.h5, which refers to it
 
     def claim_file() -> None:
         nonlocal claimed

@@ -47,7 +47,7 @@ def small(place: Path, request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="module")
 def threads(place: Path) -> Any:
-    return api.run(TABLE, out=place / "small", debug=True)
+    return api.run({**TABLE, "run": {"join": 0}}, out=place / "small", debug=True)
 
 
 def test_import_takes_no_heavy_library() -> None:

@@ -54,8 +54,9 @@ def test_a_run_that_diverged_says_so(tmp_path: Path) -> None:
     place = new_folder(tmp_path)
     with np.errstate(all="ignore"):
         run_in_threads({**BASE, "learning": {"optimizer": {"name": "sgd", "lr": 1e30}}}, tmp_path)
-    assert results.read(place).state == "done"
-    assert "! the last test loss of 3 peers is not finite" in tables.summary(place)
+    assert results.read(place).state == "diverged"
+    told = "! diverged: the training loss of peers 0, 1 and 2 is not finite from round 2 on (lower"
+    assert told in tables.summary(place)
 
 
 def test_a_run_that_learned_does_not(tmp_path: Path) -> None:

@@ -199,6 +199,7 @@ def test_a_run_without_rows_says_so(place: Path, tmp_path: Path) -> None:
     folder = tmp_path / "fresh"
     shutil.copytree(place / "timed", folder)
     shutil.rmtree(folder / "peers")
+    (folder / "peers").mkdir()
     figure = plots.draw([results.read(folder)])
     assert "rounds 0 of 6" in figure.get_suptitle()
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]

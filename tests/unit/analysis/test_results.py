@@ -19,6 +19,7 @@ from p2psim.analysis import results, tables
 from p2psim.cli import main
 from p2psim.errors import InputError, PeerError
 from p2psim.launcher import run_requests, runner
+from p2psim.simulation import join
 from tests.support.runs import EXPERIMENT
 
 TIMED = ["algorithm=d-psgd", 'time.compute={name="constant"}', "time.link.latency=0.5"]
@@ -300,7 +301,7 @@ def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
 
 
 def plain(attributes: Any) -> dict[str, Any]:
-    values = {k: v for k, v in attributes.items() if k not in results.WIRING}
+    values = {k: v for k, v in attributes.items() if k not in join.WIRING}
     return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
 
 
