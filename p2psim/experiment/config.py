@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -119,7 +119,8 @@ class Execution:
 
     device: "cuda", "cpu", or "auto", which means a GPU if the machine has one. patience: seconds
     in one phase after which a peer is considered to hang. join: most MiB of data that run.h5 itself
-    holds at the end of the run; data of a larger run stay in the peers' files.
+    holds at the end of the run; data of a larger run stay in the peers' files. last_checkpoint:
+    keep a checkpoint of the last round, from which --resume goes on with more rounds.
     """
 
     # The default is no GPU, because results of a GPU differ from those of a CPU in their last bits.
@@ -127,6 +128,7 @@ class Execution:
 
     checkpoint_minutes: Positive = 10.0
     checkpoint_rounds: Count | None = None
+    last_checkpoint: bool = False
     patience: Annotated[float, msgspec.Meta(ge=1)] = 600.0
     join: NonNegative = 64.0
 
@@ -159,6 +161,7 @@ class Experiment:
     run: Execution
     table: Table
     folder: Path
+    settings: Sequence[str] = ()  # values of --set that are in the table
 
 
 SECTIONS = ("data", "model", "learning", "algorithm", "topology", "time", "eval", "run", "sweep")

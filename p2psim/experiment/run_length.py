@@ -8,7 +8,7 @@ from p2psim.base import StepTimeModel
 from p2psim.errors import InputError
 from p2psim.experiment.config import MOST_ROUNDS
 
-SAMPLED_STEPS = 100_000  # of all peers, for the mean number of steps in a round
+SAMPLED_STEPS = 20_000  # of all peers, for the mean number of steps in a round
 
 
 def rounds_of(epochs: float, rounds_per_epoch: float) -> int:
@@ -23,18 +23,14 @@ def rounds_of(epochs: float, rounds_per_epoch: float) -> int:
     return max(1, math.ceil(rounds - 1e-9))
 
 
-def mean_steps(compute: StepTimeModel, peers: int, seconds: float, rounds: int | None) -> float:
+def mean_steps(compute: StepTimeModel, peers: int, seconds: float) -> float:
     """Return the local steps that a peer ends in a round of `seconds` virtual seconds, on average.
 
-    The mean of all peers over the first steps of the run, at most SAMPLED_STEPS in all. 0 for steps
-    that take no time, which the algorithm refuses.
+    The mean of all peers over their first steps; it does not depend on the length of the run. 0 for
+    steps that take no time, which the algorithm refuses.
     """
-    limit, per_second = max(1, SAMPLED_STEPS // peers), 0.0
-    horizon = seconds * (rounds or math.inf)
+    steps, per_second = max(1, SAMPLED_STEPS // peers), 0.0
     for rank in range(peers):
-        steps, now, end = 0, 0.0, compute.seconds(rank, 0)
-        while steps < limit and end <= horizon:
-            steps, now = steps + 1, end
-            end += compute.seconds(rank, steps)
-        per_second += steps / (now if steps == limit else horizon) if now else 0.0
+        total = sum(compute.seconds(rank, step) for step in range(steps))
+        per_second += steps / total if total else 0.0
     return seconds * per_second / peers

@@ -237,10 +237,8 @@ def bind_time(scenario: Scenario) -> None:
             part.bind(setting)
     seconds = scenario.experiment.algorithm.round_seconds
     if seconds is not None and time.compute is not None:
-        scenario.steps_per_round = (
-            mean_steps(time.compute, scenario.peers, seconds, scenario.experiment.head.rounds)
-            or scenario.steps_per_round
-        )
+        steps = mean_steps(time.compute, scenario.peers, seconds)
+        scenario.steps_per_round = steps or scenario.steps_per_round
 
 
 def bind_algorithm(scenario: Scenario) -> None:

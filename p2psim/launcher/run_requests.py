@@ -49,10 +49,9 @@ class Request:
         """True if the run in the folder is to be resumed."""
         return self.resume and self.has_run
 
-    @property
-    def is_complete(self) -> bool:
-        """True if --resume is given and the run in the folder has completed all rounds."""
-        return self.resumes_run and run_file.is_complete(self.folder)
+    def is_complete(self, rounds: int) -> bool:
+        """Return True if --resume is given and the run in the folder has completed `rounds`."""
+        return self.resumes_run and run_file.is_complete(self.folder, rounds)
 
     def arguments(self, number: int | None = None) -> list[str]:
         """Return the command line of a rank; without `number` the caller adds --only."""
@@ -64,7 +63,9 @@ class Request:
 
     def scenario(self) -> scenario.Scenario:
         """Build a new Scenario, since peers of one process must not share plug-in objects."""
-        return scenario.load(self.table, self.paths or self.file.resolve().parent)
+        loaded = scenario.load(self.table, self.paths or self.file.resolve().parent)
+        loaded.experiment.settings = self.settings
+        return loaded
 
     @contextlib.contextmanager
     def file_for_ranks(self) -> Iterator[None]:
@@ -94,12 +95,18 @@ def requests(
     resume: bool = False,
     paths: Path | None = None,
 ) -> list[Request]:
-    """Return one request for each combination of an experiment file."""
+    """Return one request for each combination of an experiment file.
+
+    With `resume` the settings of the run in the folder apply too, before those that are given.
+    """
     check_options(force, resume)
     notes: list[str] = []
     folder = paths or file.resolve().parent
     table = assign(config.read(file), settings, folder, notes.append)
     base = out or run_folder_of(table)
+    if resume and (old := [text for text in run_file.settings(base) if text not in settings]):
+        settings, notes = (*old, *settings), [f"--resume: also --set {' --set '.join(old)}"]
+        table = assign(config.read(file), settings, folder, notes.append)
     return [
         Request(file, settings, combination, base, label, force, resume, paths, notes=tuple(notes))
         for label, combination in combinations(table)

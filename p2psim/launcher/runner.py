@@ -107,7 +107,7 @@ def run_combination(
     reports: Reports,
 ) -> None:
     """Run one combination, by ranks or, without a launcher, as threads of this process."""
-    if request.is_complete:
+    if request.is_complete(size.rounds):
         return
     if launcher:
         with request.file_for_ranks():
@@ -129,6 +129,7 @@ class Size(NamedTuple):
     """Properties of a run that its launcher requires."""
 
     peers: int
+    rounds: int
     patience: float  # seconds, of [run] patience
 
 
@@ -152,7 +153,7 @@ def check(request: Request, warn: Callable[[str], object] = show_warning) -> Siz
     prefix = f"{request.label}: " if request.label else ""
     for text in filter(None, warnings):
         warn(f"warning: {prefix}{text}")
-    return Size(checked.peers, checked.experiment.run.patience)
+    return Size(checked.peers, checked.rounds, checked.experiment.run.patience)
 
 
 def run_rank(
@@ -246,7 +247,7 @@ def start_ranks(
     errors = RankErrors(reports.keep_errors)
     name, began = ranks.launch_name(), False
     process = ranks.start(launcher, size.peers, request.arguments(number), name, errors.file)
-    detector, hang = HangDetector(request.folder, *size), ""
+    detector, hang = HangDetector(request.folder, size.peers, size.patience), ""
     poll = functools.partial(results.progress, request.folder)
     bar = Progress(request.folder.name, poll, reports.progress)
     with ranks.terminated_on_error(process), bar as progress:

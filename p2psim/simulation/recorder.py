@@ -44,9 +44,8 @@ class Recorder:
             file.attrs.update(owner)
             for name in ("failure", "released"):
                 file.attrs.pop(name, None)
-            if not resume:
-                file.attrs["samples"] = len(scenario.parts[rank])
-                create_datasets(file, specs)
+            file.attrs["samples"] = len(scenario.parts[rank])
+            create_datasets(file, specs)
             file.flush()  # HDF5 assigns the offsets of the datasets only now
             offsets = {path: file[path].id.get_offset() for path in specs}
         with open(self.path, "r+b") as opened:
@@ -80,6 +79,10 @@ class Recorder:
             group = path.partition("/")[0]
             if group in lengths:
                 column[lengths[group] :] = fill_value(column.dtype.kind)
+
+    def keep_rows(self, count: int) -> None:
+        """Erase all rows of /eval but the first `count`."""
+        self.restore({"rounds": self.rounds, "rows": min(self.rows, count)})
 
     def set_phase(self, phase: str, round_: int) -> None:
         """Record that the peer begins a phase, and that it waits for no other peer."""
@@ -154,8 +157,15 @@ def inode(status: os.stat_result) -> tuple[int, int]:
 def create_datasets(file: h5py.File, specs: Mapping[str, Any]) -> None:
     """Create the datasets of `specs` (see run_format.layout), full of fill values.
 
-    The fill values are written, so that the disk space of every entry is allocated.
+    The fill values are written, so that the disk space of every entry is allocated. Rows of a run
+    that is resumed are kept, also if it gets more rounds.
     """
     for path, (shape, kind, unit, meaning) in specs.items():
-        dataset = file.create_dataset(path, data=np.full(shape, fill_value(kind), kind))
+        values = np.full(shape, fill_value(kind), kind)
+        if path in file:
+            if file[path].shape == shape:
+                continue
+            values[: len(file[path])] = file[path][...]
+            del file[path]
+        dataset = file.create_dataset(path, data=values)
         dataset.attrs.update(unit=unit, meaning=meaning)

@@ -102,15 +102,21 @@ def clear(folder: Path, everything: bool) -> None:
             file.unlink(missing_ok=True)
 
 
-def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
+def create_run_file(folder: Path, scenario: Scenario, library: str, resumed: int = 0) -> None:
     """Write run.h5. Its datasets refer to the peers' files by relative paths.
 
     So the folder can be moved, and a missing peer file leaves the rest readable. `library` is the
-    name of the transport's library.
+    name of the transport's library. resumed: the round after which the run in the folder goes on,
+    whose attributes then remain; 0 for a new run.
     """
-    n = scenario.peers
-    with atomic_hdf5(folder / "run.h5") as file:
-        file.attrs.update(run_attributes(scenario, library))
+    n, attributes = scenario.peers, run_attributes(scenario, library)
+    if resumed:
+        with h5py.File(folder / "run.h5", "r", locking=False) as file:
+            old = dict(file.attrs)
+        new = {name: attributes[name] for name in ("experiment", "settings", "launch", "status")}
+        attributes = {**old, **new, "resumed": [*old.get("resumed", []), resumed]}
+    with new_hdf5() as file:
+        file.attrs.update(attributes)
         file["topology/weights"] = scenario.topology.weights
         file["topology/weights"].attrs["meaning"] = "W_t, row = receiver, one matrix per step"
         if scenario.account:
@@ -131,6 +137,7 @@ def create_run_file(folder: Path, scenario: Scenario, library: str) -> None:
             group.attrs["comment"] = ELSEWHERE
         for rank in range(n if scenario.scheduled else 0):
             file[f"schedule/{rank:05d}"] = h5py.ExternalLink(schedule_file(rank), "schedule")
+        replace(folder / "run.h5", file)
 
 
 def run_attributes(scenario: Scenario, library: str) -> dict[str, Any]:
@@ -143,6 +150,7 @@ def run_attributes(scenario: Scenario, library: str) -> dict[str, Any]:
         "parameters": scenario.parameters,
         "mpi": library,
         "launch": launch(),
+        "settings": list(scenario.experiment.settings),
         "id": uuid.uuid4().hex,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": "running",
@@ -173,13 +181,6 @@ def name_dimensions(file: Any) -> None:
                 dataset.dims[axis].attach_scale(file[group][name])
 
 
-def record_resume(folder: Path, round_: int) -> None:
-    """Record in run.h5 that the run is resumed after this round."""
-    with atomic_hdf5(folder / "run.h5") as file:
-        file.attrs["resumed"] = [*file.attrs.get("resumed", []), round_]
-        file.attrs.update(status="running", launch=launch())
-
-
 def identity(folder: Path) -> str:
     """Return the identifier of the run in this folder, which no other run has.
 
@@ -199,9 +200,19 @@ def status(folder: Path) -> str:
         return str(file.attrs["status"])
 
 
-def is_complete(folder: Path) -> bool:
-    """Return True if the run in this folder has completed all rounds."""
-    return status(folder) in run_format.COMPLETE
+def is_complete(folder: Path, rounds: int = 0) -> bool:
+    """Return True if the run in this folder has completed all its rounds, at least `rounds`."""
+    with h5py.File(folder / "run.h5", "r", locking=False) as file:
+        complete = file.attrs["status"] in run_format.COMPLETE
+        return complete and file["train/round"].shape[1] >= rounds
+
+
+def settings(folder: Path) -> list[str]:
+    """Return the values of --set of the run in this folder, or of a sweep's first run in it."""
+    for path in sorted([*folder.glob("run.h5"), *folder.glob("*/run.h5")]):
+        with contextlib.suppress(OSError), h5py.File(path, "r", locking=False) as file:
+            return [str(text) for text in file.attrs.get("settings", [])]
+    return []
 
 
 def launch() -> str:

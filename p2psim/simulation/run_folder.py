@@ -22,11 +22,13 @@ import tomli_w
 from p2psim import __version__
 from p2psim.errors import InputError
 from p2psim.experiment.scenario import Scenario
-from p2psim.simulation.run_format import layout, peer_file
+from p2psim.simulation import checkpoint
+from p2psim.simulation.run_format import COMPLETE, layout, peer_file
 
 Table: TypeAlias = dict[str, Any]
 # Seconds in which the processes of a finished run may still be exiting.
 EXIT_SECONDS = 2.0
+SAMPLED_EPOCHS = 1001  # at which the learning rates of two runs are compared
 
 
 def check_writable(folder: Path) -> None:
@@ -61,12 +63,17 @@ def check_same(folder: Path, scenario: Scenario) -> None:
         with h5py.File(folder / "run.h5", "r", locking=False) as file:
             old = tomllib.loads(file.attrs["experiment"])
             version, weights = file.attrs["p2psim_version"], file["topology/weights"][...]
+            rounds = file["train/round"].shape[1]
+            complete = file.attrs["status"] in COMPLETE
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise InputError(
             f"the run in {str(folder)!r} cannot be read ({error}): start it again with --force"
         ) from None
     # Through TOML and back, as the table in run.h5, so that equal values compare equal.
     new = tomllib.loads(tomli_w.dumps(scenario.experiment.table))
+    if scenario.rounds > rounds:
+        check_longer(folder, scenario, rounds, complete)
+        old, new = ({**table, "rounds": 0, "epochs": 0} for table in (old, new))
     changes = [] if version == __version__ else [f"p2psim was {version} and is {__version__}"]
     changes += differences({**old, "run": {}}, {**new, "run": {}})  # [run] may change
     if not changes and not np.array_equal(weights, scenario.topology.weights):
@@ -80,6 +87,28 @@ def check_same(folder: Path, scenario: Scenario) -> None:
         )
 
 
+def check_longer(folder: Path, scenario: Scenario, rounds: int, complete: bool) -> None:
+    """Check that a run of `rounds` can go on with the scenario's rounds; InputError otherwise.
+
+    It must have the same bits as a run that had this length from the start.
+    """
+    section, before = scenario.experiment.eval, scenario.epochs * rounds / scenario.rounds
+    epochs = np.linspace(0, before, SAMPLED_EPOCHS).tolist()
+    rate = scenario.experiment.learning.optimizer.rate
+    cause = ""
+    if any(rate(epoch, before) != rate(epoch, scenario.epochs) for epoch in epochs):
+        cause = "its learning rates depend on the length of the run"
+    elif complete and rounds not in checkpoint.rounds(folder):
+        cause = "it is complete and has kept no checkpoint; that needs run.last_checkpoint = true"
+    elif complete and section.samples and rounds % section.every == 0:
+        cause = "eval.samples is set, but its last evaluation has used all samples"
+    if cause:
+        raise InputError(
+            f"the run in {str(folder)!r} has {rounds} rounds and cannot go on to "
+            f"{scenario.rounds}, since {cause}: start a new run with --out DIR or --force"
+        )
+
+
 def check_file(folder: Path, scenario: Scenario, rank: int, run: str) -> None:
     """Check that this peer's file belongs to the run with identifier `run` and has its layout."""
     path = folder / peer_file(rank)
@@ -88,7 +117,10 @@ def check_file(folder: Path, scenario: Scenario, rank: int, run: str) -> None:
     try:
         with h5py.File(path, "r", locking=False) as file:
             shapes = {name: file[name].shape for name in expected}
-            if shapes == expected and (file.attrs["rank"], file.attrs["run"]) == (rank, run):
+            if all(map(fits, shapes.values(), expected.values())) and (
+                file.attrs["rank"],
+                file.attrs["run"],
+            ) == (rank, run):
                 return
     except (OSError, KeyError) as error:
         cause = str(error)
@@ -96,6 +128,11 @@ def check_file(folder: Path, scenario: Scenario, rank: int, run: str) -> None:
         f"cannot resume the run in {str(folder)!r}: {path.name} cannot be used ({cause}), so "
         "that the rows of that peer are lost; restore the file, or start a new run with --force"
     )
+
+
+def fits(shape: tuple[int, ...], longer: tuple[int, ...]) -> bool:
+    """Return True if an array has a shape, or this shape with fewer rows."""
+    return shape[1:] == longer[1:] and shape[:1] <= longer[:1]
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -59,7 +59,7 @@ def run_peer(
         control = ControlChannel(transport, scenario.topology, watchdog)
         resume = resume and (folder / "run.h5").exists()
         device = startup.check_all_peers(holdings, folder, control, force, resume, local_rank)
-        if resume and run_file.is_complete(folder):
+        if resume and run_file.is_complete(folder, scenario.rounds):
             return
         startup.lock_run_folder(folder, control, resources)
         store = startup.open_store(holdings, folder, control, resume)
@@ -73,7 +73,8 @@ def run_peer(
             raise
         else:
             finish(folder, status, most, control)
-            store.delete()
+            if not scenario.experiment.run.last_checkpoint:
+                store.delete()
         finally:
             crash_report.unregister()
 
@@ -127,10 +128,8 @@ def run_rounds(
     rank, resume = parts.transport.rank, store.round > 0
     simulation = None
     try:
-        if writes_run_file and resume:
-            run_file.record_resume(folder, store.round)
-        elif writes_run_file:
-            run_file.create_run_file(folder, scenario, parts.transport.library)
+        if writes_run_file:
+            run_file.create_run_file(folder, scenario, parts.transport.library, store.round)
         control.barrier()  # a failure can be recorded only after run.h5 exists
         log = Recorder(folder, scenario, rank, resume)
         crash_report.register(log.path)

@@ -152,7 +152,8 @@ class Simulation:
         for number in range(store.round + 1, self.scenario.rounds + 1):
             self.round = number
             x = self.one_round(x)
-            decision = agreement(number) if number < self.scenario.rounds else Decision()
+            last = Decision(checkpoint=self.scenario.experiment.run.last_checkpoint)
+            decision = agreement(number) if number < self.scenario.rounds else last
             if decision.checkpoint:
                 self.set_phase("checkpoint")
                 with self.untimed():
@@ -225,6 +226,9 @@ class Simulation:
         state = store.read(self.state(self.model.x), self.shared_objects(), self.bound)
         for name, part in self.parts.items():
             part.restore(state[name])
+        # The last round of a shorter run was evaluated, whether or not it is due in this one.
+        phases = len(set(self.scenario.experiment.eval.phases))
+        self.log.keep_rows(phases * sum(round_ <= store.round for round_ in self.due))
         x: Vector = state["x"]
         return x
 

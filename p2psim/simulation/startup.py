@@ -97,6 +97,11 @@ def open_store(
     data = holdings.fingerprint(rank)
     store = CheckpointStore(folder, rank, data, lambda: run_file.identity(folder))
     store.round = select_checkpoint(store, control) if resume else 0
+    if resume and not store.round and run_file.is_complete(folder):
+        raise InputError(
+            f"cannot add rounds to the run in {str(folder)!r}, since its last checkpoint is "
+            "damaged: start a new run with --out DIR"
+        )
     if store.round:
         check = run_folder.check_file
         raise_on_all(capture_error(check, folder, holdings.scenario, rank, store.run), control)

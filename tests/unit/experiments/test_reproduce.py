@@ -50,7 +50,7 @@ data = { name = "digits", batch_size = 16 }
 model = { name = "mlp", hidden = [8] }
 topology = "complete"
 algorithm = "d-psgd"
-run = { checkpoint_rounds = 5 }
+run = { checkpoint_rounds = 5, join = 0 }
 learning = { optimizer = { name = "sgd" } }
 [eval]
 every = 10
