@@ -255,6 +255,8 @@ def state(status: str, members: list[Table], done: NDArray[np.int64], rounds: in
     if status in COMPLETE and done.min() == rounds:
         return status
     started = [member for member in members if "pid" in member]
+    if status == "running" and any("failure" in member for member in members):
+        status = "failed"  # but the disk was full
     if status == "running" and started and not any(map(run_folder.alive, started)):
         status = "killed, none of its processes is alive"
     elif status == "running" and not members:

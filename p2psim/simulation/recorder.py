@@ -58,6 +58,7 @@ class Recorder:
             path: np.ndarray(shape, kind, self.map, offsets[path])
             for path, (shape, kind, _, _) in specs.items()
         }
+        self.columns["now/failure"][...] = b""
         self.rounds, self.rows, self.flushed = 0, 0, time.monotonic()
 
     def check_file(self) -> None:
@@ -104,6 +105,11 @@ class Recorder:
         column[:] = [*others, *[-1] * column.size][: column.size]
         self.columns["now/waits"][...] = since
         self.map.flush()  # peers on other nodes may read the status
+
+    def fail(self, text: str) -> None:
+        """Record the reason of this peer's failure in a place that a full disk has left for it."""
+        column = self.columns["now/failure"]
+        column[...] = text.encode()[: column.dtype.itemsize]
 
     def train(self, round_: int, **values: Any) -> None:
         """Record the row of a round (from 1) in /train."""

@@ -153,7 +153,11 @@ def peer_attributes(path: Path) -> Table:
         return {"lost": "its file is missing"}
     try:
         with h5py.File(path, "r", locking=False) as file:
-            return dict(file.attrs)
+            attributes = dict(file.attrs)
+            failure = file["now/failure"][()] if "now/failure" in file else b""
+            if failure and "failure" not in attributes:
+                attributes["failure"] = failure.decode(errors="replace")
+            return attributes
     except OSError:
         return {"lost": "its file cannot be read"}
 

@@ -44,6 +44,7 @@ STATUS = {
     "round": ((), "i8", "", "current round, from 1; 0: before the first"),
     "since": ((), "f8", "s", "Unix time of the phase's begin or of the last gradient"),
     "waits": ((), "f8", "s", "Unix time at which the wait for other peers began; 0: no wait"),
+    "failure": ((), "S400", "", "reason of the peer's failure if the disk is full"),
     "waits_for": ((16,), "i8", "", "the first 16 of the peers that it waits for; -1: none"),
 }
 COMPLETE = ("done", "diverged")  # values of the attribute "status" of a complete run

@@ -153,11 +153,13 @@ def run_rounds(
         recorded = record_failure(folder, error.culprit, str(error))
         raise PeerError(str(error), recorded) from None
     except BaseException as error:  # also SystemExit of a plug-in: no other peer may wait forever
-        text = simulation.failure(error) if simulation else f"peer {rank}: {error!r}"
+        text = f"peer {rank} on {socket.gethostname()} failed at the start: {in_one_line(error)}"
+        text = simulation.failure(error) if simulation else text
         text = with_origin(text, error)
         if isinstance(error, parts.transport.failures) and has_failed(folder):
             raise PeerError(text) from error  # the cause is another peer, in whose file it stands
-        raise PeerError(text, record_failure(folder, rank, text)) from error
+        recorded = record_failure(folder, rank, text, simulation.log if simulation else None)
+        raise PeerError(text, recorded) from error
 
 
 def has_failed(folder: Path, limit: float = 2.0) -> bool:
@@ -171,12 +173,17 @@ def has_failed(folder: Path, limit: float = 2.0) -> bool:
     return run_file.status(folder) == "failed"
 
 
-def record_failure(folder: Path, rank: int, text: str) -> bool:
-    """Record the reason of a peer's failure; return False if that fails, as on a full disk."""
+def record_failure(folder: Path, rank: int, text: str, log: Recorder | None = None) -> bool:
+    """Record the reason of a peer's failure; return False if that fails.
+
+    log: the open file of the peer, which has room for the reason on a full disk as well.
+    """
     try:
         run_file.set_failure(folder, rank, text)
     except OSError:
-        return False
+        if log:
+            log.fail(text)
+        return bool(log)
     return True
 
 

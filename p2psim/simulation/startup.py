@@ -96,8 +96,10 @@ def open_store(
     rank = control.rank
     data = holdings.fingerprint(rank)
     store = CheckpointStore(folder, rank, data, lambda: run_file.identity(folder))
+    # Read before the collective: after it, another peer may begin to clear the folder.
+    complete = resume and run_file.is_complete(folder)
     store.round = select_checkpoint(store, control) if resume else 0
-    if resume and not store.round and run_file.is_complete(folder):
+    if complete and not store.round:
         raise InputError(
             f"cannot add rounds to the run in {str(folder)!r}, since its last checkpoint is "
             "damaged: start a new run with --out DIR"

@@ -292,15 +292,21 @@ def test_a_signal_to_ranks_stops_all(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
-@pytest.mark.parametrize(("room", "at"), [("100k", "start"), ("520k", "checkpoint")])
-def test_a_full_disk(room: str, at: str, place: Path, whole: Run) -> None:
-    disk = place / f"disk-{at}"
+@pytest.mark.parametrize(
+    ("room", "at", "way"),
+    [("100k", "start", []), ("520k", "checkpoint", []), ("520k", "checkpoint", ["--debug"])],
+)
+def test_a_full_disk(room: str, at: str, way: list[str], place: Path, whole: Run) -> None:
+    disk = place / f"disk-{at}{len(way)}"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "none", disk], check=True)
     try:
-        ended = run(command(disk / "out"), place)
+        ended = run(command(disk / "out", *way), place)
         assert ended.code == 3, ended.stderr
-        assert any("peer " in x and "No space left on device" in x for x in ended.messages())
+        assert any("peer" in x and "No space left on device" in x for x in ended.messages())
+        shown = run(p2psim("show", disk / "out"), place).stdout
+        assert "experiment: failed (rounds " in shown
+        assert re.search("! peers? .*No space left on device", shown)
         assert "Traceback" not in ended.stderr
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
         assert_goes_on(place, str(disk / "out"), whole)

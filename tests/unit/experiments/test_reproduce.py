@@ -185,10 +185,10 @@ def test_missing_data_are_reported_before_the_first_run(
 def test_runs_of_another_experiment_are_refused(
     again: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (again / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "30"))
+    (again / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "10"))
     assert reproduce.main(["toy", "--out", "out"]) == 2
     message = capfd.readouterr().err
-    assert "rounds was 20 and is 30" in message
+    assert "rounds was 20 and is 10" in message
     assert "(here: remove 'out/one/seed=1-slow')" in message
     assert "DATA=" not in message
 
