@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from p2psim.network.messages import Packet
 from p2psim.network.neighborhood import Neighborhood, PendingTransfer
 from p2psim.rng import RandomStream, generator
 
+NOISE = 2**20 - 3  # different entries of a vector of noise
 MOST_STEPS = 256  # local or consensus steps of a round; longer rounds are extrapolated
 
 
@@ -159,7 +160,7 @@ class NoiseOracle(LocalOracle):
     def __init__(self, scenario: Scenario, net: DryRunNeighborhood, x: Vector) -> None:
         compute = scenario.experiment.time.compute
         super().__init__(scenario.setting, net.rank, PlainStep(), compute, net.clock, x)
-        self.net, self.noise = net, generator(0, "dry run")
+        self.net, self.noise = net, noise("dry run", x.size, x.dtype)
 
     def local_step(self, x: Vector, at: Vector | None = None) -> Vector:
         x -= self.step(x if at is None else at)
@@ -167,7 +168,12 @@ class NoiseOracle(LocalOracle):
 
     def _evaluate(self, x: Vector, samples: int | None) -> Vector:
         self.net.log.acts.append("work")
-        return self.noise.standard_normal(x.size).astype(x.dtype)
+        return self.noise
+
+
+def noise(purpose: str, size: int, dtype: Any) -> Vector:
+    """Return a vector of noise, shape (size,), whose entries repeat after NOISE: that is quick."""
+    return np.resize(generator(0, purpose).standard_normal(min(size, NOISE)).astype(dtype), size)
 
 
 Acts: TypeAlias = list[str | Send | Wait]
@@ -259,7 +265,7 @@ def execute(scenario: Scenario, rank: int) -> DryRun:
     """Return the dry run of a peer over two periods of the topology."""
     algorithm, net = scenario.experiment.algorithm, DryRunNeighborhood(scenario, rank)
     dtype = np.dtype(scenario.experiment.model_section.dtype)
-    x = generator(0, "dry run start").standard_normal(scenario.parameters).astype(dtype)
+    x = noise("dry run start", scenario.parameters, dtype)
     oracle, optimizer = NoiseOracle(scenario, net, x), scenario.experiment.learning.optimizer
     optimizer.start(x)
     algorithm.start(x, oracle, net)

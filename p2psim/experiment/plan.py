@@ -25,8 +25,9 @@ def plan(scenario: Scenario) -> dict[str, str]:
     holdings.check()  # damaged data must be reported before the run starts
     few, many = extremes(scenario)
     # The traffic of every other peer lies between that of these two.
-    least, dry_run = rehearse(scenario, few).net, rehearse(scenario, many)
+    dry_run = rehearse(scenario, many)
     most, state = dry_run.net, dry_run.state
+    least = most if few == many else rehearse(scenario, few).net
     sizes = [len(part) for part in scenario.parts]
     batches = [scenario.batch_size(rank) for rank in range(scenario.peers)]
     rough = "about " if experiment.algorithm.time_dependent else ""
@@ -121,13 +122,16 @@ def per_round(low: int, high: int, period: int, unit: str) -> str:
 
 
 def extremes(scenario: Scenario) -> tuple[int, int]:
-    """Return the peers with the fewest and with the most receivers over a period."""
+    """Return the peers with the fewest and with the most receivers over a period, or one twice."""
     graph = scenario.topology
     totals = [
         sum(len(graph.receivers(rank, t)) for t in range(graph.period))
         for rank in range(scenario.peers)
     ]
-    return int(np.argmin(totals)), int(np.argmax(totals))
+    few = many = int(np.argmax(totals))
+    if min(totals) < max(totals):
+        few = int(np.argmin(totals))
+    return few, many
 
 
 def peer_memory(scenario: Scenario) -> float:
