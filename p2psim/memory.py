@@ -29,7 +29,10 @@ def physical() -> int:
 def available() -> int:
     """Return the bytes that this process may allocate, by the machine and by `ulimit -v`."""
     soft = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return physical() if soft == resource.RLIM_INFINITY else min(physical(), soft)
+    if soft == resource.RLIM_INFINITY:
+        return physical()
+    pages = int(Path("/proc/self/statm").read_text().split()[0])  # of addresses in use
+    return min(physical(), max(0, soft - pages * os.sysconf("SC_PAGE_SIZE")))
 
 
 def check(needed: int, subject: str, cure: str) -> None:

@@ -56,8 +56,9 @@ class Peers:
         """Send every peer's messages."""
         departures = {}
         for rank in self.ranks:
-            receivers = [to for to in self.ranks if to != rank]
-            if operation.step is not None:
+            if operation.step is None:
+                receivers = [to for to in self.ranks if to != rank]
+            else:
                 receivers = self.graph.receivers(rank, operation.step)
             busy = self.time.link.occupies(rank, operation.nbytes)
             for to in receivers:
