@@ -23,6 +23,7 @@ from p2psim.errors import (
     in_one_line,
     origin,
     print_traceback,
+    printable,
     quoted,
     with_origin,
 )
@@ -64,7 +65,7 @@ def report(error: Exception, text: str) -> NoReturn:
     is_first = (environment.mpi_rank() or (0, 1))[0] == 0
     if not isinstance(error, AbortedError):
         if is_first or getattr(error, "report_from_any_rank", False):
-            click.echo(f"p2psim: {with_origin(text, error)}", err=True)
+            click.echo(f"p2psim: {printable(with_origin(text, error))}", err=True)
         else:
             ranks.let_first_rank_report()
     sys.exit(getattr(error, "exit_code", InputError.exit_code))

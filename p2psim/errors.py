@@ -63,6 +63,11 @@ def quoted(value: object) -> str:
     return f"{text[: LONGEST_VALUE * 2 // 3]}...{text[-LONGEST_VALUE // 3 :]}"
 
 
+def printable(text: str) -> str:
+    """Return a text in which escapes stand for line breaks and other control characters."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def in_one_line(error: BaseException) -> str:
     """Return the type and the text of an unexpected exception in one line."""
     name = type(error).__name__

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from p2psim.base import Message, Vector
+from p2psim.errors import InputError
 from p2psim.experiment.scenario import Scenario
 from p2psim.learning.oracle import LocalOracle
 from p2psim.network.clock import Clock
@@ -211,6 +212,14 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
     """
     for compressor in scenario.experiment.algorithm.compressors():
         compressor.bind(scenario.shapes, RandomStream(0, "rehearsal", rank))
+    try:
+        return rehearse_bound(scenario, rank)
+    except FloatingPointError as error:  # whatever the numbers are
+        raise InputError(f"algorithm: {error}") from None
+
+
+def rehearse_bound(scenario: Scenario, rank: int) -> DryRun:
+    """Return the dry run of this peer, whose compressors are bound."""
     learning = scenario.experiment.learning
     steps = learning.local_steps, learning.consensus_steps
     if max(steps) <= MOST_STEPS:

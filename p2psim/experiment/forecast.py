@@ -125,7 +125,8 @@ def by_algorithm(scenario: Scenario, rounds: int | None = None) -> Forecast | No
         return Forecast(scenario.rounds * algorithm.round_seconds, scenario.rounds)
 
     def step(t: int) -> list[float]:
-        assert time.compute
+        if time.compute is None:
+            return [0.0] * setting.peers
         return [time.compute.seconds(rank, t) for rank in range(setting.peers)]
 
     seconds = algorithm.duration(setting, rounds, step)
