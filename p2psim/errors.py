@@ -1,4 +1,4 @@
-"""Exceptions that end a command, and the exit code of each."""
+"""Exceptions that end a command, the exit code of each, and the wording of their messages."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from traceback import walk_tb
 
 LONGEST_VALUE = 120  # characters of a value in a message
 USER_MODULES: set[str] = set()  # names of modules with plug-ins that are not p2psim's own
-STOPPED = 4  # exit code of a run that a signal ended
+STOPPED = 4  # exit code of a run that was stopped on request
 
 
 class InputError(Exception):
     """Wrong user input; the message names the value, the allowed values and the remedy."""
 
     exit_code = 2
-    # Every rank reads the same input and raises the same error, so rank 0 alone reports it.
+    # Mostly every rank reads the same input and raises the same error, so rank 0 alone reports it.
     report_from_any_rank = False
 
 
 class PeerError(Exception):
     """Failure of a peer; the message names the peer, the phase and the cause.
 
-    `recorded` is True if the peer's file contains the cause, from which the launcher reports it.
+    `recorded` is True if the cause stands in a peer's file; the launcher prints it from there.
     """
 
     exit_code = 3
@@ -51,12 +51,12 @@ class StoppedError(Exception):
 class AbortedError(Exception):
     """End of this peer because another peer failed and reports the error; this peer is silent."""
 
-    exit_code = 2
+    exit_code = 2  # mostly of a refusal: a failure of a peer ends all ranks by an abort
     report_from_any_rank = False
 
 
 def quoted(value: object) -> str:
-    """Return repr(value) for a message; a long one is cut in its middle, so the sentence stays."""
+    """Return repr(value) for a message; "..." replaces the middle of a long one."""
     text = repr(value)
     if len(text) <= LONGEST_VALUE:
         return text
@@ -69,18 +69,21 @@ def printable(text: str) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return the type and the text of an unexpected exception in one line."""
+    """Return the type and the text of an unexpected exception in one line.
+
+    For the end of a debugger, return the reason instead.
+    """
     name = type(error).__name__
     if name == "BdbQuit":  # pdb has read the end of its input, or its user has ended it
-        return "a breakpoint ended it, since a rank has no terminal: run with --debug"
+        return "the debugger has ended; breakpoints need a terminal: run with --debug"
     return f"{name}: {error}".replace("\n", " ").removesuffix(": ")
 
 
 def origin(error: BaseException) -> str:
-    """Return the user's file and line from which an error or its cause comes, "" if none.
+    """Return where in a user's plug-in an error started, "" if it started elsewhere.
 
-    It is the innermost frame of a plug-in outside p2psim; without such a frame, the class of the
-    plug-in that lacks a method, as in "class Mine of my_model.py".
+    "FILE line N" of the innermost frame outside p2psim; or, if a class of the plug-in lacks a
+    method, "method M of class C of FILE" or "class C of FILE". The deepest cause counts first.
     """
     chain: list[BaseException] = []
     following: BaseException | None = error
@@ -109,7 +112,7 @@ def with_origin(text: str, error: BaseException) -> str:
 
 
 def print_traceback(error: BaseException) -> None:
-    """Print the traceback of an error and of all its causes on stderr."""
+    """Print the traceback of an error and of all its causes, also hidden ones, on stderr."""
     link: BaseException | None = error
     while link is not None:
         link.__suppress_context__ = False  # "from None" hides causes from a plain message only
@@ -120,7 +123,7 @@ def print_traceback(error: BaseException) -> None:
 def suggest(name: str, allowed: Iterable[str]) -> str:
     """Return the end of an error message about an unknown `name`: the nearest and all valid ones.
 
-    The result reads "did you mean 'ring'? allowed: grid, ring".
+    The result reads "did you mean 'ring'? allowed: grid, ring", or "nothing is allowed here".
     """
     names = sorted(allowed)
     if not names:

@@ -83,14 +83,14 @@ def read_numbers(payload: Payload, dtype: Any, count: int = 1) -> Vector:
 
 
 def kept_entries(m: int, keep: float | None, k: int | None) -> int:
-    """Return how many of a tensor's m entries are sent: k, or floor(m * keep) but at least one."""
+    """Return how many of a tensor's m entries are sent: k or floor(m * keep), in 1..m."""
     # 1e-9: floor(100 * (1 - 0.9)) must be 10 although the product is 9.999999999999998.
     count = k if k is not None else max(1, math.floor(m * (keep or 0.0) + 1e-9))
     return min(m, count)
 
 
 def check_keep_or_k(keep: float | None, k: int | None) -> None:
-    """Check that a sparse compressor has exactly one of its two parameters; else ValueError."""
+    """Check that exactly one of `keep` and `k` is given; ValueError otherwise."""
     if (keep is None) == (k is None):
         raise ValueError(
             f"give either keep (the fraction of entries kept) or k (their number), "
@@ -108,7 +108,10 @@ class Scratch:
         self._arrays: dict[tuple[str, str], Any] = {}
 
     def __call__(self, name: str, size: int, dtype: Any) -> Any:
-        """Return `size` entries of undefined value: the same memory for the same name and type."""
+        """Return `size` entries of undefined value, from the start of a cache line.
+
+        A later call with the same name and type returns the same memory.
+        """
         key = name, np.dtype(dtype).char
         if key not in self._arrays or self._arrays[key].size < size:
             # One cache line more than needed, so that the array can begin at the start of a line.
@@ -122,7 +125,8 @@ class TensorCodec:
     """Base class of compressors that encode each tensor (with per = "vector": the whole vector).
 
     A subclass defines `nbytes`, `pack` and `unpack` for one tensor. The payload of a vector is the
-    concatenation of its tensors' payloads. Their lengths follow from the shapes and are not sent.
+    concatenation of its tensors' payloads. Their lengths follow from the shapes and are not sent:
+    every payload has exactly max_bytes(d) bytes, and `decode` refuses another size by ValueError.
     """
 
     per: str = "tensor"
@@ -174,7 +178,7 @@ class TensorCodec:
             )
 
     def check_buffer(self, v: Vector, out: Payload) -> None:
-        """Check that `out` is large enough for every payload of v; else ValueError."""
+        """Check that `out` has room for the payload of v; ValueError otherwise."""
         need = self.max_bytes(v.size, v.itemsize)
         if out.size < need:
             raise ValueError(f"the buffer has {out.size} bytes, {need} are needed")
@@ -193,11 +197,11 @@ class TensorCodec:
         raise NotImplementedError
 
     def pack(self, x: Vector, out: Payload) -> int:
-        """Write C(x) at the start of `out`; return the bytes used."""
+        """Write the payload that encodes x at the start of `out`; return its size in bytes."""
         raise NotImplementedError
 
     def unpack(self, payload: Payload, x: Vector) -> None:
-        """Decode `payload`, whose length is already checked, into the tensor x."""
+        """Decode `payload`, whose length is already checked, and write the result into x."""
         raise NotImplementedError
 
     def check_finite(self, x: Vector) -> None:

@@ -16,7 +16,7 @@ from p2psim.analysis import results
 
 
 class Pace:
-    """Times at which a run is read again: every `period` seconds, at most a tenth of the time."""
+    """Decide when to read a run again: after `period` seconds, or ten times as long as a read."""
 
     def __init__(self, period: float) -> None:
         self.period, self.next = period, 0.0
@@ -27,7 +27,7 @@ class Pace:
 
     @contextmanager
     def looking(self) -> Iterator[float]:
-        """Time the read in this block, to set when the next is due; yield when it began."""
+        """Measure the read in this block and set the time of the next one; yield its begin."""
         began = time.monotonic()
         yield began
         self.next = began + max(self.period, 10 * (time.monotonic() - began))
@@ -35,11 +35,11 @@ class Pace:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Status of a run at one moment; numbers are NaN where nothing is recorded yet."""
+    """Status of a run at one moment; a float is NaN if nothing is recorded yet."""
 
     name: str  # of the run's folder, or of its file
     state: str  # in words, see results.state
-    over: bool
+    over: bool  # complete, failed, stopped or killed
     failures: list[str]  # reasons
     written: int  # modification time of run.h5 in nanoseconds
     done: NDArray[np.int64]  # rounds completed, by peer
@@ -49,7 +49,7 @@ class RunStatus:
     sent: float  # payload bytes of all peers up to that round
     traffic: float  # payload bytes of all peers per second, over the same tenth
     measured: dict[str, float]  # at the last evaluation: mean loss, primary metric, ...
-    primary: str  # key of `measured` that measures a model first of all
+    primary: str  # name of the task's primary metric, a key of `measured`
 
     @property
     def least(self) -> int:
@@ -58,7 +58,7 @@ class RunStatus:
 
     @property
     def left(self) -> float:
-        """Return the seconds to the end at the present speed."""
+        """Return the seconds until all peers complete all rounds at this speed; NaN if unknown."""
         return (self.rounds - self.least) / self.speed
 
     @property
@@ -70,8 +70,8 @@ class RunStatus:
 def look(path: Path, before: RunStatus | None = None) -> RunStatus:
     """Return the present status of a run. InputError if `path` cannot be read as a run now.
 
-    To detect a killed run, each peer's own file must be read. This is done only if no peer has
-    completed a round since the status `before`.
+    The file of each peer is read at the first look (without `before`), after the end, and if no
+    peer has completed a round since `before`: only these files show that a run was killed.
     """
     origin = results.run_path(path)
     with results.open_run(origin) as file, results.damage(path):
@@ -80,7 +80,7 @@ def look(path: Path, before: RunStatus | None = None) -> RunStatus:
 
 
 def status_of(file: Any, origin: Path, before: RunStatus | None) -> RunStatus:
-    """Return the status of the run whose file `origin` is open as `file`."""
+    """Return the status of a run from its open file; `origin` is the path of that file."""
     attributes = dict(file.attrs)
     done, rounds = results.recorded(file, "train"), file["train/round"].shape[1]
     status, state, members = str(attributes["status"]), "", []
@@ -105,7 +105,7 @@ def status_of(file: Any, origin: Path, before: RunStatus | None) -> RunStatus:
 
 
 def training(file: Any, done: int) -> dict[str, float]:
-    """Return loss, sent, traffic and speed of RunStatus at the last of `done` rounds."""
+    """Return loss, sent, traffic and speed of RunStatus after `done` rounds; NaN for 0 rounds."""
     if not done:
         return dict.fromkeys(("loss", "sent", "traffic", "speed"), np.nan)
     back = min(max(1, done // 10), done - 1)  # rounds over which the speed is measured
@@ -129,7 +129,10 @@ def primary(file: Any) -> str:
 
 
 def evaluation(file: Any) -> dict[str, float]:
-    """Return the last row of /eval that all peers have written, mean over the peers, by column."""
+    """Return round, loss, primary metric and consensus distance of the last evaluation.
+
+    Means over the peers; {} before all peers have written the first one.
+    """
     row = int(results.recorded(file, "eval").min()) - 1
     if row < 0:
         return {}
@@ -140,18 +143,18 @@ def evaluation(file: Any) -> dict[str, float]:
 
 @dataclass
 class RunMonitor:
-    """Monitor of one run, or of all runs in a sweep's folder."""
+    """Monitor of one run, or of all runs in a sweep's folder; `statuses` are the last ones seen."""
 
     path: Path
     statuses: dict[Path, RunStatus] = field(default_factory=dict)
 
     def look(self) -> list[RunStatus]:
         """Return the status of all runs. InputError if there is none or one cannot be read."""
-        self.statuses = {run: self.update(run) for run in results.expand(self.path)}
+        self.statuses = {run: self.status(run) for run in results.expand(self.path)}
         return list(self.statuses.values())
 
-    def update(self, run: Path) -> RunStatus:
-        """Return the present status of one run; one that is over is read again only if resumed."""
+    def status(self, run: Path) -> RunStatus:
+        """Return the status of one run; one that is over is read again only if run.h5 changes."""
         before = self.statuses.get(run)
         if before and before.over and results.run_path(run).stat().st_mtime_ns == before.written:
             return before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 import numpy as np
 from rich.console import Console, Group
@@ -39,13 +38,16 @@ def cells(status: RunStatus) -> dict[str, str]:
 
 
 def number(value: float, unit: str = "", per: str = "") -> str:
-    """Return the value with a unit prefix that suits it, or "-" for NaN."""
+    """Return value, unit with a prefix that suits it, and `per`, such as "2 kB/s"; "-" for NaN."""
     return UNKNOWN if np.isnan(value) else quantity(value, unit) + per
 
 
 def duration(seconds: float) -> str:
     """Return seconds as hours:minutes:seconds, or "-" if they are not finite."""
-    return str(timedelta(seconds=round(seconds))) if np.isfinite(seconds) else UNKNOWN
+    if not np.isfinite(seconds):
+        return UNKNOWN
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 class PlainView:
@@ -55,7 +57,7 @@ class PlainView:
         self.printed: dict[str, str] = {}  # the last text about each subject
 
     def runs(self, statuses: list[RunStatus]) -> None:
-        """Print a line for every run whose status has changed."""
+        """Print a line for every run whose text has changed, and every new failure."""
         for status in statuses:
             known = {label: text for label, text in cells(status).items() if text != UNKNOWN}
             text = ", ".join(f"{label} {text}" for label, text in known.items())
@@ -64,7 +66,7 @@ class PlainView:
                 self.print_change(failure, f"! {failure}")
 
     def notify(self, text: str) -> None:
-        """Print a text that is about no run."""
+        """Print a message that belongs to no run, unless it is the same as the last one."""
         self.print_change("", text)
 
     def print_change(self, subject: str, text: str) -> None:
@@ -87,7 +89,7 @@ class LiveView:
         self.live.update(Group(table, *failures), refresh=True)
 
     def notify(self, text: str) -> None:
-        """Show a text that is about no run."""
+        """Show a message that belongs to no run in place of the table."""
         self.live.update(Text(text), refresh=True)
 
 
@@ -101,7 +103,7 @@ def page(status: RunStatus) -> Table:
 
 
 def overview(statuses: list[RunStatus]) -> Table:
-    """Return the table of several runs, a row each, with the labels that fit into a row."""
+    """Return the table of several runs, a row each: the most important cells, a brief state."""
     labels = ("rounds", "speed", "left", "training loss", "test", "sent")
     table = Table("run", "state", *labels, box=None, padding=(0, 2, 0, 0))
     for status in statuses:

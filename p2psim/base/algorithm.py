@@ -15,7 +15,10 @@ from p2psim.base.types import Matrix, Shape, Vector
 
 
 class Oracle(Protocol):
-    """The papers' oracle: gradients on the next minibatch. A gradient takes virtual time."""
+    """The stochastic oracle of the literature: gradients on the peer's next minibatch.
+
+    Each gradient uses up one minibatch, adds 1 to `step_count` and advances the virtual clock.
+    """
 
     local_steps: int  # T
     consensus_steps: int  # S
@@ -23,35 +26,47 @@ class Oracle(Protocol):
     step_count: int  # gradients taken so far
 
     def grad(self, x: Vector) -> Vector:
-        """Return a stochastic gradient of this peer's loss at x, shape (d,); the caller's own."""
+        """Return a stochastic gradient of this peer's loss at x, shape (d,).
+
+        The caller may change the returned array.
+        """
 
     def step(self, x: Vector) -> Vector:
-        """Return lr * direction(x) of the local optimizer; a local step subtracts it from x."""
+        """Compute a stochastic gradient at x; return lr * direction of the optimizer, shape (d,).
+
+        x does not change: a local step is x - step(x).
+        """
 
     def local_step(self, x: Vector, at: Vector | None = None) -> Vector:
         """Take a local step in place, x <- x - lr * direction(at), at = x by default; returns x."""
 
     def update(self, g: Vector, x: Vector, epoch: float | None = None) -> Vector:
-        """Return lr * direction from a gradient g at x that the caller has computed.
+        """Return lr * direction of the optimizer for a given gradient g at x; x does not change.
 
-        `epoch`: that of the learning-rate schedule; by default the passes over this peer's data.
+        `epoch` selects the learning rate; by default the epochs of this peer's local steps.
         """
 
     def partial_grad(self, x: Vector, done: int, blocks: int, until: float) -> Vector:
-        """Return the sum over the first `done` of `blocks` blocks of the next minibatch, / blocks.
+        """Compute a gradient at x on a part of the next minibatch, which is split into blocks.
 
-        The summands are the blocks' mean gradients at x. The other blocks are not computed, and the
-        minibatch is used up. The gradient is ready at virtual time `until`.
+        Return 1 / blocks times the sum of the mean gradients of the first `done` blocks. The whole
+        minibatch counts as used. The virtual clock advances to `until`.
         """
 
     def seconds(self, rank: int, step: int) -> float:
-        """Return the virtual seconds of any peer's local step (from 0); 0 without step times."""
+        """Return the virtual seconds of local step number `step` (the first is 0) of a peer.
+
+        0 if the experiment has no step-time model.
+        """
 
     def advance_clock(self, until: float) -> None:
         """Advance the clock to `until` without computing a gradient."""
 
     def rng(self, purpose: str) -> np.random.Generator:
-        """Return a generator of this peer's own for its next local step."""
+        """Return a new generator, a function of (seed, purpose, this peer, `step_count`).
+
+        Two calls with one purpose before the same local step give the same numbers.
+        """
 
 
 @dataclass(frozen=True)
@@ -63,10 +78,11 @@ class Setting:
     local_steps: int
     batch_sizes: Sequence[int]  # by rank
     timed: bool  # local steps take virtual time
-    instant: bool  # messages take none
+    instant: bool  # messages take no virtual time
     folder: Path  # that relative paths start from
-    operations: Callable[[int], float]  # floating-point operations of a local step, by rank
-    linked: NDArray[np.bool_]  # (n, n), row = receiver: who sends to whom, the diagonal included
+    operations: Callable[[int], float]  # rank -> floating-point operations of a local step
+    # (n, n), row = receiver: who sends to whom in a step of the period, the diagonal included
+    linked: NDArray[np.bool_]
     edges: Mapping[str, Matrix]  # "latency" and "bandwidth" of the topology's file, (n, n) or NaN
     stream: str = "compute"  # purpose of the random numbers of a step-time model
     consensus_steps: int = 1
@@ -79,14 +95,14 @@ class Setting:
 class Algorithm:
     """A decentralized method: the local phase and the consensus phase of one round.
 
-    The simulation calls `start` once, then in every round `local` and S times `consensus`, and
-    evaluates the models that they return. They may change x in place. `requires` names the
+    The simulation calls `start` once, then in every round `local` and S times `consensus`. Both
+    return the model, which is evaluated, and both may change x in place. `requires` names the
     properties that W must have: "row-stochastic", "column-stochastic", "doubly-stochastic",
     "symmetric", "static"; it is a tuple in the class, or a property where it depends on the
     parameters.
     """
 
-    metrics: ClassVar[Mapping[str, str]] = {}  # attributes to record after each round: meanings
+    metrics: ClassVar[Mapping[str, str]] = {}  # attribute to record after each round -> its meaning
 
     @property
     def requires(self) -> tuple[str, ...]:
@@ -113,7 +129,7 @@ class Algorithm:
         return ""
 
     def bind(self, setting: Setting) -> None:
-        """Receive the facts of the run, once, before any peer starts.
+        """Receive the facts of the run, once for each object, before any peer starts.
 
         ValueError where the parameters do not suit them. Attributes that `bind` sets are no state.
         """
@@ -128,14 +144,18 @@ class Algorithm:
     def duration(
         self, setting: Setting, rounds: int, step: Callable[[int], Sequence[float]]
     ) -> float | None:
-        """Return the virtual seconds of `rounds` rounds of a time-dependent method.
+        """Return the virtual seconds of `rounds` rounds, or None if only a run can determine them.
 
-        step(t) gives the seconds of the t-th local step of each peer. None: only a run can tell.
+        Only time-dependent methods are asked. step(t) returns the seconds of local step t (from 0),
+        one number for each peer.
         """
         return None
 
     def start(self, x: Vector, oracle: Oracle, net: Neighborhood) -> None:
-        """Create the state, on all peers at once; messages must be received here as well."""
+        """Create the state of this peer; all peers call `start` at the same time.
+
+        A message that is sent here must be received here.
+        """
 
     def local(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         """Take T steps of the local optimizer, x <- x - lr * direction(x); returns x."""
@@ -144,9 +164,12 @@ class Algorithm:
         return x
 
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
-        """Take one mixing step; by default the identity. Returns x."""
+        """Take one mixing step and return the model. This default returns x unchanged."""
         return x
 
     def compressors(self) -> Sequence[Compressor]:
-        """Return the compressors among the parameters; the simulation binds them."""
+        """Return the attributes that are compressors; the simulation binds them.
+
+        An algorithm that keeps compressors in a list or a dict overrides this method.
+        """
         return [value for value in vars(self).values() if hasattr(value, "max_bytes")]

@@ -15,28 +15,34 @@ if TYPE_CHECKING:
 
 
 class Data:
-    """A data set. Peers read only the samples that they hold.
+    """A data set. `open` fills in the attributes; the model receives raw * scale + shift.
 
-    Values are raw * scale + shift. `open` fills in the attributes.
+    A peer asks `train` for the samples that it holds, and for no others.
     """
 
     task: str = "classification"  # the default; [learning] task chooses another
     shape: Shape  # of one sample
-    outputs: int  # of the model
-    classes: int = 0  # 0: targets are no classes
-    vocabulary: int = 0  # of token ids; 0: entries are numbers
+    outputs: int  # number of outputs of a model for this data set
+    classes: int = 0  # number of classes; 0 if the targets are numbers
+    vocabulary: int = 0  # number of token ids; 0 if the inputs are numbers
     scale: Any = 1.0  # a number, or an array that broadcasts over a sample
     shift: Any = 0.0
 
     def open(self, folder: str) -> None:
-        """Find and check the files and fill in the attributes; relative paths are in `folder`."""
+        """Find and check the files and fill in the attributes; InputError if one is unusable.
+
+        Paths that the user gives start from `folder`, the folder of the experiment file.
+        """
 
     def spec(self) -> DataSpec:
         """Return the facts that tasks and models need."""
         return DataSpec(self.shape, self.outputs, self.classes, self.vocabulary)
 
     def labels(self) -> Indices:
-        """Return the label of every training sample, by which partitions split: its class, say."""
+        """Return an integer for every training sample, by which a partition may split them.
+
+        It is the class of the sample where there are classes.
+        """
         raise NotImplementedError
 
     def parts(self, n: int) -> list[Indices] | None:
@@ -52,11 +58,11 @@ class Data:
         raise NotImplementedError
 
     def initial(self, rank: int) -> Vector | None:
-        """Return this peer's first x where the data fixes it."""
+        """Return the initial vector x of a peer, or None if the model chooses it."""
         return None
 
     def augment(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Return a training minibatch changed at random (crop, flip); values, not raw numbers."""
+        """Change a training minibatch at random, after scale and shift; by default do nothing."""
         return inputs
 
 
@@ -64,4 +70,7 @@ class Partition(Protocol):
     """The split of the training samples among the peers; every peer computes the same split."""
 
     def split(self, labels: Indices, n: int, rng: np.random.Generator) -> list[Indices]:
-        """Return the indices of each peer's samples; ValueError where the parameters do not fit."""
+        """Return the indices of each peer's samples, shape (samples,) for each of n peers.
+
+        ValueError if the parameters of the partition do not fit the labels or n.
+        """

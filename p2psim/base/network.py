@@ -11,22 +11,26 @@ from p2psim.base.types import Matrix, Payload, Ranks, Shape, Vector
 
 
 class Stream(Protocol):
-    """A stateless random stream; `position` is the whole of its state."""
+    """A random stream whose only state is `position`: equal positions give equal numbers."""
 
     position: int
 
     def next(self) -> np.random.Generator:
-        """Return the generator of the next position."""
+        """Return a new generator of this position, and advance the position by 1."""
 
     def seed(self) -> int:
-        """Return 64 bits that determine the generator of the next position and can travel."""
+        """Return the 64-bit seed of this position, and advance the position by 1.
+
+        A sender can put the seed into a message: the receiver then draws the same numbers.
+        """
 
 
 class Compressor(Protocol):
     """Q or C of the papers: encodes a vector as bytes and decodes bytes to a vector.
 
-    An optional method published() -> tuple[float, str] returns the bytes of one message by the
-    count of Aketi et al. 2022, and their formula; `p2psim plan` prints them beside the real ones.
+    An optional method published() -> tuple[float, str] returns the bytes of one message as Aketi
+    et al. 2022 count them, and the formula of that count; `p2psim plan` prints both beside the
+    bytes that are really sent.
     """
 
     def bind(self, shapes: Sequence[Shape], stream: Stream) -> None:
@@ -37,7 +41,10 @@ class Compressor(Protocol):
         """
 
     def encode(self, v: Vector, out: Payload) -> int:
-        """Write C(v) into `out`; returns the bytes used. FloatingPointError if v is not finite."""
+        """Write C(v) into `out`, which has room for max_bytes(d); returns the bytes used.
+
+        FloatingPointError if v is not finite.
+        """
 
     def decode(self, payload: Payload, out: Vector) -> None:
         """Write the vector that `payload` encodes into `out`, all d entries."""
@@ -47,7 +54,7 @@ class Compressor(Protocol):
 
 
 class Message(Protocol):
-    """The exact bytes that travel, and the vector that they decode to."""
+    """The exact bytes that are sent, and the vector that they decode to."""
 
     @property
     def payload(self) -> Payload: ...
@@ -57,20 +64,29 @@ class Message(Protocol):
 
 
 class Handle(Protocol):
-    """A transfer in flight; ask it once, for the messages or for their weighted sum."""
+    """A transfer in flight. Call `wait` or `mix` on it, and only once; before that also `ready`."""
 
     def wait(self) -> dict[int, Message]:
-        """Return the messages by sender in rank order; the clock moves to the last arrival."""
+        """Return the received messages by sender in rank order, without this peer's own.
+
+        This peer's clock moves to the last arrival.
+        """
 
     def mix(self) -> Vector:
-        """Return sum_j W[i, j] value_j, own included, in rank order, with W of the start."""
+        """Wait, and return sum_j W[i, j] value_j over the received messages and the own one.
+
+        The sum runs in rank order, with the W_t of the step in which the transfer was started.
+        """
 
     def ready(self) -> float:
-        """Return the virtual time of the last arrival; the clock does not move."""
+        """Return the virtual time (s) of the last arrival; this peer's clock does not move.
+
+        The call waits in real time until all messages are here.
+        """
 
 
 class Neighborhood(Protocol):
-    """The network as one peer sees it. Vectors that it returns belong to the caller."""
+    """The network of one peer. The caller may change the vectors that its methods return."""
 
     rank: int
     peers: int
@@ -85,7 +101,7 @@ class Neighborhood(Protocol):
 
     @property
     def diameter(self) -> int:
-        """Rounds of flooding, from step 0 on, until every peer has heard from every other."""
+        """Consensus steps, from step 0 on, after which each peer can have information from all."""
 
     def senders(self, rank: int | None = None) -> Sequence[int]:
         """Return the in-neighbors of a peer in rank order; of this one by default."""
@@ -94,26 +110,29 @@ class Neighborhood(Protocol):
         """Return this peer's out-neighbors in rank order."""
 
     def arrival_time(self, sender: int, receiver: int, sent_at: float, m: Message) -> float:
-        """Return the arrival of a message of the size of m that departs at `sent_at`."""
+        """Return the virtual time (s) at which a message like m, sent at `sent_at` (s), arrives.
+
+        Nothing is sent. Other messages on the same link are not considered.
+        """
 
     def message(
         self, v: Vector, compressor: Compressor | None = None, raw_tail: int = 0
     ) -> Message:
-        """Encode C(v) as a message; `value` is the vector that every receiver will decode.
+        """Encode v as a message; its `value` is the vector that every receiver will decode.
 
-        The last `raw_tail` entries of v come after the d that the compressor is bound to and
-        travel as they are.
+        The compressor encodes all entries but the last `raw_tail`, which are sent uncompressed.
+        Without a compressor all of v is.
         """
 
     def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
-        """Send m to all out-neighbors, or m[j] to j; returns the in-neighbors' messages by rank.
+        """Send m to all out-neighbors, or m[j] to peer j; return the received messages by rank.
 
-        m[rank] is not sent. Only its size and kind are used, as template of the messages that a
-        peer without out-neighbors receives.
+        All messages of an exchange have one size and one compressor. m[rank] is not sent: a peer
+        without out-neighbors gives it as an example of the messages that it will receive.
         """
 
     def mix(self, m: Vector | Message) -> Vector:
-        """Return sum_j W[i, j] value_j over in-neighbors and self, in rank order."""
+        """Exchange m; return sum_j W[i, j] value_j over in-neighbors and self, in rank order."""
 
     def for_each(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
         """Exchange m and call see(j, m_j) for each message by rank, own included.
@@ -131,11 +150,14 @@ class Neighborhood(Protocol):
         """
 
     def simulator_exchange(self, v: Vector) -> dict[int, Vector]:
-        """Exchange v outside the simulated network; returns the vectors by rank, own included.
+        """Exchange v with the neighbors; returns the vectors by rank, own included.
 
-        The exchange costs neither bytes nor virtual time. It is meant for decisions that depend on
-        several clocks, such as the fastest of the neighbors.
+        The simulation itself sends these messages: they cost neither bytes nor virtual time. They
+        are meant for decisions that depend on several clocks, such as the fastest neighbor.
         """
 
     def mean(self, v: Vector) -> Vector:
-        """Return the exact mean of v over all peers, by messages outside the topology."""
+        """Return the mean of v over all peers, all of which must call it.
+
+        Its messages go to all peers, whatever the topology, and cost bytes and virtual time.
+        """

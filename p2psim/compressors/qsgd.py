@@ -15,14 +15,15 @@ from p2psim.vectors import PART, TensorCodec, chunks, not_finite, read_numbers, 
 
 @plugin("compressor", "qsgd", source="Alistarh, Grubic, Li, Tomioka & Vojnovic 2017, section 3.1")
 class QSGD(TensorCodec):
-    """C(x) = sign(x) ||x||_2 xi / s, xi = s |x| / ||x||_2 rounded at random, s = 2^b - 1 levels.
+    """C(x) = sign(x) ||x||_2 xi / s, with the level xi in 0..s, s = 2^b - 1, for b = bits.
 
-    Unbiased, E||C(x)||^2 <= tau ||x||^2 with tau = 1 + min(m / s^2, sqrt(m) / s). With
-    `biased` the result is divided by tau; it is then a contraction with factor 1 / tau.
+    xi is s |x| / ||x||_2, rounded at random so that C is unbiased. For a tensor of m entries,
+    E||C(x)||^2 <= tau ||x||^2 with tau = 1 + min(m / s^2, sqrt(m) / s). With `biased` the receiver
+    divides by tau; C is then a contraction with factor 1 / tau.
 
     Payload per tensor: the norm, then for every 2^14 entries (the last block may be shorter) the
     plane of their sign bits followed by the planes of the b level bits, highest first, without
-    gaps: ceil(m (b + 1) / 8) + 4 bytes (+ 8 in float64).
+    gaps: ceil(m (b + 1) / 8) bytes and the norm, 4 bytes in float32 and 8 in float64.
     """
 
     bits: Annotated[int, Meta(ge=1, le=8)] = 4
@@ -49,9 +50,10 @@ class QSGD(TensorCodec):
         return used
 
     def levels(self, x: Vector, norm: Any, random: np.random.Generator) -> Payload:
-        """Return the level xi of every entry: floor(y), plus one with probability y - floor(y).
+        """Return the level xi of every entry of a chunk x: floor(y), or floor(y) + 1.
 
-        y = s |x| / norm; shape (m,), uint8.
+        y = s |x| / norm with the norm of the whole tensor; y - floor(y) is the probability of the
+        larger one. Shape (x.size,), uint8, valid until the next call.
         """
         s = (1 << self.bits) - 1
         y, u = (self.scratch(name, x.size, x.dtype) for name in "yu")
@@ -68,7 +70,7 @@ class QSGD(TensorCodec):
     def norm(self, x: Vector) -> Any:
         """Return ||x||_2 in the float type of x.
 
-        x is scaled by a power of two first, so that no square overflows or underflows.
+        x is scaled by a power of two first, so that no square overflows, and none that counts is 0.
         FloatingPointError if x or its norm is not finite.
         """
         peak = float(np.maximum(-x.min(), x.max())) if x.size else 0.0

@@ -11,7 +11,7 @@ from p2psim.data.files import FileSet, fetch_cure, open_data_file
 from p2psim.data.text import TextData
 from p2psim.registry import plugin
 
-# The folder of `p2psim data fetch` is first, so that a download replaces damaged files in others.
+# The folder of `p2psim data fetch` is first, so that a download is found before damaged files.
 PLACES = ("ag-news", "ag_news", "ag_news_csv", "ag_news/ag_news_csv")
 FILES = FileSet("ag-news", PLACES, fetch_cure("ag-news"))
 TRAIN, TEST = "train.csv", "test.csv"
@@ -19,14 +19,14 @@ TRAIN, TEST = "train.csv", "test.csv"
 
 @plugin("data", "ag-news", source="Zhang, Zhao & LeCun 2015")
 class AGNews(TextData):
-    """120,000 + 7,600 news in 4 classes (world, sports, business, science and technology).
+    """120,000 training and 7,600 test news in 4 classes.
 
-    A sample consists of the first `length` token ids (int32) of title and description, padded with
-    0. Tokens are words and punctuation marks in lower case: id 0 is padding, 1 an unknown word, the
-    further ids are the most frequent words of the training file, up to `vocabulary` ids in total.
-    With `tokenizer`, a local folder of a Hugging Face tokenizer, that tokenizer defines the ids
-    instead. `file`: the training file in the folder of the data set; the test file is always
-    test.csv.
+    The classes are world, sports, business, and science and technology. A sample consists of the
+    first `length` token ids (int32) of title and description, padded with 0. Tokens are words and
+    punctuation marks in lower case: id 0 is padding, 1 an unknown word, the further ids are the
+    most frequent words of the training file, up to `vocabulary` ids in total. With `tokenizer`, a
+    local folder of a Hugging Face tokenizer, that tokenizer defines the ids instead. `file`: the
+    training file in the folder of the data set; the test file is always test.csv.
     """
 
     file: str = TRAIN
@@ -53,7 +53,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, str]]:
         except csv.Error as error:
             raise ValueError(f"line {rows.line_num}: {error}") from None
         if not rows.line_num:
-            raise ValueError("it is empty")
+            raise ValueError("the file is empty")
 
 
 def parse_row(row: list[str], line: int) -> tuple[int, str]:

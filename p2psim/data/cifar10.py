@@ -23,7 +23,7 @@ TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST = "test_batch"
 PLACES = ("cifar10/cifar-10-batches-py", "cifar-10-batches-py")
 FILES = FileSet("cifar10", PLACES, fetch_cure("cifar10"))
-FRAME = 4  # black pixels on each side, within which a random crop may be moved
+FRAME = 4  # black pixels that are added on each side before a random crop of 32 x 32
 # Mean and standard deviation of red, green and blue, over the training pixels in 0..1.
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32).reshape(3, 1, 1)
 STD = np.array([0.2470, 0.2435, 0.2616], np.float32).reshape(3, 1, 1)
@@ -31,9 +31,10 @@ STD = np.array([0.2470, 0.2435, 0.2616], np.float32).reshape(3, 1, 1)
 
 @plugin("data", "cifar10", source="Krizhevsky 2009")
 class CIFAR10(Data):
-    """50,000 + 10,000 color images of 3 x 32 x 32 (0..255) in 10 classes, standardized by channel.
+    """50,000 training and 10,000 test color images of 3 x 32 x 32 bytes in 10 classes.
 
-    `augmentation`: training images are moved by up to 4 pixels and mirrored, at random.
+    Models receive them standardized by channel. `augmentation`: training images are moved by up to
+    4 pixels in both directions and half of them mirrored, at random.
     `train_samples`, `test_samples`: use only the first samples (the files are in random order).
     """
 
@@ -48,12 +49,15 @@ class CIFAR10(Data):
     shift = -MEAN / STD
 
     def open(self, folder: str) -> None:
-        """Find the six files; InputError if one is missing. Their content is checked when read."""
+        """Find the six files in the data folder; InputError if one is missing.
+
+        Their content is checked when it is read.
+        """
         self._paths = {name: FILES.find(name) for name in (*TRAIN, TEST)}
         self._labels: list[Indices] = []
 
     def labels(self) -> Indices:
-        # The labels (400 kB) stay in memory: their numbers also tell which batch holds a sample.
+        # The labels (400 kB) stay in memory: their counts also tell which batch holds a sample.
         while self._labels_missing():
             self._labels.append(read_labels(self._paths[TRAIN[len(self._labels)]]))
         return np.concatenate(self._labels)[: self.train_samples]
@@ -86,15 +90,15 @@ class CIFAR10(Data):
         return crop(inputs, rng, FRAME, self.shift)
 
 
-# A batch takes 31 MB. These functions return copies of a part of it, so that its memory is released
-# before the next batch is read.
+# A batch takes 31 MB. The two functions below return copies of a part, so that its memory is
+# released before the next batch is read.
 def read_labels(path: Path) -> Indices:
     """Return the labels of one batch (rows,)."""
     return read_batch(path)[1]
 
 
 def read_images(path: Path, indices: Indices) -> NDArray[np.uint8]:
-    """Return the images of one batch at `indices`, in that order; shape (len, 3, 32, 32)."""
+    """Return the images at `indices` of one batch, in that order; (indices.size, 3, 32, 32)."""
     return read_batch(path)[0][indices].reshape(-1, 3, 32, 32)
 
 

@@ -203,7 +203,10 @@ def download_files(
     staging: Path,
     progress: Progress | None,
 ) -> None:
-    """Download the missing files into `staging` and verify each one."""
+    """Download the missing files into `staging` and verify their checksums.
+
+    Of a whole folder, the archive is verified, and FOLDER.list is written. InputError if it fails.
+    """
     if source.archive is None:
         for file in missing:
             download(file, source.files[file], bases, staging, progress, source.most)
@@ -223,7 +226,7 @@ def write_listing(folder: str, archive: str, staging: Path) -> None:
     """Write FOLDER.list for an unpacked folder; InputError if the archive held no such folder."""
     listing = sizes(staging / folder)
     if not listing:
-        raise InputError(f"{archive} holds no files in {folder!r} as the one published; {RETRY}")
+        raise InputError(f"{archive} has no files in {folder!r}, unlike the published one; {RETRY}")
     (staging / f"{folder}.list").write_bytes(b"\n".join(listing))
 
 
@@ -235,9 +238,10 @@ def download(
     progress: Progress | None,
     most: int,
 ) -> None:
-    """Download one file of at most `most` bytes from the first base address that has it.
+    """Download one file into `staging` and verify its checksum `digest`.
 
-    InputError if that fails.
+    The next base address is tried only if the server answers 404. InputError for every other
+    failure, or if the file has more than `most` bytes.
     """
     import pooch  # takes a third of a second, because it imports requests
 
@@ -288,24 +292,27 @@ def unpack(archive: Path, files: Sequence[str], folder: Path) -> None:
 
 
 class _ProgressBar:
-    """Adapter from pooch's progress bar interface to a `Progress` callback; it ends a download.
+    """Pass pooch's progress to a `Progress` callback, and stop a download that is too large.
 
-    OSError when more than `most` bytes are announced or have come.
+    OSError if more than `most` bytes are announced (pooch sets `total`; 0: unknown) or have come.
     """
 
     def __init__(self, file: str, report: Progress | None, most: int) -> None:
         self.file, self.report, self.most = file, report, most
-        self.total = self.done = 0
+        self.total = self.done = self.received = 0
 
     def update(self, size: int) -> None:
-        self.done = min(self.done + size, self.total or self.done + size)
-        if max(self.total, self.done - size) > self.most:  # the last block counts as a whole one
+        """Count a received block of `size` bytes and report it."""
+        self.received += size
+        self.done = min(self.received, self.total or self.received)
+        # pooch reports the last block with the full size of a block.
+        if max(self.total, self.received - size) > self.most:
             raise OSError(f"it has more than {self.most:,} bytes, unlike the published file")
         if self.report:
             self.report(self.file, self.done, self.total)
 
     def reset(self) -> None:
-        self.done = 0
+        self.done = self.received = 0
 
     def close(self) -> None:
         """Do nothing; pooch requires this method."""

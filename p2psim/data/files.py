@@ -56,9 +56,9 @@ class FileSet:
         return [data_folder() / place for place in self.places]
 
     def find(self, *names: str) -> Path:
-        """Return the first file that exists; InputError if no folder holds one.
+        """Search folder by folder, with all names in each; return the first file that exists.
 
-        `names` are the names that the file may have, in order of preference.
+        InputError if no folder holds one.
         """
         candidates = (folder / name for folder in self.folders() for name in names)
         return find_file(candidates, self.name, self.cure)

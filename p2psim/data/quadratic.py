@@ -86,15 +86,18 @@ def read_arrays(path: Path) -> dict[str, Any]:
 
 
 def check_arrays(arrays: dict[str, Any], file: str) -> tuple[Any, Any, Any]:
-    """Return A, b and x0 (or None), converted to one float type.
+    """Check the arrays; return A, b and x0 (None if missing), contiguous, in one float type.
 
-    InputError, with the array's name, if one is missing or has another shape, type or value.
+    InputError with the name of the array if A or b is missing, or if one has a wrong shape, is no
+    array of floats, or has an entry that is not finite. `file` is named in messages.
     """
     missing = [name for name in ("A", "b") if name not in arrays]
     if missing:
         raise InputError(f"quadratic: {file!r} has no array {missing[0]!r}; it needs {ARRAYS}")
     if arrays["A"].ndim != 3 or 0 in arrays["A"].shape:
-        raise InputError(f"quadratic: {file!r} has A of shape {arrays['A'].shape}; give (n, m, d)")
+        raise InputError(
+            f"quadratic: {file!r} has A of shape {arrays['A'].shape}; give (n, m, d), none is 0"
+        )
     n, m, d = arrays["A"].shape
     shapes = {"A": (n, m, d), "b": (n, m), "x0": (n, d)}
     for name, array in arrays.items():

@@ -1,9 +1,9 @@
 """Safe reader of pickled public data sets: it runs no code that a file names.
 
-A pickle can name any function and make the reader call it. This reader replaces every name by a
-stand-in of this module. A file can therefore hold only NumPy arrays of plain numbers or strings and
-Python's plain containers; everything else is refused. NumPy's own unpickling code receives checked
-values only.
+A pickle can name any function and make the reader call it. This reader knows few names, and most
+of them stand for functions of this module. A file can therefore hold only NumPy arrays of plain
+numbers or strings, plain values and containers of Python, and records; everything else is refused.
+NumPy's own unpickling code receives checked values only.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from p2psim.errors import InputError
 
 
 def load(path: Path, cure: str, records: Collection[str] = ()) -> Any:
-    """Return the object in a pickle; strings of Python 2 become bytes.
+    """Read a pickle without running its code; return the object.
 
+    Arrays are of type Array, defaultdict and OrderedDict become dict, strings of Python 2 bytes.
     `records` are full names of classes (such as "scipy.sparse.csr.csr_matrix"). An object of such a
     class becomes a `Record` of its attributes; the class itself is not loaded. InputError, with the
     advice `cure`, if the file is damaged or holds an object of another type.
@@ -36,7 +37,7 @@ def load(path: Path, cure: str, records: Collection[str] = ()) -> Any:
 
 
 class Record:
-    """Attributes of an object whose class was not loaded."""
+    """Object whose class was not loaded: `state` holds its attributes by name."""
 
     def __init__(self) -> None:
         self.state: dict[str, Any] = {}
@@ -48,7 +49,8 @@ class Record:
 class Array(np.ndarray[Any, Any]):
     """Array that checks its content when it is unpickled; np.asarray converts it to a plain array.
 
-    It accepts only numbers and strings of fixed length, and as many bytes as its shape needs.
+    UnpicklingError unless it holds bool, integers, floats of at most 64 bits or strings of fixed
+    length, and exactly the bytes that its shape needs.
     """
 
     def __setstate__(self, state: Any) -> None:
@@ -58,7 +60,7 @@ class Array(np.ndarray[Any, Any]):
         if any(type(size) is not int or size < 0 for size in shape):
             raise pickle.UnpicklingError(f"an array of shape {shape!r}")
         if math.prod(shape) * dtype.value.itemsize != len(raw):
-            raise pickle.UnpicklingError(f"{len(raw)} bytes for an array of shape {shape!r}")
+            raise pickle.UnpicklingError(f"an array of shape {shape!r} in {len(raw)} bytes")
         state = (1, shape, dtype.value, int(fortran), raw)
         super().__setstate__(state)
 
@@ -91,8 +93,13 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _dict(*_: Any) -> dict[Any, Any]:
-    """Stand-in for defaultdict: return an empty dict; the default factory is dropped."""
+def _dict(*arguments: Any) -> dict[Any, Any]:
+    """Return an empty dict for a defaultdict or OrderedDict, whose entries are set afterwards.
+
+    UnpicklingError if the arguments hold the entries, as in Python 2; a default factory is dropped.
+    """
+    if any(isinstance(argument, list | tuple | dict) and argument for argument in arguments):
+        raise pickle.UnpicklingError("an OrderedDict in the form of Python 2")
     return {}
 
 

@@ -1,8 +1,8 @@
 """Dry run of one peer: rounds of the algorithm without network, data or torch.
 
 The dry run counts messages, bytes and memory, and logs the order of sends and waits. `p2psim plan`
-reads the traffic of any algorithm from it, so that no second formula for its bytes is needed.
-Every neighbor is assumed to send the messages that this peer sends.
+reads the traffic of any algorithm from it, so that an algorithm needs no formula for its bytes.
+Every neighbor is assumed to send messages like those of this peer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ MOST_STEPS = 256  # local or consensus steps of a round; longer rounds are extra
 
 @dataclass(frozen=True)
 class Send:
-    """Send of `nbytes` to each receiver of consensus step `step`, or to all peers (step None)."""
+    """Send of messages of at most `nbytes` each.
+
+    They go to the receivers of consensus step `step`, or to all peers if it is None.
+    """
 
     nbytes: int
     step: int | None
@@ -38,7 +41,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Wait:
-    """Wait for the messages of the other peers' Send number `back`, counted from the last (1)."""
+    """Wait for the messages of a Send of the other peers: back = 1 is the last Send in this log."""
 
     back: int
 
@@ -51,13 +54,13 @@ class OperationLog:
         self.sent = 0
 
     def send(self, nbytes: int, step: int | None) -> int:
-        """Log a Send; return its number."""
+        """Log a Send; return its number, from 0."""
         self.acts.append(Send(nbytes, step))
         self.sent += 1
         return self.sent - 1
 
-    def cut(self) -> Acts:
-        """Return the operations logged since the last call."""
+    def take(self) -> Acts:
+        """Return the logged operations and empty the log; the numbers of Sends continue."""
         acts, self.acts = self.acts, []
         return acts
 
@@ -67,7 +70,10 @@ class OperationLog:
 
 
 class EchoTransfer(PendingTransfer):
-    """Transfer without a network, in which every neighbor sends the message of this peer."""
+    """Transfer without a network, in which every neighbor sends the template or zeros.
+
+    Zeros stand for a message with another number of entries than the template.
+    """
 
     net: DryRunNeighborhood
 
@@ -86,8 +92,8 @@ class EchoTransfer(PendingTransfer):
 
     def wait(self) -> dict[int, Message]:
         if self.entries:
-            # A peer that sends nothing in this transfer waits for the neighbors' latest Send,
-            # because neighbors are assumed to send what this peer sends.
+            # Neighbors send what this peer sends: without a Send in this transfer, it waits for
+            # their last one.
             last = self.net.log.sent - 1
             self.net.log.wait(last if self.number is None else self.number)
         self.net.take_block(self.nbytes, -1)
@@ -107,10 +113,10 @@ class EchoTransfer(PendingTransfer):
 class DryRunNeighborhood(Neighborhood):
     """Neighborhood without a network that counts messages, bytes and blocks of memory."""
 
-    def __init__(self, scenario: Scenario, rank: int, control: bool = True) -> None:
+    def __init__(self, scenario: Scenario, rank: int, with_control: bool = True) -> None:
         link = scenario.experiment.time.link
-        # Control messages are counted apart: they are no part of the reported traffic.
-        uncounted = DryRunNeighborhood(scenario, rank, control=False) if control else None
+        # Control messages have a neighborhood of their own, whose traffic is not reported.
+        uncounted = DryRunNeighborhood(scenario, rank, False) if with_control else None
         super().__init__(scenario.topology, Clock(), link, uncounted)
         self.rank, self.peers, self.log = rank, scenario.peers, OperationLog()
         self.bytes_sent = self.messages_sent = self.bytes_at_start = 0
@@ -173,7 +179,10 @@ class NoiseOracle(LocalOracle):
 
 
 def noise(purpose: str, size: int, dtype: Any) -> Vector:
-    """Return a vector of noise, shape (size,), whose entries repeat after NOISE: that is quick."""
+    """Return the noise of a purpose, shape (size,), the same in every call.
+
+    The values repeat after NOISE entries: large vectors are made quickly.
+    """
     return np.resize(generator(0, purpose).standard_normal(min(size, NOISE)).astype(dtype), size)
 
 
@@ -181,7 +190,7 @@ Acts: TypeAlias = list[str | Send | Wait]
 
 
 class Term(NamedTuple):
-    """Dry run of shorter rounds, with its factor in the sum that extrapolates a figure."""
+    """Dry run of rounds with fewer steps, and its factor in the sum that extrapolates a figure."""
 
     factor: Fraction
     scenario: Scenario
@@ -191,11 +200,12 @@ class Term(NamedTuple):
 class DryRun(NamedTuple):
     """Operations of a peer at the start, in the first period of rounds and in every later period.
 
-    If a round has more than MOST_STEPS steps, `terms` are dry runs of shorter rounds: a figure per
-    round is the sum of factor times the figure of each term.
+    If a round has more than MOST_STEPS steps, `terms` are dry runs of rounds with fewer steps, and
+    the operations and the state are those of the first term. A figure that is linear in the steps
+    is then the sum of factor times the figure of each term.
     """
 
-    net: DryRunNeighborhood  # its counts are those of the first period
+    net: DryRunNeighborhood  # messages and bytes of the first period, extrapolated if need be
     state: int  # bytes of the arrays of the algorithm and the optimizer
     optimizer_used: bool  # False if the algorithm takes steps of its own
     start: Acts
@@ -205,21 +215,25 @@ class DryRun(NamedTuple):
 
 
 def rehearse(scenario: Scenario, rank: int) -> DryRun:
-    """Return the dry run of this peer; rounds of more than MOST_STEPS steps are extrapolated.
+    """Execute the rounds of this peer without a network, and return what was counted and logged.
 
-    The counts of a round are linear in the numbers of local and consensus steps, hence determined
-    by three shorter rounds. `messages_sent` and `bytes_sent` of `net` are those of the full round.
+    It uses, and changes, the scenario's own algorithm and optimizer. InputError if the algorithm
+    cannot run with these parameters.
     """
     for compressor in scenario.experiment.algorithm.compressors():
         compressor.bind(scenario.shapes, RandomStream(0, "rehearsal", rank))
     try:
-        return rehearse_bound(scenario, rank)
-    except FloatingPointError as error:  # whatever the numbers are
+        return execute_or_extrapolate(scenario, rank)
+    except FloatingPointError as error:  # of the parameters: a dry run has no data
         raise InputError(f"algorithm: {error}") from None
 
 
-def rehearse_bound(scenario: Scenario, rank: int) -> DryRun:
-    """Return the dry run of this peer, whose compressors are bound."""
+def execute_or_extrapolate(scenario: Scenario, rank: int) -> DryRun:
+    """Execute the rounds, or extrapolate from rounds with at most MOST_STEPS steps.
+
+    The counts are linear in the numbers of local and consensus steps, hence determined by two or
+    three shorter rounds. The compressors must be bound.
+    """
     learning = scenario.experiment.learning
     steps = learning.local_steps, learning.consensus_steps
     if max(steps) <= MOST_STEPS:
@@ -246,14 +260,15 @@ def rehearse_bound(scenario: Scenario, rank: int) -> DryRun:
 
 
 def extrapolate(terms: Iterable[tuple[Fraction, int]]) -> int:
-    """Return the sum of factor times figure, at least 0 because figures are counts."""
+    """Return the sum of factor times figure, rounded, and at least 0 because figures are counts."""
     return max(0, round(sum(factor * figure for factor, figure in terms)))
 
 
 def with_steps(scenario: Scenario, local: int, consensus: int) -> Scenario:
     """Return a copy of the scenario with these numbers of local and consensus steps in a round.
 
-    The copy has an algorithm and an optimizer of its own: those of `scenario` stay as they are.
+    The copy has an algorithm, which is bound anew, and an optimizer of its own: those of `scenario`
+    stay as they are.
     """
     experiment = scenario.experiment
     learning = replace(
@@ -271,14 +286,17 @@ def with_steps(scenario: Scenario, local: int, consensus: int) -> Scenario:
 
 
 def execute(scenario: Scenario, rank: int) -> DryRun:
-    """Return the dry run of a peer over two periods of the topology."""
+    """Execute two periods of the topology; return the dry run.
+
+    Messages, bytes and state are those of the first period, receive blocks those of both.
+    """
     algorithm, net = scenario.experiment.algorithm, DryRunNeighborhood(scenario, rank)
     dtype = np.dtype(scenario.experiment.model_section.dtype)
     x = noise("dry run start", scenario.parameters, dtype)
     oracle, optimizer = NoiseOracle(scenario, net, x), scenario.experiment.learning.optimizer
     optimizer.start(x)
     algorithm.start(x, oracle, net)
-    start = net.log.cut()
+    start = net.log.take()
     net.bytes_at_start, net.bytes_sent, net.messages_sent = net.bytes_sent, 0, 0
     net.blocks.clear()
 
@@ -297,12 +315,12 @@ def execute(scenario: Scenario, rank: int) -> DryRun:
             sent = net.bytes_sent, net.messages_sent
             state = array_bytes(algorithm) + array_bytes(optimizer)
         x = one_round(x)
-        rounds.append(net.log.cut())
+        rounds.append(net.log.take())
     net.bytes_sent, net.messages_sent = sent
     period = scenario.topology.period
     return DryRun(net, state, oracle.optimizer_used, start, rounds[:period], rounds[period:])
 
 
 def array_bytes(plugin: object) -> int:
-    """Return the bytes of the arrays among a plug-in's attributes."""
+    """Return the bytes of the arrays among a plug-in's attributes, not of those inside lists."""
     return sum(value.nbytes for value in vars(plugin).values() if isinstance(value, np.ndarray))

@@ -32,7 +32,7 @@ class Request:
     resume: bool
     paths: Path | None = None  # start of relative paths in the experiment; None: folder of `file`
     source: dict[str, Any] | None = None  # to write into `file` for the ranks; None: it exists
-    notes: tuple[str, ...] = ()  # keys that --set has removed, in sentences
+    notes: tuple[str, ...] = ()  # what the user should know about the settings, in sentences
 
     @property
     def folder(self) -> Path:
@@ -54,7 +54,10 @@ class Request:
         return self.resumes_run and run_file.is_complete(self.folder, rounds)
 
     def arguments(self, number: int | None = None) -> list[str]:
-        """Return the command line of a rank; without `number` the caller adds --only."""
+        """Return the arguments of `p2psim` with which a rank runs this combination.
+
+        number: that of the combination, from 0; without it the caller adds --only.
+        """
         arguments = ["run", str(self.file), "--out", str(self.base)]
         arguments += ["--paths", str(self.paths)] if self.paths else []
         arguments += [] if number is None else ["--only", str(number)]
@@ -69,7 +72,10 @@ class Request:
 
     @contextlib.contextmanager
     def file_for_ranks(self) -> Iterator[None]:
-        """Write the experiment file that the ranks read, unless it exists; remove it afterwards."""
+        """Write `source` into `file` for the ranks in this block, and remove it afterwards.
+
+        Without `source` do nothing: `file` is the user's own. InputError if it cannot be written.
+        """
         if self.source is None:
             yield
             return
@@ -105,7 +111,10 @@ def requests(
     table = assign(config.read(file), settings, folder, notes.append)
     base = out or run_folder_of(table)
     if resume and (old := [text for text in run_file.settings(base) if text not in settings]):
-        settings, notes = (*old, *settings), [f"--resume: also --set {' --set '.join(old)}"]
+        settings, notes = (
+            (*old, *settings),
+            [f"--resume applies the run's own --set {' --set '.join(old)} too"],
+        )
         table = assign(config.read(file), settings, folder, notes.append)
     return [
         Request(file, settings, combination, base, label, force, resume, paths, notes=tuple(notes))
@@ -116,9 +125,10 @@ def requests(
 def requests_of_table(
     table: dict[str, Any], paths: Path, out: Path | None, force: bool, resume: bool
 ) -> list[Request]:
-    """Return one request for each combination of the tables of an experiment.
+    """Return one request for each combination of an experiment that is given as a table.
 
-    The file for the ranks is beside the run folder, where the nodes of a cluster can read it.
+    The requests name a hidden file beside the run folder, which the nodes of a cluster can read;
+    `file_for_ranks` writes it.
     """
     check_options(force, resume)
     base = out or run_folder_of(table)
@@ -136,7 +146,7 @@ def check_options(force: bool, resume: bool) -> None:
 
 
 def run_folder_of(table: dict[str, Any]) -> Path:
-    """Return the default run folder of an experiment."""
+    """Return the default run folder of an experiment, relative to the current folder."""
     return Path("runs") / str(table["name"])
 
 
@@ -147,7 +157,10 @@ def print_notes(requests: list[Request]) -> None:
 
 
 def select(requests: list[Request], only: int | None) -> list[tuple[int, Request]]:
-    """Return (number, request) of all combinations, or of the one numbered `only`."""
+    """Return (number, request) of all combinations, from 0, or of the one numbered `only`.
+
+    InputError if there is no such number.
+    """
     if only is None:
         return list(enumerate(requests))
     if not 0 <= only < len(requests):

@@ -1,13 +1,14 @@
 """Process that mpiexec starts in place of a rank: it starts the rank, waits, and ends like it.
 
 The fork server of the node (forkserver/server.py), which has imported torch once for all ranks,
-forks the rank; the first stub of a node starts the server. If no server can run, the stub starts a
-Python interpreter for its rank. In both cases the process manager of MPI sees only the stub, which
+forks the rank; the first stub of a node starts the server. Without a server (see start_rank) the
+stub starts a Python interpreter for its rank. In both cases the process manager of MPI sees only
+the stub, which
 
 - keeps its copies of all descriptors open until it ends,
 - forwards signals to the rank,
 - kills the rank if the process manager dies, and
-- ends with the exit code or by the signal that ended the rank.
+- ends with the exit code or by the signal that ended the rank, or with 1 if the server was killed.
 
 This file imports only cheap modules of the standard library: the 3 MB of a stub are needed once per
 rank, and array and contextlib alone would add a fifth. `stub_command` in environment.py starts it.
@@ -39,7 +40,7 @@ PARENT = os.getppid()
 FORWARDED = (SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2)
 # Prefixes of variables that belong to a single rank and must not reach the server.
 RANK_PREFIXES = ("PMI", "OMPI_COMM", "PRTE", "PMIX", "MPI_LOCAL", "HYD")
-DIED = "it ended at its start"
+DIED = "the server ended at its start"
 RECENT = 60.0  # seconds: an older socket was left by another run that had the same name
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -49,7 +50,10 @@ class RefusedError(Exception):
 
 
 def server_folder() -> str:
-    """Create and return the folder of this run's fork server, which only this user can access."""
+    """Create the folder of this run's fork server, and return its path.
+
+    RefusedError unless only this user can access it.
+    """
     name = "".join(c if c.isalnum() or c in ".-" else "_" for c in environment.job_name())[-60:]
     # Not in TMPDIR: the path of a socket is limited to 107 bytes.
     path = f"/tmp/p2psim-{os.geteuid()}-{name}"
@@ -75,7 +79,10 @@ def try_to_connect(path: str) -> socket | None:
 
 
 def connect(home: str) -> socket:
-    """Return a socket connected to this node's server; the first stub starts the server."""
+    """Return a socket connected to this node's server, which this stub starts if none listens.
+
+    RefusedError if that fails.
+    """
     path = home + "/socket"
     connected = try_to_connect(path)
     if connected is None:
@@ -88,15 +95,15 @@ def connect(home: str) -> socket:
             connected = try_to_connect(path)
         os.close(lock)
     if connected is None:
-        raise RefusedError("it could not be started")
+        raise RefusedError("the server could not be started")
     owner = connected.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
     if int.from_bytes(owner[4:8], sys.byteorder) != os.geteuid():
-        raise RefusedError("it belongs to another user")
+        raise RefusedError("the server belongs to another user")
     return connected
 
 
 def had_server(path: str) -> bool:
-    """Return True if this run had a server, which was killed.
+    """Return True if the socket file is younger than RECENT: then this run's server was killed.
 
     A second server must not be started: some ranks would wait for those that died with the first.
     """
@@ -107,9 +114,9 @@ def had_server(path: str) -> bool:
 
 
 def start_server(home: str, path: str) -> None:
-    """Create the listening socket and start the server, as a daemon that inherits the socket.
+    """Create the listening socket and start the server as a daemon, with it as descriptor 3.
 
-    Stubs can connect from now on, even before the server accepts: nothing has to wait for it.
+    Stubs can connect when this function returns, also before the server accepts.
     """
     try:
         os.unlink(path)
@@ -151,7 +158,10 @@ class Rank:
             pass
 
     def wait_status(self) -> int | None:
-        """Return the wait status of the rank, None while it runs."""
+        """Return the wait status of the rank after its end, and clean up after it.
+
+        None if the rank still runs; a forked rank is waited for instead.
+        """
         raise NotImplementedError
 
     def kill(self) -> None:
@@ -216,7 +226,7 @@ class ForkedRank(Rank):
         return received
 
     def refusal(self, answer: bytes) -> str:
-        """Return the reason why the server refused, which may follow its `answer`."""
+        """Return the reason of a refusal; read it from the server if `answer` announces one."""
         if answer[:1] == b"R":
             return self.read(int.from_bytes(answer[1:], "little")).decode()
         return DIED
@@ -287,10 +297,11 @@ def open_pidfd(pid: int) -> int:
 
 
 def start_rank(arguments: list[str], crash_file: int) -> Rank:
-    """Start the rank, if possible by the fork server.
+    """Start the rank by the fork server, or with an interpreter of its own.
 
-    P2PSIM_START selects the way: "plain" never uses the server, "forkserver" always, and "auto"
-    (the default) uses it if more than one rank runs on this node.
+    P2PSIM_START selects the way: "plain" never uses the server; "auto" (the default) uses it if
+    more than one rank runs on this node and a server can run; "forkserver" requires it, and this
+    process exits with code 3 if no server can run.
     """
     start, (local, count) = os.environ.get("P2PSIM_START", ""), environment.local_rank()
     if start == "plain" or (start != "forkserver" and count == 1):
@@ -312,7 +323,7 @@ def start_rank(arguments: list[str], crash_file: int) -> Rank:
 
 
 def report_kill(number: int, recorded: bool) -> None:
-    """Report that a signal killed the rank, unless a launcher reports it from the rank's file.
+    """Write to stderr that a signal killed the rank, unless a launcher reports it from a file.
 
     `recorded` is True if the rank had registered a result file, which contains the cause then.
     """

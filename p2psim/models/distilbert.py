@@ -31,7 +31,7 @@ CURE = "give the folder of a DistilBERT, written by save_pretrained of Hugging F
 
 
 class Config(msgspec.Struct):
-    """Sizes of the tensors in config.json; the defaults are those of the published model."""
+    """Entries of config.json that p2psim uses; the default sizes are those of the published one."""
 
     model_type: str = ""
     vocab_size: Count = 30_522
@@ -47,7 +47,8 @@ class DistilBERT(Layered):
     """The model in the local folder `path`, with dense - ReLU - dense on the first token.
 
     `path` is relative to the experiment's folder; the folder holds config.json and weights. The
-    head starts at random if the folder has none for this number of classes. With `from_scratch`
+    parts of the head that the folder does not have for this number of classes start at random. With
+    `from_scratch`
     all parameters start at random, and only config.json is read. Set data.tokenizer to the same
     folder, because the trained embeddings belong to its token ids. Attention skips padding (id 0).
     In 8 bits linear layers and norms are quantized; sums, products inside the attention and
@@ -63,7 +64,7 @@ class DistilBERT(Layered):
         self.folder, self.vocabulary = Path(self.path), 0
 
     def bind(self, spec: DataSpec, folder: Path) -> None:
-        """Resolve `path` against the experiment's folder; check that transformers is installed."""
+        """Set the model's folder and the data's vocabulary; InputError without transformers."""
         self.folder, self.vocabulary = folder / self.path, vocabulary_size(spec)
         installed(f"model 'distilbert', path = {self.path!r}")
 
@@ -80,7 +81,7 @@ class DistilBERT(Layered):
         """Read config.json and check it, and the folder, for texts of this length in tokens.
 
         Raises InputError if the model's vocabulary or number of positions is too small, or if the
-        folder has no weights.
+        folder has no weights and `from_scratch` is not set.
         """
         c = read_config(self.folder)
         if c.vocab_size < self.vocabulary:
@@ -115,12 +116,12 @@ class DistilBERT(Layered):
             raise InputError(
                 f"model.path: {str(self.folder)!r} cannot be loaded ({reason}); {CURE}"
             ) from None
-        # The library fixes sinusoidal positions, but peers mix one vector in which every entry has
-        # a gradient.
+        # config.json may fix the position embeddings. Here they get gradients as well, because
+        # peers mix all parameters as one vector.
         return Logits(module.float().requires_grad_(True).train())
 
     def load_module(self, transformers: Any, outputs: int) -> Any:
-        """Load the library's module with its weights, or with random ones if `from_scratch`."""
+        """Load the module of transformers with its weights, or random ones if `from_scratch`."""
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         path = str(self.folder)
@@ -154,7 +155,7 @@ class DistilBERT(Layered):
 
 
 def read_config(folder: Path) -> Config:
-    """Read a folder's config.json; InputError unless it is that of a DistilBERT."""
+    """Read config.json of a folder; InputError if it is missing, damaged, or of another model."""
     if not folder.is_dir():
         raise InputError(f"model.path: there is no folder {str(folder)!r}; {CURE}")
     path = folder / "config.json"

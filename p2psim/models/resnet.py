@@ -25,25 +25,31 @@ from p2psim.registry import plugin
 
 @dataclass(kw_only=True, eq=False)
 class ResidualNetwork(Layered):
-    """Base of residual networks: convolutions and stages of basic blocks."""
+    """Base of residual networks: common parameters, convolutions, stages of basic blocks.
+
+    `norm` is the kind of all norms, `groups` the number of channel groups of each norm.
+    """
 
     norm: NormKind = "evonorm"
     groups: Count = 2
     zero_scale: bool = False
 
     def conv(self, channels: int, kernel: int = 3, stride: int = 1) -> Convolution:
-        """Return a convolution without bias that starts from N(0, 2 / (k^2 channels))."""
+        """Return a convolution without bias to `channels` channels.
+
+        Its weights start normal with mean 0 and variance 2 / (kernel^2 channels).
+        """
         return Convolution(channels, kernel, stride, bias=False, normal=True)
 
-    def stages(self, width: int, stages: int, blocks: int, entering: int) -> list[Layer]:
-        """Return `stages` stages of `blocks` basic blocks, for an input of `entering` channels.
+    def basic_blocks(self, width: int, stages: int, blocks: int, entering: int) -> list[Layer]:
+        """Return the basic blocks of all stages in one list, `blocks` for each of `stages` stages.
 
-        The first stage has `width` channels; each further stage halves height and width and
-        doubles the channels.
+        The input has `entering` channels, the first stage `width`. Each further stage doubles the
+        channels and halves the sides of the image.
         """
         layers: list[Layer] = []
         for number in range(stages * blocks):
-            channels = width << number // blocks
+            channels = width * 2 ** (number // blocks)
             # The first block of each further stage halves the image.
             stride = 2 if number >= blocks and number % blocks == 0 else 1
             main = [
@@ -60,13 +66,14 @@ class ResidualNetwork(Layered):
 
 @plugin("model", "resnet", "He et al. 2016, section 4.2; Aketi, Kodge & Roy 2022, section 5")
 class ResNet(ResidualNetwork):
-    """Depth 6n + 2 for small images: a 3 x 3 stem, three stages of n = int((depth - 2) / 6) blocks.
+    """ResNet for small images: a 3 x 3 stem and three stages of int((depth - 2) / 6) blocks each.
 
-    The stages have width, 2 width and 4 width channels; the mean over all pixels and one dense
-    layer follow. For CIFAR-10 and norm = "evonorm" or "range-evonorm": 273,258 parameters with
-    depth = 20, 760,458 with the papers' depth = 54 (n = 8). Blocks: conv 3 x 3 - norm - conv 3 x 3
-    - norm, plus x; a 1 x 1 convolution and a norm on x where the shape changes; nothing follows
-    the sum. A norm without a nonlinearity of its own is followed by ReLU, except on x.
+    Other depths than 6k + 2 are rounded down: the paper's depth = 54 builds depth 50. The stages
+    have width, 2 width and 4 width channels; the mean over all pixels and one dense layer follow.
+    For CIFAR-10, width = 16 and norm = "evonorm" or "range-evonorm" there are 273,258 parameters
+    with depth = 20 and 760,458 with depth = 54. A block computes x + norm(conv(norm(conv(x)))) with
+    3 x 3 convolutions; a 1 x 1 convolution and a norm act on x where the shape changes; nothing
+    follows the sum. A norm without a nonlinearity of its own is followed by ReLU, except on x.
     `zero_scale`: the last norm of each block starts with a scale of 0. Convolutions have no bias
     and start from N(0, 2 / (k^2 output channels)).
     """
@@ -80,7 +87,7 @@ class ResNet(ResidualNetwork):
         stem = [self.conv(self.width), Norm(self.norm, self.groups)]
         return [
             *stem,
-            *self.stages(self.width, 3, blocks, self.width),
+            *self.basic_blocks(self.width, 3, blocks, self.width),
             GlobalAveragePool(),
             Linear(outputs),
         ]
@@ -88,8 +95,9 @@ class ResNet(ResidualNetwork):
 
 @plugin("model", "resnet18", "He et al. 2016, table 1")
 class ResNet18(ResidualNetwork):
-    """ResNet-18 for images such as Imagenette's: four stages of two blocks, 64 to 512 channels.
+    """ResNet-18 for images such as Imagenette's: four stages of two blocks, from `width` channels.
 
+    Unlike the paper, nothing follows the sum of a block, and the norm is "evonorm" by default.
     The stem is a 7 x 7 convolution with stride 2, a norm and a 3 x 3 max-pooling with stride 2.
     Blocks, norms and initialization as in `resnet`.
     """
@@ -101,7 +109,7 @@ class ResNet18(ResidualNetwork):
         stem = [self.conv(self.width, 7, 2), Norm(self.norm, self.groups), MaxPool(3)]
         return [
             *stem,
-            *self.stages(self.width, 4, 2, self.width),
+            *self.basic_blocks(self.width, 4, 2, self.width),
             GlobalAveragePool(),
             Linear(outputs),
         ]

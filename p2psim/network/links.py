@@ -15,9 +15,10 @@ from p2psim.registry import plugin
 
 @plugin("link", "uniform")
 class Uniform:
-    """arrival = sent_at + latency + bytes / bandwidth on every edge.
+    """A message arrives at sent_at + latency + bytes / bandwidth, on every edge alike.
 
-    Latency in seconds, bandwidth in bytes per second; without `bandwidth` it is unlimited.
+    `latency` in seconds, `bandwidth` in bytes per second (unlimited by default). A peer can send
+    several messages at the same time.
     """
 
     latency: NonNegative = 0.0
@@ -39,10 +40,10 @@ class Uniform:
 
 @plugin("link", "edges")
 class Edges(Uniform):
-    """`latency` and `bandwidth` of each edge from the topology, with defaults for other edges.
+    """As `uniform`, with the latency (s) and bandwidth (bytes/s) of each edge of the topology.
 
-    They are attributes of the graph's edges: keys in GraphML and in a graph built in Python, the
-    fourth and fifth number of a line of an edge list. Edges without them take the parameters.
+    The topology's file gives them: as keys of an edge in GraphML and in a graph built in Python, as
+    fourth and fifth number of a line of an edge list. The parameters stand for those not given.
     """
 
     latency: NonNegative = 0.0
@@ -95,10 +96,11 @@ class Access:
 
 @plugin("link", "trace")
 class LinkTrace:
-    """Measured links: columns sender, receiver, latency, bandwidth and, optionally, time.
+    """Measured links: columns sender, receiver, latency (s), bandwidth (bytes/s) and time (s).
 
-    A row is valid for messages sent from `time` on (virtual seconds, by default 0) until the next
-    row of the same edge. The file is CSV or HDF5.
+    A row is valid for messages from this sender to this receiver that are sent from `time` on
+    (virtual; 0 without this column) until the next row of the same pair. Every edge needs a row at
+    time 0. The file is CSV or HDF5.
     """
 
     file: str
@@ -111,8 +113,8 @@ class LinkTrace:
         finite = np.isfinite(columns["latency"]) & np.isfinite(columns["time"])
         if not (finite & (columns["latency"] >= 0) & (columns["bandwidth"] > 0)).all():
             raise InputError(
-                f"{self.file}: give a finite latency >= 0, bandwidth > 0 in every row, and a "
-                "finite time if any"
+                f"{self.file}: give a finite latency >= 0 and a bandwidth > 0 in every row, "
+                "and finite numbers in the column time if there is one"
             )
         self.rows: dict[tuple[int, int], list[tuple[float, float, float]]] = {}
         rows = zip(*(columns[name].tolist() for name in (*names, "time")), strict=True)
@@ -141,5 +143,10 @@ class LinkTrace:
             raise ValueError(f"{self.file} has no row for messages from {sender} to {receiver}")
         # The last row that starts at sent_at or before is valid.
         rows = self.rows[sender, receiver]
-        row = rows[bisect.bisect_right(rows, sent_at, key=lambda row: row[0]) - 1]
+        number = bisect.bisect_right(rows, sent_at, key=lambda row: row[0]) - 1
+        if number < 0:
+            raise ValueError(
+                f"{self.file} has no row for messages from {sender} to {receiver} at {sent_at:g} s"
+            )
+        row = rows[number]
         return sent_at + row[1] + nbytes / row[2]

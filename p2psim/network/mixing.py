@@ -19,21 +19,21 @@ TOLERANCE = 1e-12  # of row and column sums, per peer
 class GraphArrays:
     """Graph of one step of the period as arrays; row = receiver."""
 
-    adjacency: Matrix  # 0 or 1, without self-loops
-    loops: NDArray[np.bool_]  # peers with a self-loop
-    weight: Matrix  # NaN for edges without a weight
-    samples: Matrix  # training samples per peer
+    adjacency: Matrix  # (n, n), 0 or 1, without self-loops
+    loops: NDArray[np.bool_]  # (n,), peers with a self-loop
+    weight: Matrix  # (n, n), self-loops on the diagonal; NaN for edges without a weight
+    samples: Matrix  # (n,), training samples of each peer
 
 
 def metropolis(graph: GraphArrays) -> Matrix:
-    """W_ij = 1 / (1 + max(deg_i, deg_j)), W_ii = 1 - sum_j W_ij (Metropolis-Hastings)."""
+    """W_ij = 1 / (1 + max(deg_i, deg_j)) on edges, W_ii = 1 - the others (Metropolis-Hastings)."""
     degree = graph.adjacency.sum(axis=1)
     return _fill(graph.adjacency / (1 + np.maximum.outer(degree, degree)))
 
 
 def lazy(graph: GraphArrays) -> Matrix:
     """W = (I + metropolis) / 2: no negative eigenvalue."""
-    return _fill(metropolis(graph) / 2)
+    return _fill(metropolis(graph) / 2)  # _fill replaces the diagonal
 
 
 def max_degree(graph: GraphArrays) -> Matrix:
@@ -52,8 +52,9 @@ def out_degree(graph: GraphArrays) -> Matrix:
 
 
 def data_size(graph: GraphArrays) -> Matrix:
-    """alpha_kj = n_j / (n_k + sum_{i in N(k)} n_i), j in N(k) or k: row-stochastic.
+    """W_ij = n_j / (n_i + sum of n_k over the senders k of i), j = i or a sender: row-stochastic.
 
+    n_j are the samples of peer j. InputError if a peer has none.
     Pranav & Moura, "Peer-to-Peer Learning+Consensus with Non-IID Data" (2023).
     """
     for k in np.flatnonzero(graph.samples <= 0):
@@ -62,7 +63,11 @@ def data_size(graph: GraphArrays) -> Matrix:
 
 
 def edges(graph: GraphArrays) -> Matrix:
-    """W_ij = the weight of edge j -> i; W_ii = the self-loop's weight, else 1 - sum_j W_ij."""
+    """W_ij = the weight of edge j -> i; W_ii = that of the self-loop, else 1 - the others.
+
+    InputError if an edge has no weight above 0, if a W_ii is negative, or if neither all rows nor
+    all columns sum to 1.
+    """
     linked = graph.adjacency > 0
     for i, j in np.argwhere(linked & ~((graph.weight > 0) & np.isfinite(graph.weight))):
         value = "none" if np.isnan(graph.weight[i, j]) else graph.weight[i, j]
@@ -73,13 +78,14 @@ def edges(graph: GraphArrays) -> Matrix:
     diagonal = np.where(np.isnan(loop), 1 - total, loop)
     diagonal[np.abs(diagonal) <= TOLERANCE * len(diagonal)] = 0  # 1 - ten times 0.1 is not quite 0
     for i in np.flatnonzero(~((diagonal >= 0) & np.isfinite(diagonal))):
-        rest = f"W_ii would be {diagonal[i]:.6g}: lower the weights into {i} or give a self-loop"
-        raise InputError(f"topology.weights: row {i} of W sums to {total[i]:.6g}, {rest}")
+        rest = f"W_ii would be {diagonal[i]:.6g}: lower them, or give a self-loop >= 0"
+        row = f"the weights into {i} sum to {total[i]:.6g}"
+        raise InputError(f"topology.weights: {row}, {rest}")
     np.fill_diagonal(W, diagonal)
     rows, columns = np.abs(W.sum(axis=1) - 1), np.abs(W.sum(axis=0) - 1)
     if min(rows.max(), columns.max()) > TOLERANCE * len(diagonal):
         i, need = rows.argmax(), "every row (or every column) of W must sum to 1"
-        rest = "correct it, or leave out the self-loops and W_ii is the rest"
+        rest = "correct it, or leave out the self-loops: W_ii is then 1 - the others"
         raise InputError(f"topology.weights: row {i} sums to {W[i].sum():.12g}, but {need}; {rest}")
     return W
 
@@ -90,7 +96,7 @@ def _shares(parts: Matrix, axis: int) -> Matrix:
 
 
 def _fill(W: Matrix) -> Matrix:
-    """Set W_ii = 1 - sum_j W_ij in place; returns W."""
+    """Set W_ii = 1 - the sum of the other W_ij in place; returns W."""
     np.fill_diagonal(W, 0)
     np.fill_diagonal(W, 1 - W.sum(axis=1))
     return W

@@ -18,24 +18,24 @@ from p2psim.network.clock import Clock
 from p2psim.network.messages import Packet, Pool, pack
 from p2psim.network.topology import Topology
 
-WINDOW = 16 * 2**20  # bytes that a mix receives into at most; never less than two messages
+WINDOW = 16 * 2**20  # most bytes that a mix receives into, but two messages always fit
 
 
 def block_sizes(d: int, n: int) -> list[int]:
-    """Return how many of d entries each of n peers owns in a mean."""
+    """Divide d entries into n blocks of nearly equal size, one for each peer; return the sizes."""
     return [d * (j + 1) // n - d * j // n for j in range(n)]
 
 
 def group_size(messages: int, nbytes: int) -> int:
-    """Return how many messages of at most `nbytes` each a mix receives into one block.
+    """Return how many messages of at most `nbytes` each a mix receives at a time.
 
-    All of them where they fit into WINDOW; otherwise a mix has two blocks of half of WINDOW.
+    All of them if they fit into WINDOW; otherwise those that fit into half of it, at least one.
     """
     return messages if messages * nbytes <= WINDOW else max(1, WINDOW // 2 // nbytes)
 
 
 class WeightedSum:
-    """sum_j W[i, j] value_j while it is computed; `add` is called in the order of the ranks."""
+    """Compute sum_j W[i, j] value_j; `add` is called with increasing ranks."""
 
     def __init__(self, pool: Pool, template: Packet, row: Vector) -> None:
         self.row, self.empty = row, True
@@ -43,7 +43,7 @@ class WeightedSum:
         self.term: Vector = pool.take(template.entries, template.dtype)
 
     def add(self, packets: dict[int, Message]) -> None:
-        """Add the terms of these messages, by sender, and drop the messages."""
+        """Add the terms of these messages in rank order, and remove them from the dict."""
         for j in sorted(packets):
             packet = packets.pop(j)  # its decoded value becomes free for the next one
             np.multiply(packet.value, self.row[j], out=self.out if self.empty else self.term)
@@ -71,7 +71,10 @@ class PendingTransfer(ABC):
 
     @abstractmethod
     def wait(self) -> dict[int, Message]:
-        """Return the messages by sender in rank order; the clock moves to the last arrival."""
+        """Wait for all messages and move the clock to the last arrival.
+
+        Returns the received messages by sender in rank order.
+        """
 
     @abstractmethod
     def ready(self) -> float:
@@ -141,7 +144,7 @@ class Neighborhood(ABC):
         return self.topology.receivers(self.rank, self.step)
 
     def row(self, dtype: Any) -> Vector:
-        """Return row i of W_t in the type of the vectors, shape (n,); not to be changed."""
+        """Return row i of W_t in this type, shape (n,); cached, so do not change it."""
         key = self.step % self.topology.period, np.dtype(dtype).char
         if key not in self.rows:
             self.rows[key] = self.topology.at(self.step)[self.rank].astype(dtype)
@@ -155,7 +158,7 @@ class Neighborhood(ABC):
 
     @staticmethod
     def capacity(template: Packet, entries: int) -> int:
-        """Return the most bytes that a message of the template's codec and type takes."""
+        """Return the most bytes of a message of `entries` entries like the template."""
         itemsize = np.dtype(template.dtype).itemsize
         codec = template.codec
         return codec.max_bytes(entries, itemsize) if codec else entries * itemsize
@@ -175,8 +178,8 @@ class Neighborhood(ABC):
         receivers = self.receivers()
         if not m or sorted(j for j in m if j != self.rank) != receivers:
             raise ValueError(
-                f"exchange needs one message for each of the peers {receivers}, and where there "
-                f"are none one for {self.rank} itself, like those that it receives"
+                f"exchange needs one message for each of the receivers {receivers}; without "
+                f"receivers, give one for peer {self.rank} itself, like those that it receives"
             )
         own = {j: self._packet(message) for j, message in m.items()}
         template = own.get(self.rank) or own[receivers[0]]
@@ -199,7 +202,7 @@ class Neighborhood(ABC):
     def start_exchange(
         self, m: Vector | Message, to: Ranks = None, sources: Ranks = None
     ) -> PendingTransfer:
-        # A vector is copied: its owner goes on while it travels.
+        # A vector is copied, because its owner may change it before the transfer ends.
         packet = self.message(m) if isinstance(m, np.ndarray) else self._packet(m)
         return self._start(packet, to, sources)
 
@@ -210,7 +213,7 @@ class Neighborhood(ABC):
         return dict(sorted({**received, self.rank: v}.items()))
 
     def mean(self, v: Vector) -> Vector:
-        """Return the mean: each peer sums one block of entries in rank order and sends it back.
+        """Return the mean: each peer sums one block of entries in rank order and sends it to all.
 
         Bytes sent by a peer that owns b of the d entries: itemsize * ((d - b) + (n - 1) * b).
         """
@@ -222,7 +225,7 @@ class Neighborhood(ABC):
         return result
 
     def _block_sum(self, v: Vector, cuts: list[int]) -> Vector:
-        """Return the sum over all peers of this peer's block of v, in float64."""
+        """Send the other peers their blocks of v; return the sum of this peer's, in float64."""
         blocks = [self._dense(v[a:b]) for a, b in itertools.pairwise(cuts)]
         mine = blocks[self.rank]
         others = [j for j in range(self.peers) if j != self.rank]
@@ -245,7 +248,10 @@ class Neighborhood(ABC):
             result[cuts[j] : cuts[j + 1]] = part.value
 
     def _arrivals(self, packet: Packet) -> Iterator[dict[int, Message]]:
-        """Yield the messages of an exchange and the own one, at once or by groups of ranks."""
+        """Yield the messages of an exchange and the own one, at once or by groups of ranks.
+
+        Drop the messages of a group before the next one is taken.
+        """
         senders = self.senders()
         size = group_size(len(senders), self.capacity(packet, packet.entries))
         if size == len(senders):
@@ -256,7 +262,7 @@ class Neighborhood(ABC):
     def _in_groups(
         self, packet: Packet, ranks: list[int], size: int
     ) -> Iterator[dict[int, Message]]:
-        """Yield the messages of these ranks by groups that are received into two blocks in turn.
+        """Yield the messages of these ranks by groups, for which two receive blocks alternate.
 
         While one group is in use the next one arrives; a block is free once all its messages are
         dropped. All sends start before the first wait, so that no peer has to receive anything
@@ -289,6 +295,6 @@ class Neighborhood(ABC):
         return m if isinstance(m, Packet) else self._dense(m)
 
     def _dense(self, v: Vector) -> Packet:
-        """Return a message of the vector as it lies in memory, without a copy."""
+        """Return a message of the vector's own memory; a copy only if v is not contiguous."""
         v = np.ascontiguousarray(v)
         return Packet(self.pool, v.view(np.uint8), None, v.size, v.dtype)

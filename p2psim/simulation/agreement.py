@@ -16,7 +16,7 @@ import numpy as np
 from p2psim.experiment.config import Execution
 from p2psim.network.collectives import ControlChannel
 
-# Approximate bounds of the wall time between two collectives.
+# Seconds between two collectives below which, and above which, their distance is changed.
 MIN_SECONDS, MAX_SECONDS = 0.5, 1.0
 
 
@@ -28,7 +28,7 @@ class Decision(NamedTuple):
 
 
 class RoundAgreement:
-    """Collective decision after each round, the same on every peer.
+    """Decision after each round, the same on every peer. A stop includes a checkpoint.
 
     `stop_requested` returns True if this peer has received a request to stop. `check` is called
     before each collective, and raises an exception if the run cannot go on.
@@ -49,10 +49,13 @@ class RoundAgreement:
         self.next = 0  # round of the next collective
 
     def __call__(self, round_: int) -> Decision:
-        """Return the decision after round `round_`; collective, and the same on every peer."""
+        """Return the decision after round `round_`; every peer calls it after every round.
+
+        Only in some rounds, the same ones on every peer, do the peers exchange messages.
+        """
         due = self.every is not None and round_ % self.every == 0
         if round_ < self.next:
-            return self.note_time(Decision(checkpoint=due))
+            return self.restart_period(Decision(checkpoint=due))
         if self.check:
             self.check()
         now = time.monotonic()
@@ -65,10 +68,10 @@ class RoundAgreement:
             self.gap = max(1, self.gap // 2)
         self.agreed_at, self.next = now, round_ + self.gap
         save = due or bool(late) or bool(stop)
-        return self.note_time(Decision(checkpoint=save, stop=bool(stop)))
+        return self.restart_period(Decision(checkpoint=save, stop=bool(stop)))
 
-    def note_time(self, decision: Decision) -> Decision:
-        """Return the decision; a checkpoint restarts the period of `checkpoint_minutes`."""
+    def restart_period(self, decision: Decision) -> Decision:
+        """Restart the period of `checkpoint_minutes` if the decision is a checkpoint; return it."""
         if decision.checkpoint:
             self.saved_at = time.monotonic()
         return decision

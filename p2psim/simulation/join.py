@@ -1,7 +1,7 @@
 """Joining of a run's files: run.h5, or a copy of it, that holds the data of all peers itself.
 
-While a run goes on, run.h5 refers to the peers' files, and it reads as NaN without them. A complete
-run that is not too large is joined at its end, so that run.h5 can be copied alone.
+While a run goes on, run.h5 refers to the peers' files, without which its data read as NaN or -1. A
+complete run that is not too large is joined at its end, so that run.h5 can be copied alone.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ WIRING = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST"}
 
 
 def join_run_file(folder: Path, most: float) -> None:
-    """Replace run.h5 by a file that holds all data itself, if these have at most `most` bytes.
+    """Replace run.h5 by a file that holds all data itself, if the data have at most `most` bytes.
 
-    run.h5 stays as it is if the disk is full, or if the last row of a peer cannot be read.
+    run.h5 stays as it is if it cannot be replaced, or if the last row of a peer cannot be read.
     """
     with contextlib.suppress(OSError), h5py.File(folder / "run.h5", "r", locking=False) as source:
         if size(source) > most:
@@ -36,17 +36,14 @@ def join_run_file(folder: Path, most: float) -> None:
 
 
 def size(file: h5py.File) -> int:
-    """Return the bytes of all datasets of a run, without those of the peers' schedules.
-
-    A schedule has unknown size, but about as many events as the run has messages.
-    """
+    """Return the bytes of all datasets of a run, with the recorded events of all peers."""
     groups = [group for name, group in file.items() if name != "schedule"]
     events = sum(events_of(file, rank).nbytes for rank in range(len(file.get("schedule", ()))))
     return events + sum(int(dataset.nbytes) for group in groups for dataset in group.values())
 
 
 def events_of(file: h5py.File, rank: int) -> NDArray[Any]:
-    """Return the events of one peer (see run_format.ROW); none if its file is missing."""
+    """Return the complete events of one peer as an array of type ROW; none without its file."""
     try:
         rows: NDArray[Any] = file[f"schedule/{rank:05d}"][...]
     except (KeyError, OSError):  # while a peer grows its file, the old one is briefly missing
@@ -57,7 +54,8 @@ def events_of(file: h5py.File, rank: int) -> NDArray[Any]:
 def copy(source: h5py.File, target: h5py.File) -> None:
     """Copy all of a run into `target`, virtual datasets as ordinary ones.
 
-    The rows of a peer whose file cannot be read keep the fill value.
+    The peers' files are in the folder of `source`. The rows of a peer whose file cannot be read
+    keep the fill value.
     """
     target.attrs.update(source.attrs)
     for rank in range(len(source.get("schedule", ()))):

@@ -13,10 +13,10 @@ from p2psim.base import Batch, Data
 
 
 class Column:
-    """Raw entries of all samples; only those of a batch are converted to values."""
+    """Raw entries of all samples; scaling is done for those of a batch only."""
 
     def __init__(self, raw: Any, dtype: torch.dtype, device: str, scale: Any, shift: Any) -> None:
-        """Copy raw entries to the device; values are raw * scale + shift in `dtype`.
+        """Put raw entries on the device; values are raw * scale + shift in `dtype`.
 
         Without scaling both are None, and values are the raw entries in `dtype`.
         """
@@ -68,7 +68,11 @@ class Samples:
 
 
 class Batches:
-    """Minibatches without replacement: a new order in each epoch, whose remainder is dropped."""
+    """Minibatches of one peer's samples, of `size` samples each.
+
+    Each epoch has a new random order, whose last len(samples) % size samples are not used. If
+    `size` is the number of samples, each minibatch holds all of them in their stored order.
+    """
 
     def __init__(self, data: Data, samples: Samples, size: int, seed: int, rank: int) -> None:
         self.data, self.samples, self.size = data, samples, size
@@ -80,7 +84,7 @@ class Batches:
         self.augments = type(data).augment is not Data.augment
 
     def take(self, step: int) -> Batch:
-        """Return the minibatch of a local step, a function of (seed, rank, step)."""
+        """Return the minibatch of local step `step` (from 0), a function of (seed, rank, step)."""
         batch = self.full_batch
         if batch is None:
             epoch, number = divmod(step, self.per_epoch)

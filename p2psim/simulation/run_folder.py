@@ -42,7 +42,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_folder(folder: Path, force: bool) -> None:
-    """Check that the folder can be created, and that it is empty unless --force is given."""
+    """Check that the folder is missing or empty; with `force` it may hold files."""
     blocked = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
     if blocked:
         raise InputError(
@@ -58,7 +58,11 @@ def check_folder(folder: Path, force: bool) -> None:
 
 
 def check_same(folder: Path, scenario: Scenario) -> None:
-    """Check that the run in this folder has the experiment, version and graph of the scenario."""
+    """Check that the scenario can go on with the run in this folder.
+
+    Both must have the same version, graph and experiment, except for section [run]. More rounds are
+    allowed if `check_longer` allows them.
+    """
     try:
         with h5py.File(folder / "run.h5", "r", locking=False) as file:
             old = tomllib.loads(file.attrs["experiment"])
@@ -88,9 +92,9 @@ def check_same(folder: Path, scenario: Scenario) -> None:
 
 
 def check_longer(folder: Path, scenario: Scenario, rounds: int, complete: bool) -> None:
-    """Check that a run of `rounds` can go on with the scenario's rounds; InputError otherwise.
+    """Check that a run of `rounds` with the scenario's rounds is as if it had them from the start.
 
-    It must have the same bits as a run that had this length from the start.
+    InputError if its learning rates or its last rows would be others, or without a checkpoint.
     """
     section, before = scenario.experiment.eval, scenario.epochs * rounds / scenario.rounds
     epochs = np.linspace(0, before, SAMPLED_EPOCHS).tolist()
@@ -101,7 +105,7 @@ def check_longer(folder: Path, scenario: Scenario, rounds: int, complete: bool) 
     elif complete and rounds not in checkpoint.rounds(folder):
         cause = "it is complete and has kept no checkpoint; that needs run.last_checkpoint = true"
     elif complete and section.samples and rounds % section.every == 0:
-        cause = "eval.samples is set, but its last evaluation has used all samples"
+        cause = "eval.samples is set, and the last evaluation of a run uses all samples"
     if cause:
         raise InputError(
             f"the run in {str(folder)!r} has {rounds} rounds and cannot go on to "
@@ -110,7 +114,10 @@ def check_longer(folder: Path, scenario: Scenario, rounds: int, complete: bool) 
 
 
 def check_file(folder: Path, scenario: Scenario, rank: int, run: str) -> None:
-    """Check that this peer's file belongs to the run with identifier `run` and has its layout."""
+    """Check that the file of peer `rank` belongs to run `run` and has the scenario's datasets.
+
+    They may have fewer rows.
+    """
     path = folder / peer_file(rank)
     expected = {name: shape for name, (shape, *_) in layout(scenario).items()}
     cause = "it belongs to another run or peer"
@@ -131,7 +138,7 @@ def check_file(folder: Path, scenario: Scenario, rank: int, run: str) -> None:
 
 
 def fits(shape: tuple[int, ...], longer: tuple[int, ...]) -> bool:
-    """Return True if an array has a shape, or this shape with fewer rows."""
+    """Return True if `shape` equals `longer`, or has fewer entries on the first axis only."""
     return shape[1:] == longer[1:] and shape[:1] <= longer[:1]
 
 
@@ -148,7 +155,10 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 def peer_attributes(path: Path) -> Table:
-    """Return the attributes of a peer's file; if it is unreadable only `lost`, the reason."""
+    """Return the attributes of a peer's file, with `failure` if one is recorded.
+
+    {"lost": reason} if the file is missing or cannot be read.
+    """
     if not path.is_file():
         return {"lost": "its file is missing"}
     try:
@@ -177,7 +187,10 @@ def alive(member: Table) -> bool:
 
 
 def check_idle(folder: Path) -> None:
-    """Check that no peer of a run in this folder is running on this machine."""
+    """Check that no peer of a run in this folder is running on this machine.
+
+    Peers that are about to end get EXIT_SECONDS. Threads of a --debug run have released the folder.
+    """
     if not (folder / "run.h5").exists():
         return
     for path in sorted(folder.glob("peers/peer-*.h5")):
@@ -198,10 +211,10 @@ def check_idle(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Create the folder and lock it in this block; InputError if another run has locked it.
+    """Create the folder and lock it in this block.
 
-    The system releases the lock of a process that ends in any way. Where a file system has no
-    locks, the block runs without.
+    InputError if another process still holds the lock after EXIT_SECONDS. The system releases the
+    lock of a process that ends in any way. A file system without locks is no error.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -220,7 +233,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def lock(descriptor: int) -> bool:
-    """Lock an open folder if the file system has locks; False if another process has locked it."""
+    """Lock an open folder; return False only if another process holds the lock.
+
+    True also if the file system has no locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -231,7 +247,7 @@ def lock(descriptor: int) -> bool:
 
 
 def is_rank(pid: int) -> bool:
-    """Return True if `pid` is a running rank: its name is checked, as the system reuses numbers."""
+    """Return True if `pid` may be a rank: a running process of p2psim or of Python."""
     with contextlib.suppress(OSError):
         # /proc/PID/stat is "PID (NAME) STATE ..."; Z and X are the states of an ended process.
         text = Path(f"/proc/{pid}/stat").read_text().partition("(")[2]

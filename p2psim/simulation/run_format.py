@@ -28,7 +28,11 @@ TRAIN = {
     "bytes_received": ("i8", "byte", "payload bytes received, cumulative"),
     "messages_sent": ("i8", "", "messages handed to the transport, cumulative"),
     "header_bytes": ("i8", "byte", "header bytes handed to the transport, cumulative"),
-    "energy": ("f8", "mJ", "of the gradients' operations, cumulative; NaN: the model has no count"),
+    "energy": (
+        "f8",
+        "mJ",
+        "of the gradients' operations, cumulative; NaN: the model does not count them",
+    ),
 }
 EVAL = {
     "round": ("i8", "", "rounds completed, from 1; -1: not reached"),
@@ -58,9 +62,10 @@ ROW = np.dtype(
 
 
 def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str]]:
-    """Return path -> (shape in a peer's file, type, unit, meaning) of each dataset of run.h5.
+    """Return path -> (shape, type, unit, meaning) of each dataset that every peer records.
 
-    The status of a peer is not included.
+    Shapes are those in a peer's file; in run.h5 the peer is an additional first axis. The status
+    of a peer and its events are not included.
     """
     rows = len(scenario.eval_rounds()) * len(set(scenario.experiment.eval.phases))
     kind = "f4" if scenario.experiment.model_section.dtype == "float32" else "f8"
@@ -95,13 +100,13 @@ def peer_file(rank: int) -> str:
 
 
 def schedule_file(rank: int) -> str:
-    """Return the path of the file with a peer's schedule, relative to the run folder."""
+    """Return the path of the file with the events of a peer's clock, relative to the run folder."""
     return f"peers/schedule-{rank:05d}.h5"
 
 
 @dataclass
 class PeerStatus:
-    """Status of a peer, with the fields of STATUS: the current one, or the last before a crash."""
+    """Status of a peer: rank, host and most entries of STATUS; the last one before a crash."""
 
     rank: int
     host: str

@@ -32,12 +32,12 @@ def check_all_peers(
     resume: bool,
     local_rank: int,
 ) -> str:
-    """Run all start-up checks on every peer; returns the device of this one.
+    """Check on all peers that the run can start, and bind the task; returns this peer's device.
 
     If a check fails, the lowest failing rank raises its error, all others AbortedError.
     """
     scenario = holdings.scenario
-    # Before any peer creates a file, since rank 0 could take that peer for one of another run.
+    # Rank 0 checks this before any peer creates a file, or it could take that peer for another run.
     busy = capture_error(run_folder.check_idle, folder) if control.rank == 0 else None
     raise_on_all(busy, control)
     device = ""
@@ -56,7 +56,10 @@ def check_all_peers(
 
 
 def lock_run_folder(folder: Path, control: ControlChannel, resources: ExitStack) -> None:
-    """Create the run folder and lock it against other runs, until `resources` is closed."""
+    """Let rank 0 create the run folder and lock it against other runs, until `resources` closes.
+
+    InputError if the folder cannot be written or another run has locked it.
+    """
 
     def lock() -> None:
         resources.enter_context(run_folder.locked(folder))
@@ -102,7 +105,7 @@ def open_store(
     if complete and not store.round:
         raise InputError(
             f"cannot add rounds to the run in {str(folder)!r}, since its last checkpoint is "
-            "damaged: start a new run with --out DIR"
+            "missing or damaged: start a new run with --out DIR"
         )
     if store.round:
         check = run_folder.check_file
@@ -139,9 +142,9 @@ def notice(text: str) -> None:
 
 
 def create_run_folder(folder: Path, control: ControlChannel, anew: bool) -> bool:
-    """Create or clear the run folder; return True on the one peer that writes run.h5.
+    """Remove the files that this run must not find; return True on the peer that writes run.h5.
 
-    With `anew` all files of an earlier run in the folder are removed.
+    With `anew` these are all files of an earlier run, otherwise its marks alone.
     """
     claimed = False
 
@@ -160,7 +163,7 @@ def create_run_folder(folder: Path, control: ControlChannel, anew: bool) -> bool
 
 
 def write_or_refuse(folder: Path, write: Callable[[], None]) -> None:
-    """Call `write`, which writes into the run folder; InputError if the system refuses that."""
+    """Call `write`, which writes into the run folder; an OSError of it becomes an InputError."""
     try:
         write()
     except OSError as error:

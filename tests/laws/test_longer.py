@@ -120,5 +120,5 @@ def test_resume_remembers_the_settings_of_the_command_line(tmp_path: Path) -> No
     assert differing(read(tmp_path / "longer"), read(tmp_path / "whole")) == []
     # What is given again wins, and is told no more.
     told = p2psim("longer", "--resume", rate, keep, "--set=rounds=12")
-    assert "--resume: also --set rounds=11\n" in told
+    assert "--resume applies the run's own --set rounds=11 too\n" in told
     assert read(tmp_path / "longer").train["round"].shape[1] == 12

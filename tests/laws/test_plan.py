@@ -127,14 +127,14 @@ def test_a_plan_of_long_rounds_executes_few_steps(
     table["learning"] = {setting: 10**8}
     table["rounds"] = 10**6
     executed: list[str | dry_run.Send | dry_run.Wait] = []
-    cut = dry_run.OperationLog.cut
+    cut = dry_run.OperationLog.take
 
     def counted(log: dry_run.OperationLog) -> dry_run.Acts:
         acts = cut(log)
         executed.extend(acts)
         return acts
 
-    monkeypatch.setattr(dry_run.OperationLog, "cut", counted)
+    monkeypatch.setattr(dry_run.OperationLog, "take", counted)
     plan.plan(scenario.load(table, tmp_path))
     assert 0 < len(executed) < 100 * dry_run.MOST_STEPS
 

@@ -40,6 +40,9 @@ class Odd(DPSGD):
             raise ValueError("of all peers")
         if self.what == "breakpoint":
             breakpoint()
+        if self.what == "inside":
+            time.sleep(1000 * (net.rank == {VICTIM}))
+            return net.mix(x)
         while self.what == "loop" and net.rank == {VICTIM} and oracle.step_count:
             pass
         x = super().local(x, oracle, net)
@@ -149,7 +152,7 @@ def test_a_fork_server_that_is_killed_at_its_start(tmp_path: Path) -> None:
         os.kill(found[0], signal.SIGKILL)
         ended = started.end(60)
     assert ended.code == 0, ended.stderr
-    reasons = "it ended at its start|it could not be started"
+    reasons = "the server ended at its start|the server could not be started"
     assert re.search(rf"no fork server \(({reasons})\): ranks start one by one\n", ended.stderr)
     assert not list(Path("/tmp").glob(f"{Path(home).name}*"))
 
@@ -167,7 +170,7 @@ def test_closed_streams(streams: str, tmp_path: Path) -> None:
     ("what", "cause"),
     [
         ("alike", "ValueError: of all peers"),
-        ("breakpoint", "a breakpoint ended it, since a rank has no terminal: run with --debug"),
+        ("breakpoint", "the debugger has ended; breakpoints need a terminal: run with --debug"),
     ],
 )
 def test_what_all_peers_fail_with_is_said_once(what: str, cause: str, tmp_path: Path) -> None:

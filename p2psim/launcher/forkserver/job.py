@@ -13,28 +13,26 @@ from p2psim.launcher import environment, ranks, run_requests, runner, slurm
 
 
 class Application(Protocol):
-    """Command line of p2psim, passed in by __main__.
-
-    This package must not import `p2psim.cli`, which lies on a higher floor.
-    """
+    """Command line of p2psim, passed in by __main__: this package must not import `p2psim.cli`."""
 
     @property
     def main(self) -> Callable[[list[str]], Any]:
-        """Run a command line."""
+        """Function that runs a command line."""
 
     @property
     def parse_run(self) -> Callable[[list[str]], tuple[list[run_requests.Request], int | None]]:
-        """Parse a command line `run ...`; returns the requests of all combinations, and --only."""
+        """Function that parses `run ...`; it returns all requests, and the number of --only."""
 
     @property
     def guarded(self) -> Callable[[Callable[[], Any]], Any]:
-        """Call a function; report an InputError as one sentence and exit with its code."""
+        """Function that calls another one; it reports an InputError and exits with its code."""
 
 
 class Job:
-    """Request and scenario of the ranks of this node, built once for all of them.
+    """Request, scenario and samples of the ranks of this node, built once for all of them.
 
-    `hello` is the message of the first stub, see stub.ForkedRank.hello.
+    `parts` is None if they could not be built. `hello` is the message of the first stub, see
+    stub.ForkedRank.hello.
     """
 
     def __init__(self, application: Application, hello: dict[str, Any]) -> None:
@@ -47,7 +45,10 @@ class Job:
             self.parts = self.build()
 
     def build(self) -> tuple[Any, Any, Any]:
-        """Build the request, the scenario and the samples that the ranks share."""
+        """Build the request, the scenario and the samples that the ranks share.
+
+        The test samples are always read, the training samples only if all peers are on this node.
+        """
         arguments, folder = self.key
         os.chdir(folder)
         try:
@@ -62,7 +63,11 @@ class Job:
             os.chdir("/")
 
     def run(self, arguments: list[str]) -> None:
-        """Run this process as a rank, which has the command line `arguments`."""
+        """Run this forked process as a rank with the command line `arguments`.
+
+        It uses the prepared parts if they were built for the same command line in the same folder,
+        and otherwise runs the command line from its start.
+        """
         rank_and_size = environment.mpi_rank()
         if not self.parts or (arguments, os.getcwd()) != self.key or not rank_and_size:
             self.application.main(arguments)

@@ -282,8 +282,8 @@ def test_a_whole_folder(server: Server, tmp_path: Path, monkeypatch: pytest.Monk
     [
         ({"top/a": b"one", "../out": b"two"}, "", "cannot be unpacked"),
         ({"top/a": b""}, "/etc/hostname", "cannot be unpacked"),
-        ({"other/a": b"one"}, "", "holds no files in 'top'"),
-        ({}, "", "holds no files in 'top'"),
+        ({"other/a": b"one"}, "", "has no files in 'top'"),
+        ({}, "", "has no files in 'top'"),
     ],
 )
 def test_a_bad_whole_folder_leaves_all_as_it_was(

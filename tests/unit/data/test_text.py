@@ -97,7 +97,7 @@ def test_another_training_file(home: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "it is empty"),
+        ("", "the file is empty"),
         ('"5","a","b"\n', "line 1 has the class '5' where 1 to 4"),
         ('"1","a","b"\n"Class Index","a","b"\n', "line 2 has the class 'Class Index'"),
         ('"1","a"\n', "line 1 has 2 fields"),

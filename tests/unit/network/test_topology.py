@@ -347,7 +347,7 @@ def test_refusals(spec: dict[str, Any], words: str) -> None:
         ("0 1 nan", {}, "a.edgelist line 1"),
         ("0 1 .1\n1 0 .2\n1 2\n2 3", {"directed": False}, "directed = true"),
         ("0 1 .1\n1 2 0\n2 3 .1", {"weights": "edges"}, "edge 2 -> 1 is 0.0"),
-        ("0 1 .8\n0 2 .8\n3 0 .1", {"weights": "edges"}, "row 0 of W sums to 1.7, W_ii"),
+        ("0 1 .8\n0 2 .8\n3 0 .1", {"weights": "edges"}, "the weights into 0 sum to 1.7, W_ii"),
         ("0 1 .5\n1 2 .5\n2 3 .5\n0 0 .4", {"weights": "edges"}, "row 0 sums to 0.9, but every"),
     ],
 )
