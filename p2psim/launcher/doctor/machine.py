@@ -79,7 +79,7 @@ def locking(locks: bool) -> Finding:
 
 
 def disk(examination: Examination) -> int:
-    """Return the bytes of all peers' files, which are allocated at the start of the run."""
+    """Return the bytes of all peers' files, and of run.h5 if it will hold the same data."""
     if examination.scenario is None:
         return 0
     import numpy as np
@@ -88,7 +88,8 @@ def disk(examination: Examination) -> int:
 
     layout = run_format.layout(examination.scenario).values()
     sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype, *_ in layout]
-    return int(examination.scenario.peers * sum(sizes))
+    peers = int(examination.scenario.peers * sum(sizes))
+    return 2 * peers if peers <= examination.scenario.experiment.run.join * 2**20 else peers
 
 
 def memory(examination: Examination) -> Iterator[Finding]:
