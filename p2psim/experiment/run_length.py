@@ -29,8 +29,9 @@ def mean_steps(compute: StepTimeModel, peers: int, seconds: float) -> float:
     The mean of all peers over their first steps; it does not depend on the length of the run. 0 for
     steps that take no time, which the algorithm refuses.
     """
-    steps, per_second = max(1, SAMPLED_STEPS // peers), 0.0
-    for rank in range(peers):
-        total = sum(compute.seconds(rank, step) for step in range(steps))
-        per_second += steps / total if total else 0.0
+    steps, seconds_of = max(1, SAMPLED_STEPS // peers), [0.0] * peers
+    for step in range(steps):  # random times are drawn for all peers at once
+        for rank in range(peers):
+            seconds_of[rank] += compute.seconds(rank, step)
+    per_second = sum(steps / total for total in seconds_of if total)
     return seconds * per_second / peers

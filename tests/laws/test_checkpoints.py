@@ -15,7 +15,7 @@ import pytest
 from p2psim.errors import PeerError
 from p2psim.simulation import checkpoint
 from tests.laws.test_resume import stopped
-from tests.support.runs import run_in_threads, run_threads_in
+from tests.support.runs import Run, Table, run_in_threads, run_threads_in
 from tests.support.thorough import cover
 
 
@@ -109,19 +109,31 @@ FORGED: dict[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, Path, Run]:
+    """A run that was stopped after two checkpoints, and the same one undisturbed."""
+    folder = tmp_path_factory.mktemp("halfway")
+    table, place = stopped(folder)
+    return table, place, run_in_threads(table, folder)
+
+
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_checkpoint_is_not_used(
-    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    name: str,
+    halfway: tuple[Table, Path, Run],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The one before is; whoever forges one has to give it the right digest."""
-    table, place = stopped(tmp_path)
+    table, origin, whole = halfway
+    place = Path(shutil.copytree(origin, tmp_path / "copy"))
     newest, before = checkpoint.rounds(place)
     forge(place / "checkpoints" / f"{newest:09d}" / "peer-00001", FORGED[name])
     made = run_in_threads(table, tmp_path, resume=place)
     assert f"checkpoint of round {newest}, peer 1: its content has" in capfd.readouterr().err
     with h5py.File(place / "run.h5", locking=False) as file:
         assert file.attrs["resumed"].tolist() == [before]
-    assert made.datasets() == run_in_threads(table, tmp_path).datasets()
+    assert made.datasets() == whole.datasets()
 
 
 STRANGE: dict[str, Callable[[dict[str, Any]], None]] = {

@@ -237,7 +237,7 @@ def test_i10_push_sum_identity_gamma_1_is_sgp(method: Table, tmp_path: Path) -> 
     assert difference(one.x, other.x) <= 1e-12
 
 
-@pytest.mark.parametrize("variant", ["fresh", "stale"])
+@pytest.mark.parametrize("variant", ["fresh", pytest.param("stale", marks=pytest.mark.thorough)])
 def test_i10_push_sum_choco_reaches_the_exact_mean(variant: str, tmp_path: Path) -> None:
     problem = gossip(7, d=20)
     mean = np.tile(problem.x0.mean(axis=0), (7, 1))

@@ -30,7 +30,7 @@ def differing(one: Any, two: Any) -> list[str]:
 
 @pytest.mark.parametrize(
     ("form", "number"),
-    cover(FORMS, lambda form, _: form, lambda form, number: (named(form),)),
+    cover(FORMS, lambda form, _: named(form)),
 )
 def test_a_complete_run(form: str, number: int, tmp_path: Path) -> None:
     case = CASES[form][number]
@@ -78,7 +78,7 @@ SCHEDULE: Table = {"optimizer": {"name": "sgd", "lr": 0.05, "schedule": "cosine"
 REFUSED: dict[str, tuple[Table, str]] = {
     "schedule": ({**KEPT, "learning": SCHEDULE}, "its learning rates depend on the length of"),
     "no checkpoint": ({"rounds": SHORT}, "it is complete and has kept no checkpoint"),
-    "last evaluation": ({**KEPT, "rounds": 9}, "its last evaluation has used all samples"),
+    "last evaluation": ({**KEPT, "rounds": 9}, "the last evaluation of a run uses all samples"),
 }
 
 
@@ -98,7 +98,7 @@ def test_a_damaged_last_checkpoint_loses_no_rows(tmp_path: Path) -> None:
     run_threads_in({**TABLE, **KEPT}, tmp_path, place)
     next(place.glob("checkpoints/*/peer-00001")).write_bytes(b"torn")
     before = (place / "run.h5").read_bytes()
-    with pytest.raises(InputError, match="its last checkpoint is damaged"):
+    with pytest.raises(InputError, match="its last checkpoint is missing or damaged"):
         run_threads_in(TABLE, tmp_path, place, resume=True)
     assert (place / "run.h5").read_bytes() == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.support.runs import (
     run_in_threads,
     run_quadratic,
 )
+from tests.support.thorough import cover
 
 HEAVY: Table = {"momentum": 0.8, "weight_decay": 0.01}
 ALONE: Table = {"name": "p2pl", "eta_d": 0.0, "sync_rounds": 0}
@@ -155,8 +157,14 @@ def test_of_two_that_are_equally_long_the_first_owner_with_the_lowest_rank_wins(
     assert ran.x.tolist() == [problem.x0[1].tolist()] * 4
 
 
-@pytest.mark.parametrize("epsilon", [1.0, [1.0, 0.4, 0.7, 0.9, 0.2, 0.5]])
-@pytest.mark.parametrize("topology", ["star", "ring", "complete"])
+@pytest.mark.parametrize(
+    ("epsilon", "topology"),
+    cover(
+        itertools.product([1.0, [1.0, 0.4, 0.7, 0.9, 0.2, 0.5]], ["star", "ring", "complete"]),
+        lambda epsilon, _: str(epsilon),
+        lambda _, topology: topology,
+    ),
+)
 def test_i14_the_limit_is_weighted_by_sizes(
     topology: str, epsilon: float | list[float], tmp_path: Path
 ) -> None:

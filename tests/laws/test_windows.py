@@ -80,11 +80,7 @@ def full(peers: int) -> Topology:
 
 @pytest.mark.parametrize(
     ("name", "topology", "dtype"),
-    cover(
-        ((*case, dtype) for case in CASES for dtype in ("float32", "float64")),
-        lambda name, topology, _: (name, topology),
-        lambda name, _, dtype: (name, dtype),
-    ),
+    cover((*case, dtype) for case in CASES for dtype in ("float32", "float64")),
 )
 def test_groups_change_no_bit_no_count_and_no_time(
     name: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ import pytest
 from p2psim import api
 from p2psim.errors import InputError, PeerError, StoppedError
 from p2psim.launcher import processes, ranks
+from tests.support.thorough import cover
 from tests.unit.test_api import TABLE, Table
 
 # Plug-in that misbehaves in its third consensus step, or only in ranks that a launcher has started.
@@ -104,8 +106,9 @@ def test_an_edited_plug_in_is_read_again(odd: Table) -> None:
     assert np.abs(second.final).max() < np.abs(first.final).max()
 
 
-@pytest.mark.parametrize("debug", [True, False])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "debug"), cover(itertools.product([signal.SIGINT, signal.SIGTERM], [True, False]))
+)
 def test_a_signal_stops_the_run_and_reaches_the_caller(
     odd: Table, debug: bool, number: signal.Signals
 ) -> None:

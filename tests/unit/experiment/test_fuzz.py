@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from p2psim.cli import main
 
 CASES, SEEDS = 500, 20  # 10,000 in all; `make test` draws 1,000
-RUNS = 12  # of the accepted ones of a seed
+RUNS = 4  # of the accepted ones of a seed
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_a_claim_that_fails_is_reported(again: Path, capfd: pytest.CaptureFixtur
     assert "<strong>does not hold</strong>" in (again / "out/report.html").read_text()
 
 
+@pytest.mark.thorough
 def test_killed_runs_are_resumed(place: Path) -> None:
     (place / "experiments/toy/one.toml").write_text(ONE.replace("ROUNDS", "300"))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}

@@ -40,7 +40,7 @@ def table(folder: Path, link: Table, topology: Table | None = None) -> Table:
         ({"name": "trace", "file": "zero.csv"}, "bandwidth > 0 in every row"),
         ({"name": "trace", "file": "rank.csv"}, "sender: 9 is no rank"),
         ({"name": "trace", "file": "twice.csv"}, "two rows for the edge from 0 to 1 at time 0"),
-        ({"name": "trace", "file": "when.csv"}, "and a finite time"),
+        ({"name": "trace", "file": "when.csv"}, "and finite numbers in the column time"),
         ({"nam": "trace"}, "unknown key 'time.link.nam'"),
     ],
     ids=lambda v: str(v)[:40],
