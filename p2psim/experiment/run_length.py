@@ -8,7 +8,7 @@ from p2psim.base import StepTimeModel
 from p2psim.errors import InputError
 from p2psim.experiment.config import MOST_ROUNDS
 
-SAMPLED_STEPS = 20_000  # of all peers, for the mean number of steps in a round
+SAMPLED_STEPS = 5_000  # of all peers, for the mean number of steps in a round
 
 
 def rounds_of(epochs: float, rounds_per_epoch: float) -> int:

@@ -129,7 +129,7 @@ def check_messages_by_receiver(transport: MPITransport) -> None:
     receivers = [i for i in range(n) if i != rank and W[i, rank]]
     own = {i: net.message(vector(rank, 6, step=i)) for i in receivers}
     for wrong in (dict(list(own.items())[1:]), {**own, n: net.message(vector(rank, 6))}):
-        with pytest.raises(ValueError, match="one message for each of the peers"):
+        with pytest.raises(ValueError, match="one message for each of the receivers"):
             net.exchange(wrong)
     assert net.messages_sent == 0
     if not receivers:

@@ -103,6 +103,7 @@ def experiment(
         "algorithm": {"name": "failing.py:Failing", "pause": pause},
         "topology": "ring",
         "eval": {"every": EVERY},
+        "run": {"join": 0},
     }
     return write(folder, table)
 

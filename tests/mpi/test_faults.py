@@ -22,7 +22,7 @@ from p2psim.simulation import checkpoint
 from tests.support.programs import Program, Table, p2psim, run, wait_until_ended, write
 from tests.support.runs import Run, read
 
-PEERS, ROUNDS, EVERY = 8, 120, 20  # a checkpoint every so many rounds
+PEERS, ROUNDS, EVERY = 8, 70, 20  # a checkpoint every so many rounds
 FAULTS = int(os.environ.get("FAULTS", "2"))
 # How the command lines of these begin.
 STUB, SERVER, MPIEXEC = r"\S+ -I -S", r"\S+ -m p2psim forkserver", r"\S*(mpiexec|prterun)"
@@ -236,7 +236,13 @@ def test_kill_9_of_the_launcher(place: Path, whole: Run) -> None:
     assert_goes_on(place, out, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(n, marks=pytest.mark.thorough) for n in (signal.SIGUSR1, signal.SIGHUP)),
+    ],
+)
 def test_a_signal_to_the_launcher_stops_with_a_checkpoint(
     number: signal.Signals, place: Path, whole: Run
 ) -> None:
@@ -304,9 +310,10 @@ def test_a_full_disk(room: str, at: str, way: list[str], place: Path, whole: Run
         ended = run(command(disk / "out", *way), place)
         assert ended.code == 3, ended.stderr
         assert any("peer" in x and "No space left on device" in x for x in ended.messages())
-        shown = run(p2psim("show", disk / "out"), place).stdout
-        assert "experiment: failed (rounds " in shown
-        assert re.search("! peers? .*No space left on device", shown)
+        if at == "checkpoint":  # at the start there may not even be a file of the peer
+            shown = run(p2psim("show", disk / "out"), place).stdout
+            assert "experiment: failed (rounds " in shown
+            assert re.search("! peers? .*No space left on device", shown)
         assert "Traceback" not in ended.stderr
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
         assert_goes_on(place, str(disk / "out"), whole)
