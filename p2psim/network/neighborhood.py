@@ -17,6 +17,7 @@ from p2psim.base import Compressor, LinkModel, Matrix, Message, Ranks, Vector
 from p2psim.network.clock import Clock
 from p2psim.network.messages import Packet, Pool, pack
 from p2psim.network.topology import Topology
+from p2psim.vectors import PART, chunks
 
 WINDOW = 16 * 2**20  # most bytes that a mix receives into, but two messages always fit
 
@@ -44,12 +45,25 @@ class WeightedSum:
 
     def add(self, packets: dict[int, Message]) -> None:
         """Add the terms of these messages in rank order, and remove them from the dict."""
-        for j in sorted(packets):
-            packet = packets.pop(j)  # its decoded value becomes free for the next one
-            np.multiply(packet.value, self.row[j], out=self.out if self.empty else self.term)
-            if not self.empty:
-                np.add(self.out, self.term, out=self.out)
-            self.empty = False
+        if any(isinstance(packet, Packet) and packet.codec for packet in packets.values()):
+            for j in sorted(packets):
+                self.add_values([j], [packets.pop(j).value])  # its memory is then free again
+        else:
+            ranks = sorted(packets)
+            self.add_values(ranks, [packets[j].value for j in ranks])
+            packets.clear()
+
+    def add_values(self, ranks: list[int], values: list[Vector]) -> None:
+        """Add the terms of several values, part by part: a part stays in the processor's cache."""
+        weights = [self.row[j] for j in ranks]
+        for part in chunks(self.out.size, PART):
+            out, term, empty = self.out[part], self.term[part], self.empty
+            for weight, value in zip(weights, values, strict=True):
+                np.multiply(value[part], weight, out=out if empty else term)
+                if not empty:
+                    np.add(out, term, out=out)
+                empty = False
+        self.empty = False
 
 
 class PendingTransfer(ABC):

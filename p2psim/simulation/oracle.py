@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,13 @@ class MinibatchOracle(LocalOracle):
         self.cost, self.precision = scenario.cost, learning.precision
         self.energy = 0.0 if self.cost else math.nan  # mJ
         self.losses: list[float] = []
+        self.energy_of = functools.cache(self.compute_energy)  # minibatches have few sizes
+
+    def compute_energy(self, samples: int) -> float:
+        """Return the energy in mJ of a gradient on so many samples."""
+        assert self.cost
+        operations = cost_model.operations(self.cost, samples, self.precision)
+        return float(operations.energy(self.precision))
 
     def _evaluate(self, x: Vector, samples: int | None) -> Vector:
         self.alive()
@@ -60,8 +68,7 @@ class MinibatchOracle(LocalOracle):
             loss += 0.5 * self.l2 * squared_norm(model.x)
         self.losses.append(loss)
         if self.cost:
-            operations = cost_model.operations(self.cost, len(batch.targets), self.precision)
-            self.energy += operations.energy(self.precision)
+            self.energy += self.energy_of(len(batch.targets))
         return g
 
     @property
@@ -71,7 +78,9 @@ class MinibatchOracle(LocalOracle):
 
     def mean_loss(self) -> float:
         """Return the mean minibatch loss since the last call; NaN if there was none."""
-        mean = float(np.mean(self.losses)) if self.losses else float("nan")
+        if not self.losses:
+            return math.nan
+        mean = self.losses[0] if len(self.losses) == 1 else float(np.mean(self.losses))
         self.losses.clear()
         return mean
 

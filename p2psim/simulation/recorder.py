@@ -22,7 +22,7 @@ import numpy as np
 from p2psim.errors import PeerError
 from p2psim.experiment.scenario import Scenario
 from p2psim.simulation.run_file import atomic_hdf5, identity, lost
-from p2psim.simulation.run_format import PHASES, STATUS, fill_value, layout, peer_file
+from p2psim.simulation.run_format import PHASES, STATUS, TRAIN, fill_value, layout, peer_file
 
 FLUSH_SECONDS = 5.0  # between two flushes of the file, which come with an evaluation
 
@@ -58,6 +58,7 @@ class Recorder:
             path: np.ndarray(shape, kind, self.map, offsets[path])
             for path, (shape, kind, _, _) in specs.items()
         }
+        self.train_columns = {name: self.columns[f"train/{name}"] for name in TRAIN}
         self.columns["now/failure"][...] = b""
         self.rounds, self.rows, self.flushed = 0, 0, time.monotonic()
 
@@ -114,9 +115,9 @@ class Recorder:
     def train(self, round_: int, **values: Any) -> None:
         """Record the row of a round (from 1) in /train."""
         for name, value in values.items():
-            self.columns[f"train/{name}"][round_ - 1] = value
+            self.train_columns[name][round_ - 1] = value
         # Readers take a row as complete once its round is set, so the round comes last.
-        self.columns["train/round"][round_ - 1] = round_
+        self.train_columns["round"][round_ - 1] = round_
         self.rounds = round_
 
     def seconds_per_round(self) -> float:
@@ -151,6 +152,7 @@ class Recorder:
         """Record the final vector x, shape (d,), and close the file."""
         self.columns["final/x"][:] = x
         self.columns.clear()
+        self.train_columns.clear()
         self.map.flush()
         self.map.close()
 

@@ -97,6 +97,13 @@ VARIANTS: dict[str, Table] = {
 }
 # Two convolutions without bias, two norms of three each, a layer of 16 x 4 x 4 to 10.
 SIZES = {"choco-8-bits-quasi-global": 9 * 8 + 9 * 8 * 16 + 3 * (8 + 16) + 256 * 10 + 10}
+# Variants whose algorithm, compressor and graph others have, too.
+ALIKE_OTHERS = (
+    "d-psgd-float64",
+    "choco-fresh-random-k",
+    "choco-fresh-top-k-affine-8",
+    "choco-push-sum",
+)
 LAUNCHED = ("d-psgd-atc", "choco-stale-qsgd", "sgp-one-peer-exponential")
 ALIKE = ("all-reduce", "full-sgd")  # all peers have the same model
 # All variants by --debug, one after the other in a single process: importing torch takes longest.
@@ -166,7 +173,13 @@ def test_the_reference_is_a_run_that_learns(name: str, debugged: Path) -> None:
         assert (file["train/time"][:, -1] > 0).all() == ("time" in VARIANTS[name])
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.thorough] * (name in ALIKE_OTHERS))
+        for name in VARIANTS
+    ],
+)
 def test_mpiexec_gives_the_bits_of_debug(name: str, debugged: Path, tmp_path: Path) -> None:
     file = write(tmp_path, VARIANTS[name])
     ended = run(under_mpiexec(PEERS, p2psim("run", file, "--out", "out")), tmp_path)
@@ -219,7 +232,7 @@ class Threaded(DPSGD):
         ("plain", "launcher"),
         ("fallback", "mpiexec"),
         ("refused", "launcher"),
-        ("refused", "mpiexec"),
+        pytest.param("refused", "mpiexec", marks=pytest.mark.thorough),
     ],
 )
 def test_without_a_fork_server_the_bits_are_the_same(
