@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,12 @@ def test_unpickling_a_published_sparse_matrix() -> None:
     assert matrix.state["indptr"].shape == (141,)
     graph = unpickle.load(folder / "ind.cora.graph", "cure")
     assert (len(graph), graph[0]) == (2708, [633, 1862, 2582])
+
+
+def test_an_ordered_dict_keeps_its_entries_or_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.pickle"
+    path.write_bytes(pickle.dumps(OrderedDict(a=1, b=2), 2))
+    assert unpickle.load(path, "cure") == {"a": 1, "b": 2}
+    path.write_bytes(pickle.dumps(Evil(OrderedDict, [["a", 1]]), 2))  # as Python 2 writes it
+    with pytest.raises(InputError, match="in the form of Python 2"):
+        unpickle.load(path, "cure")

@@ -102,3 +102,14 @@ def test_timelines_that_are_refused_and_joined_runs(tmp_path: Path) -> None:
         path.unlink()
     assert [own.size > 0 for own in results.schedules(place)] == [True, True, False, True]
     assert CliRunner().invoke(cli.main, ["plot", str(place), "--timeline"]).exit_code == 0
+
+
+def test_a_message_before_the_first_row_of_its_pair_is_refused(tmp_path: Path) -> None:
+    """Of the edges of the topology all have a row at time 0, of other pairs perhaps not."""
+    rows = [f"{line},0\n" for line in RING.splitlines()] + ["0,2,0.1,100,5\n"]
+    (tmp_path / "late.csv").write_text(LINKS.strip() + ",time\n" + "".join(rows))
+    link = {"name": "trace", "file": "late.csv"}
+    trace = scenario.load(table(tmp_path, link), tmp_path).experiment.time.link
+    assert trace.arrival(0, 2, 6.0, 100) == pytest.approx(7.1)
+    with pytest.raises(ValueError, match="no row for messages from 0 to 2 at 4 s"):
+        trace.arrival(0, 2, 4.0, 100)
