@@ -31,8 +31,13 @@ def available() -> int:
     soft = resource.getrlimit(resource.RLIMIT_AS)[0]
     if soft == resource.RLIM_INFINITY:
         return physical()
-    pages = int(Path("/proc/self/statm").read_text().split()[0])  # of addresses in use
-    return min(physical(), max(0, soft - pages * os.sysconf("SC_PAGE_SIZE")))
+    return min(physical(), max(0, soft - addresses()))
+
+
+def addresses() -> int:
+    """Return the bytes of addresses that this process uses, which `ulimit -v` limits."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def check(needed: int, subject: str, cure: str) -> None:

@@ -273,14 +273,14 @@ def reasons(members: list[Table], attributes: Table) -> list[str]:
 
 def merge(causes: list[str]) -> list[str]:
     """Return each cause once: "peers 1 and 4 on HOST failed ..." for peers that failed alike."""
-    peers: dict[tuple[str, ...], list[str]] = {}
+    peers: dict[str, list[str]] = {}  # by what follows the rank, or by a cause without a rank
     for cause in causes:
         match = re.match(r"peer (\d+) (.*)", cause, re.DOTALL)
-        own = [match[1]] if match else []
-        peers.setdefault((match[2],) if match else (cause, ""), []).extend(own)
+        rank, rest = ([match[1]], match[2]) if match else ([], cause)
+        peers.setdefault(rest, []).extend(rank)
     return [
-        f"peer{'s' * (len(ranks) > 1)} {enumerated(ranks)} {key[0]}" if ranks else key[0]
-        for key, ranks in peers.items()
+        f"peer{'s' * (len(ranks) > 1)} {enumerated(ranks)} {rest}" if ranks else rest
+        for rest, ranks in peers.items()
     ]
 
 

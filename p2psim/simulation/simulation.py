@@ -149,10 +149,10 @@ class Simulation:
 
     def rounds(self, x: Vector, agreement: RoundAgreement, store: CheckpointStore) -> Vector:
         """Run the rounds after `store.round`; returns the last model."""
+        last = Decision(checkpoint=self.scenario.experiment.run.last_checkpoint)
         for number in range(store.round + 1, self.scenario.rounds + 1):
             self.round = number
             x = self.one_round(x)
-            last = Decision(checkpoint=self.scenario.experiment.run.last_checkpoint)
             decision = agreement(number) if number < self.scenario.rounds else last
             if decision.checkpoint:
                 self.set_phase("checkpoint")

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from p2psim.cli import main
 from p2psim.errors import InputError, StoppedError
 from p2psim.simulation import checkpoint
-from tests.laws.test_algorithms import CASES, GRAPHS, fits, named
-from tests.laws.test_resume import FORMS, TABLE
+from tests.laws.test_algorithms import named
+from tests.laws.test_resume import FORMS, TABLE, table_of
 from tests.support.programs import write
 from tests.support.runs import Table, new_folder, read, run_in_threads, run_threads_in
 from tests.support.thorough import cover
@@ -33,16 +33,7 @@ def differing(one: Any, two: Any) -> list[str]:
     cover(FORMS, lambda form, _: named(form)),
 )
 def test_a_complete_run(form: str, number: int, tmp_path: Path) -> None:
-    case = CASES[form][number]
-    graph = next(g for g in ("ring", "unbalanced-push") if fits(form, g))
-    learning = {"local_steps": case.T, "consensus_steps": case.S}
-    table = {
-        **TABLE,
-        "peers": GRAPHS[graph].n,
-        "algorithm": case.algorithm(named(form)),
-        "topology": GRAPHS[graph].table,
-        "learning": {"optimizer": {"name": "sgd", **case.optimizer}, **learning},
-    }
+    table = table_of(form, number)
     whole = run_in_threads(table, tmp_path)
     place = new_folder(tmp_path)
     run_threads_in({**table, **KEPT}, tmp_path, place)

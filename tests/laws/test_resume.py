@@ -133,6 +133,20 @@ class Hooked:
 """
 
 
+def table_of(form: str, number: int) -> Table:
+    """The experiment with this form of an algorithm."""
+    case = CASES[form][number]
+    graph = next(g for g in ("ring", "unbalanced-push") if fits(form, g))
+    learning = {"local_steps": case.T, "consensus_steps": case.S}
+    return {
+        **TABLE,
+        "peers": GRAPHS[graph].n,
+        "algorithm": case.algorithm(named(form)),
+        "topology": GRAPHS[graph].table,
+        "learning": {"optimizer": {"name": "sgd", **case.optimizer}, **learning},
+    }
+
+
 def interrupted(table: Table, folder: Path) -> tuple[list[int], Any]:
     """Rounds after which the run was stopped and went on, twice, and what came out."""
     place = new_folder(folder)
@@ -161,17 +175,7 @@ def assert_same(table: Table, folder: Path) -> None:
     cover(FORMS, lambda form, _: form),
 )
 def test_every_algorithm(form: str, number: int, tmp_path: Path) -> None:
-    case = CASES[form][number]
-    graph = next(g for g in ("ring", "unbalanced-push") if fits(form, g))
-    learning = {"local_steps": case.T, "consensus_steps": case.S}
-    table = {
-        **TABLE,
-        "peers": GRAPHS[graph].n,
-        "algorithm": case.algorithm(named(form)),
-        "topology": GRAPHS[graph].table,
-        "learning": {"optimizer": {"name": "sgd", **case.optimizer}, **learning},
-    }
-    assert_same(table, tmp_path)
+    assert_same(table_of(form, number), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 import tomli_w
 from click.testing import CliRunner
 
-from p2psim import registry
+from p2psim import memory, registry
 from p2psim.base import KINDS
 from p2psim.cli import main as p2psim
 from p2psim.experiment import config
@@ -155,12 +155,6 @@ def text(draw: Draw) -> bytes:
     return content
 
 
-def used() -> int:
-    """Return the bytes of addresses that this process uses."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 def expired(*_: object) -> None:
     raise TimeoutError(f"more than {SECONDS} s of processor time")
 
@@ -168,7 +162,7 @@ def expired(*_: object) -> None:
 def verdict(file: Path) -> str:
     """Return "accepted", "refused", or what is wrong with the answer of `p2psim plan`."""
     registry.forget_files()
-    resource.setrlimit(resource.RLIMIT_AS, (used() + MEMORY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (memory.addresses() + MEMORY, resource.RLIM_INFINITY))
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     ended = CliRunner().invoke(p2psim, ["plan", str(file)])
     signal.setitimer(signal.ITIMER_PROF, 0)
