@@ -19,7 +19,15 @@ import pytest
 
 from p2psim.analysis import results
 from p2psim.simulation import checkpoint
-from tests.support.programs import Program, Table, p2psim, run, wait_until_ended, write
+from tests.support.programs import (
+    Program,
+    Table,
+    p2psim,
+    run,
+    wait_for_rounds,
+    wait_until_ended,
+    write,
+)
 from tests.support.runs import Run, read
 
 PEERS, ROUNDS, EVERY = 8, 70, 20  # a checkpoint every so many rounds
@@ -162,15 +170,6 @@ def descriptions() -> set[Path]:
     return set(Path("/tmp").glob("hydra_hwloc_xmlfile_*"))
 
 
-def begun(place: Path, out: str, started: Program, rounds: int = EVERY + 5) -> None:
-    """Wait until the run has come so far, past its first checkpoint."""
-    end = time.monotonic() + 60
-    while (state := results.progress(place / out)) is None or state[0] < rounds:
-        assert started.process.poll() is None, started.text(started.err)
-        assert time.monotonic() < end, started.text(started.err)
-        time.sleep(0.02)
-
-
 def assert_goes_on(place: Path, out: str, whole: Run) -> None:
     """The run can be read, and resumed with the same bits."""
     if (place / out / "run.h5").exists():
@@ -214,7 +213,7 @@ def test_kill_9_of_a_peer_at_any_moment(seed: int, place: Path, whole: Run) -> N
 def test_kill_9_of_what_holds_a_run_together(mark: str, told: str, place: Path, whole: Run) -> None:
     out = f"without-{mark[-4:-1]}"
     with running(place, out) as (started, family):
-        begun(place, out, started)
+        wait_for_rounds(place / out, started, EVERY + 5)  # past its first checkpoint
         family.note()
         os.kill(family.one(mark), signal.SIGKILL)
         killed = time.time()
@@ -229,7 +228,7 @@ def test_kill_9_of_what_holds_a_run_together(mark: str, told: str, place: Path, 
 def test_kill_9_of_the_launcher(place: Path, whole: Run) -> None:
     out = "kill-launcher"
     with running(place, out) as (started, family):
-        begun(place, out, started)
+        wait_for_rounds(place / out, started, EVERY + 5)  # past its first checkpoint
         family.note()
         started.process.kill()
         started.end(30)
@@ -248,7 +247,7 @@ def test_a_signal_to_the_launcher_stops_with_a_checkpoint(
 ) -> None:
     out = f"stop-{number}"
     with running(place, out) as (started, family):
-        begun(place, out, started, rounds=3)
+        wait_for_rounds(place / out, started, 3)
         family.note()
         started.process.send_signal(number)
         ended = started.end(30)
@@ -264,7 +263,7 @@ def test_a_peer_that_hangs_is_named(place: Path, whole: Run) -> None:
     out, patience = "hang", 4
     line = command(out, "--set", f"run.patience={patience}")
     with running(place, out, line) as (started, family):
-        begun(place, out, started)
+        wait_for_rounds(place / out, started, EVERY + 5)  # past its first checkpoint
         family.note()
         os.kill(family.ranks()[3], signal.SIGSTOP)
         stopped = time.time()
@@ -287,7 +286,7 @@ def test_a_signal_to_ranks_stops_all(
     """What Slurm sends to the processes of a step before its time is over, also to the server."""
     out = f"stop-{to}-{number}"
     with running(place, out) as (started, family):
-        begun(place, out, started, rounds=3)
+        wait_for_rounds(place / out, started, 3)
         family.note()
         everybody = [*family.ranks().values(), family.one(STUB), family.one(SERVER)]
         for pid in everybody if to == "all" else [family.ranks()[5]]:

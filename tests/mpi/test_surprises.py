@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from p2psim.analysis import results
-from tests.support.programs import Program, Table, assert_refused, p2psim, run, under_mpiexec, write
+from tests.support.programs import (
+    Program,
+    Table,
+    assert_refused,
+    p2psim,
+    run,
+    under_mpiexec,
+    wait_for_rounds,
+    write,
+)
 
 PEERS, VICTIM = 4, 2
 ODD = f"""
@@ -197,7 +206,7 @@ def test_a_stop_that_a_peer_cannot_hear(way: str, tmp_path: Path) -> None:
     with Program(
         under_mpiexec(PEERS, command) if way == "mpiexec" else command, tmp_path
     ) as program:
-        begun(tmp_path / "out", program)
+        wait_for_rounds(tmp_path / "out", program)
         if way == "mpiexec":  # as Slurm does
             (tmp_path / "out" / ".stop").touch()
         else:
@@ -208,15 +217,6 @@ def test_a_stop_that_a_peer_cannot_hear(way: str, tmp_path: Path) -> None:
     assert "hangs: in phase 'local' of round 2 for " in ended.stderr
     with results.open_run(tmp_path / "out") as file:
         assert file.attrs["status"] == ("failed" if way == "mpiexec" else "stopped")
-
-
-def begun(folder: Path, program: Program) -> None:
-    """Wait until a run has completed its first round."""
-    end = time.monotonic() + 60
-    while (state := results.progress(folder)) is None or state[0] < 1:
-        assert program.process.poll() is None, program.text(program.err)
-        assert time.monotonic() < end, program.text(program.err)
-        time.sleep(0.1)
 
 
 LONG: Table = {"rounds": 100_000, "algorithm": {"name": "odd.py:Odd", "what": "steady"}}
@@ -235,7 +235,7 @@ def test_two_runs_at_once_in_one_folder(tmp_path: Path) -> None:
         assert ended.code == 2, ended.stderr
         (told,) = ended.messages()
         assert told.startswith("p2psim: a run is going on in ")
-        begun(tmp_path / "out", other)
+        wait_for_rounds(tmp_path / "out", other)
         other.process.send_signal(signal.SIGTERM)
         assert other.end(60).code == 4
 
@@ -245,7 +245,7 @@ def test_a_folder_that_is_deleted_meanwhile(way: str, tmp_path: Path) -> None:
     file = odd(tmp_path, rounds=100_000, run={})
     command = p2psim("run", file, "--out", "out", *["--debug"] * (way == "debug"))
     with Program(command, tmp_path) as program:
-        begun(tmp_path / "out", program)
+        wait_for_rounds(tmp_path / "out", program)
         shutil.rmtree(tmp_path / "out")
         ended = program.end(20)
     assert ended.code == 3, ended.stderr

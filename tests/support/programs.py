@@ -27,6 +27,7 @@ import pytest
 import tomli_w
 from click.testing import CliRunner, Result
 
+from p2psim.analysis import results
 from p2psim.cli import main
 from p2psim.experiment.sweep import put
 from p2psim.launcher import ranks
@@ -137,6 +138,18 @@ class Program:
             except ProcessLookupError:
                 continue
         self.process.wait()
+
+
+def wait_for_rounds(run: Path, program: Program, rounds: int = 1) -> None:
+    """Wait until all peers of a run have completed so many rounds.
+
+    AssertionError if its program ends before, or after a minute.
+    """
+    end = time.monotonic() + 60
+    while (state := results.progress(run)) is None or state[0] < rounds:
+        assert program.process.poll() is None, program.text(program.err)
+        assert time.monotonic() < end, program.text(program.err)
+        time.sleep(0.02)
 
 
 def descendants(pid: int) -> list[int]:

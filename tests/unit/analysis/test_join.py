@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -12,36 +11,15 @@ from click.testing import CliRunner
 
 from p2psim.analysis import results, tables
 from p2psim.cli import main
-from p2psim.launcher import run_requests, runner
 from tests.support.runs import EXPERIMENT
-
-Make = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """A function that returns a run of the small experiment, which it makes once."""
-    place = tmp_path_factory.mktemp("join")
-    (place / "small.toml").write_text(EXPERIMENT)
-
-    def made(name: str, *settings: str) -> Path:
-        folder = place / name
-        if not folder.exists():
-            runner.run(run_requests.requests(place / "small.toml", settings, folder), True, None)
-        return folder
-
-    return made
+from tests.unit.analysis.conftest import Make, datasets
 
 
 @pytest.fixture(scope="module")
-def choco(make: Make) -> Path:
-    """A run whose data stay in the peers' files."""
-    return make("choco")
-
-
-def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """All datasets of a run by name."""
-    return {dataset.name: dataset for group in file.values() for dataset in group.values()}
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("join")
+    (folder / "small.toml").write_text(EXPERIMENT)
+    return folder
 
 
 def test_a_complete_run_holds_its_data_itself(make: Make, choco: Path, tmp_path: Path) -> None:

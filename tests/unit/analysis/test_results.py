@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from p2psim.analysis import results, tables
 from p2psim.cli import main
 from p2psim.errors import InputError, PeerError
-from p2psim.launcher import run_requests, runner
 from p2psim.simulation import join
 from tests.support.runs import EXPERIMENT
+from tests.unit.analysis.conftest import Make, datasets
 
 TIMED = ["algorithm=d-psgd", 'time.compute={name="constant"}', "time.link.latency=0.5"]
 REFEREE = ["data={name='quadratic',file='problem.npz'}", "model=vector"]
@@ -36,7 +36,6 @@ class Bad(Algorithm):
             raise RuntimeError("on purpose")
         return net.mix(x)
 """
-Make = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +46,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(1)
     np.savez(folder / "problem.npz", A=rng.normal(size=(4, 5, 3)), b=rng.normal(size=(4, 5)))
     return folder
-
-
-@pytest.fixture(scope="module")
-def make(place: Path) -> Make:
-    """A run of the small experiment, made once."""
-
-    def made(name: str, *settings: str) -> Path:
-        folder = place / name
-        if not folder.exists():
-            runner.run(run_requests.requests(place / "small.toml", settings, folder), True, None)
-        return folder
-
-    return made
-
-
-@pytest.fixture(scope="module")
-def choco(make: Make) -> Path:
-    return make("choco")
 
 
 @pytest.fixture(scope="module")
@@ -294,10 +275,6 @@ def test_compare_of_equal_runs(choco: Path, copy: Path, make: Make) -> None:
         file["final/x"][5] = np.nextafter(file["final/x"][5], np.float32(9))
     assert "final vectors differ, an entry by at most" in tables.compare(choco, copy)
     assert "have different shapes" in tables.compare(choco, make("referee", *REFEREE))
-
-
-def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    return {dataset.name: dataset for group in file.values() for dataset in group.values()}
 
 
 def plain(attributes: Any) -> dict[str, Any]:
