@@ -33,7 +33,7 @@ class DPSGD(Algorithm):
 
     def consensus(self, x: Vector, oracle: Oracle, net: Neighborhood) -> Vector:
         if self.order == "atc":
-            return net.mix(x)
+            return net.mix(x, overwrite=True)
         if self.exchange:  # the first of S consensus steps
             self.mixed, self.exchange = self.exchange.mix(), None
         else:

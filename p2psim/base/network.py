@@ -131,8 +131,11 @@ class Neighborhood(Protocol):
         without out-neighbors gives it as an example of the messages that it will receive.
         """
 
-    def mix(self, m: Vector | Message) -> Vector:
-        """Exchange m; return sum_j W[i, j] value_j over in-neighbors and self, in rank order."""
+    def mix(self, m: Vector | Message, overwrite: bool = False) -> Vector:
+        """Exchange m; return sum_j W[i, j] value_j over in-neighbors and self, in rank order.
+
+        With `overwrite` the result may take the memory of the vector m, which saves time.
+        """
 
     def for_each(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
         """Exchange m and call see(j, m_j) for each message by rank, own included.

@@ -40,11 +40,18 @@ class Packet:
     """
 
     def __init__(
-        self, pool: Pool, payload: Payload, codec: Codec | None, entries: int, dtype: Any
+        self,
+        pool: Pool,
+        payload: Payload,
+        codec: Codec | None,
+        entries: int,
+        dtype: Any,
+        value: Vector | None = None,
     ) -> None:
+        """Keep the bytes of a vector; `value` is that vector where the sender has it."""
         self.pool, self.payload, self.codec = pool, payload, codec
         self.entries, self.dtype = entries, dtype
-        self._value: Vector | None = None
+        self._value = value
 
     @property
     def value(self) -> Vector:

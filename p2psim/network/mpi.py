@@ -1,8 +1,7 @@
 """Transport over MPI, and the way in which ranks of one node wait for each other.
 
-Ranks usually outnumber cores. So a rank that waits gives its core away: at first it polls MPI and
-yields the core after a few polls; later it sleeps for ever longer periods, until another rank
-wakes it.
+Ranks usually outnumber cores. So a rank that waits gives its core away: at first it polls MPI a few
+times and naps, in turn; later it sleeps for ever longer periods, until another rank wakes it.
 """
 
 from __future__ import annotations
@@ -25,8 +24,11 @@ from p2psim.network.transport import ALARM, Alarm
 HEADER_TAG, PAYLOAD_TAG = 1, 2
 # Bytes. The sender of a larger payload may have to wait until its receiver has received it.
 EAGER = 4096
-POLLS = 4  # before the core is yielded: one poll progresses one message, or a part of it
-SPIN = 2e-2  # seconds of polling and yielding before the first sleep
+POLLS = 4  # before the core is given away: one poll progresses one message, or a part of it
+# Seconds, which Linux rounds up to about 60 microseconds. A yield would be shorter, but it often
+# returns at once although other ranks could run, and ten of them cost more than one nap.
+NAP = 1e-6
+SPIN = 2e-2  # seconds of polling and napping before the first sleep
 SHORTEST, LONGEST = 2e-4, 5e-3  # seconds of one sleep between polls without a wake-up
 SLEEP_SHARE = 0.1  # of the time waited so far: the length of the next sleep
 
@@ -195,8 +197,10 @@ class MPITransport:
             if waited > next_alarm:
                 next_alarm = waited + ALARM
                 alarm(waited, [i for i, request in enumerate(requests) if not request.Test()])
-            if waited < SPIN or not self.bell.crowded:
+            if not self.bell.crowded:
                 os.sched_yield()
+            elif waited < SPIN:
+                time.sleep(NAP)
             else:
                 self.bell.sleep(min(max(waited * SLEEP_SHARE, SHORTEST), LONGEST))
 

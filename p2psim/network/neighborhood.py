@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from p2psim.base import Compressor, LinkModel, Matrix, Message, Ranks, Vector
 from p2psim.network.clock import Clock
 from p2psim.network.messages import Packet, Pool, pack
 from p2psim.network.topology import Topology
-from p2psim.vectors import PART, chunks
+from p2psim.vectors import CHUNK
 
 WINDOW = 16 * 2**20  # most bytes that a mix receives into, but two messages always fit
 
@@ -36,34 +36,55 @@ def group_size(messages: int, nbytes: int) -> int:
 
 
 class WeightedSum:
-    """Compute sum_j W[i, j] value_j; `add` is called with increasing ranks."""
+    """Compute out = sum_j W[i, j] value_j; `add` is called with increasing ranks.
 
-    def __init__(self, pool: Pool, template: Packet, row: Vector) -> None:
-        self.row, self.empty = row, True
-        self.out: Vector = pool.take(template.entries, template.dtype)
-        self.term: Vector = pool.take(template.entries, template.dtype)
+    The values of other peers are scaled in place: that takes half as long as writing elsewhere.
+    The own one too if `overwrite`, and then it becomes the sum.
+    """
+
+    def __init__(
+        self, pool: Pool, rank: int, own: Packet, row: Vector, overwrite: bool = False
+    ) -> None:
+        size, dtype = own.entries, own.dtype
+        self.rank, self.row, self.overwrite = rank, row, overwrite
+        self.decodes, self.empty = own.codec is not None, True
+        self.out: Vector = own.value if overwrite else pool.take(size, dtype)
+        self.own: Vector = self.out if overwrite else pool.take(min(size, CHUNK), dtype)
 
     def add(self, packets: dict[int, Message]) -> None:
         """Add the terms of these messages in rank order, and remove them from the dict."""
-        if any(isinstance(packet, Packet) and packet.codec for packet in packets.values()):
-            for j in sorted(packets):
-                self.add_values([j], [packets.pop(j).value])  # its memory is then free again
+        ranks = sorted(packets)
+        if self.decodes:
+            for j in ranks:
+                self.add_values({j: packets.pop(j).value})  # its memory is then free again
         else:
-            ranks = sorted(packets)
-            self.add_values(ranks, [packets[j].value for j in ranks])
+            self.add_values({j: packets[j].value for j in ranks})
             packets.clear()
 
-    def add_values(self, ranks: list[int], values: list[Vector]) -> None:
-        """Add the terms of several values, part by part: a part stays in the processor's cache."""
-        weights = [self.row[j] for j in ranks]
-        for part in chunks(self.out.size, PART):
-            out, term, empty = self.out[part], self.term[part], self.empty
-            for weight, value in zip(weights, values, strict=True):
-                np.multiply(value[part], weight, out=out if empty else term)
-                if not empty:
-                    np.add(out, term, out=out)
-                empty = False
+    def add_values(self, values: dict[int, Vector]) -> None:
+        """Add the terms of these values, part by part: a part stays in the processor's cache."""
+        for start in range(0, self.out.size, CHUNK):
+            part = slice(start, start + CHUNK)
+            out = self.out[part]
+            total = None if self.empty else out
+            for j, vector in values.items():
+                value, own = vector[part], j == self.rank
+                if total is None:
+                    total = np.multiply(value, self.row[j], value if self.overwrite else out)
+                else:
+                    space = self.own[: out.size] if own and not self.overwrite else value
+                    term = np.multiply(value, self.row[j], space)
+                    total = np.add(total, term, out if own else total)
         self.empty = False
+
+
+class Route(NamedTuple):
+    """Facts of an exchange with all neighbors, of messages of one size, in a step of the period."""
+
+    receivers: list[int]
+    entries: dict[int, int]  # of a message, by its sender
+    row: Vector  # row i of W_t in the type of the messages, shape (n,)
+    groups: list[list[int]]  # of ranks whose messages are received at a time; none: all at once
 
 
 class PendingTransfer(ABC):
@@ -81,7 +102,7 @@ class PendingTransfer(ABC):
         entries: Mapping[int, int],
     ) -> None:
         self.net, self.own, self.template, self.entries = net, own, template, entries
-        self.step, self.row = net.step, net.row(template.dtype)
+        self.step = net.step
 
     @abstractmethod
     def wait(self) -> dict[int, Message]:
@@ -96,7 +117,8 @@ class PendingTransfer(ABC):
 
     def mix(self) -> Vector:
         """Return sum_j W[i, j] value_j, own included, in rank order, with W of the start."""
-        mixture = WeightedSum(self.net.pool, self.template, self.row)
+        row = self.net.row(self.template.dtype, self.step)
+        mixture = WeightedSum(self.net.pool, self.net.rank, self.template, row)
         mixture.add({**self.wait(), self.net.rank: self.template})
         return mixture.out
 
@@ -122,6 +144,7 @@ class Neighborhood(ABC):
         self.topology, self.clock, self.link, self.control = topology, clock, link, control
         self.pool = Pool()
         self.rows: dict[tuple[int, str], Vector] = {}  # of W, by step of the period and type
+        self.routes: dict[Any, Route] = {}
         self.step = 0
 
     @abstractmethod
@@ -157,11 +180,11 @@ class Neighborhood(ABC):
     def receivers(self) -> list[int]:
         return self.topology.receivers(self.rank, self.step)
 
-    def row(self, dtype: Any) -> Vector:
-        """Return row i of W_t in this type, shape (n,); cached, so do not change it."""
-        key = self.step % self.topology.period, np.dtype(dtype).char
+    def row(self, dtype: Any, step: int) -> Vector:
+        """Return row i of W of a consensus step in this type, shape (n,); do not change it."""
+        key = step % self.topology.period, np.dtype(dtype).char
         if key not in self.rows:
-            self.rows[key] = self.topology.at(self.step)[self.rank].astype(dtype)
+            self.rows[key] = self.topology.at(step)[self.rank].astype(dtype)
         return self.rows[key]
 
     def arrival_time(self, sender: int, receiver: int, sent_at: float, m: Message) -> float:
@@ -201,15 +224,19 @@ class Neighborhood(ABC):
         entries = dict.fromkeys(self.senders(), template.entries)
         return dict(self._transfer(own, template, entries).wait())
 
-    def mix(self, m: Vector | Message) -> Vector:
+    def mix(self, m: Vector | Message, overwrite: bool = False) -> Vector:
         packet = self._packet(m)
-        mixture = WeightedSum(self.pool, packet, self.row(packet.dtype))
-        for group in self._arrivals(packet):
+        route = self._route(packet)
+        # Messages that arrive by groups are added while the own one is still being sent.
+        overwrite = overwrite and not (packet.codec or route.groups)
+        mixture = WeightedSum(self.pool, self.rank, packet, route.row, overwrite)
+        for group in self._arrivals(packet, route):
             mixture.add(group)
         return mixture.out
 
     def for_each(self, m: Vector | Message, see: Callable[[int, Message], None]) -> None:
-        for group in self._arrivals(self._packet(m)):
+        packet = self._packet(m)
+        for group in self._arrivals(packet, self._route(packet)):
             for j in sorted(group):
                 see(j, group.pop(j))
 
@@ -261,36 +288,54 @@ class Neighborhood(ABC):
         for j, part in self._transfer(own, mine, entries).wait().items():
             result[cuts[j] : cuts[j + 1]] = part.value
 
-    def _arrivals(self, packet: Packet) -> Iterator[dict[int, Message]]:
+    def _route(self, packet: Packet) -> Route:
+        """Return the route of a message to all neighbors; prepared once for messages like it."""
+        capacity = self.capacity(packet, packet.entries)
+        key = self.step % self.topology.period, packet.entries, packet.dtype, capacity
+        route = self.routes.get(key)
+        if route is None:
+            senders, groups = self.senders(), []
+            size = group_size(len(senders), capacity)
+            if size < len(senders):
+                ranks = sorted([*senders, self.rank])
+                groups = [ranks[at : at + size] for at in range(0, len(ranks), size)]
+            route = self.routes[key] = Route(
+                receivers=self.receivers(),
+                entries=dict.fromkeys(senders, packet.entries),
+                row=self.row(packet.dtype, self.step),
+                groups=groups,
+            )
+        return route
+
+    def _arrivals(self, packet: Packet, route: Route) -> Iterator[dict[int, Message]]:
         """Yield the messages of an exchange and the own one, at once or by groups of ranks.
 
         Drop the messages of a group before the next one is taken.
         """
-        senders = self.senders()
-        size = group_size(len(senders), self.capacity(packet, packet.entries))
-        if size == len(senders):
-            yield {**self._start(packet).wait(), self.rank: packet}
+        if route.groups:
+            yield from self._in_groups(packet, route)
         else:
-            yield from self._in_groups(packet, sorted([*senders, self.rank]), size)
+            own = dict.fromkeys(route.receivers, packet)
+            messages = self._transfer(own, packet, route.entries).wait()
+            messages[self.rank] = packet
+            yield messages
 
-    def _in_groups(
-        self, packet: Packet, ranks: list[int], size: int
-    ) -> Iterator[dict[int, Message]]:
+    def _in_groups(self, packet: Packet, route: Route) -> Iterator[dict[int, Message]]:
         """Yield the messages of these ranks by groups, for which two receive blocks alternate.
 
         While one group is in use the next one arrives; a block is free once all its messages are
         dropped. All sends start before the first wait, so that no peer has to receive anything
         before others receive from it.
         """
-        groups = [ranks[at : at + size] for at in range(0, len(ranks), size)]
-        room = size * self.capacity(packet, packet.entries)
+        groups = route.groups
+        room = len(groups[0]) * self.capacity(packet, packet.entries)
 
         def receive(group: list[int]) -> PendingTransfer:
             entries = {j: packet.entries for j in group if j != self.rank}
             return self._transfer({}, packet, entries, room)
 
         arriving = [receive(group) for group in groups[:2]]
-        leaving = self._transfer(dict.fromkeys(self.receivers(), packet), packet, {})
+        leaving = self._transfer(dict.fromkeys(route.receivers, packet), packet, {})
         for number, group in enumerate(groups):
             packets = arriving.pop(0).wait()
             if self.rank in group:
@@ -301,8 +346,9 @@ class Neighborhood(ABC):
         leaving.wait()
 
     def _start(self, packet: Packet, to: Ranks = None, sources: Ranks = None) -> PendingTransfer:
-        own = dict.fromkeys(self.receivers() if to is None else to, packet)
-        entries = dict.fromkeys(self.senders() if sources is None else sources, packet.entries)
+        route = self._route(packet)
+        own = dict.fromkeys(route.receivers if to is None else to, packet)
+        entries = route.entries if sources is None else dict.fromkeys(sources, packet.entries)
         return self._transfer(own, packet, entries)
 
     def _packet(self, m: Any) -> Packet:
@@ -311,4 +357,4 @@ class Neighborhood(ABC):
     def _dense(self, v: Vector) -> Packet:
         """Return a message of the vector's own memory; a copy only if v is not contiguous."""
         v = np.ascontiguousarray(v)
-        return Packet(self.pool, v.view(np.uint8), None, v.size, v.dtype)
+        return Packet(self.pool, v.view(np.uint8), None, v.size, v.dtype, v)

@@ -57,6 +57,7 @@ class Transfer(PendingTransfer):
     ) -> None:
         super().__init__(net, own, template, entries)
         net.in_flight.add(self)
+        self.alarmed = False
         self.receiving, self.requests, self.others = net.start_receiving(template, entries, room)
         self.sending, requests, others = net.start_sending(own, self.step)
         self.requests = self.requests + requests
@@ -64,18 +65,15 @@ class Transfer(PendingTransfer):
 
     def complete(self) -> None:
         """Wait in real time until both directions are done; the clock does not move yet."""
-        if not self.requests:
-            return
-        alarms: list[float] = []
+        if self.requests:
+            self.net.transport.wait(self.requests, self._alarm)
+            self.requests, self.others = [], []
+            if self.alarmed:
+                self.net.alarm(0.0, [])
 
-        def alarm(seconds: float, undone: list[int]) -> None:
-            alarms.append(seconds)
-            self.net.alarm(seconds, sorted({self.others[index] for index in undone}))
-
-        self.net.transport.wait(self.requests, alarm)
-        self.requests, self.others = [], []
-        if alarms:
-            self.net.alarm(0.0, [])
+    def _alarm(self, seconds: float, undone: list[int]) -> None:
+        self.alarmed = True
+        self.net.alarm(seconds, sorted({self.others[index] for index in undone}))
 
     def ready(self) -> float:
         return max((arrival.at for arrival in self.arrivals()), default=0.0)
@@ -83,14 +81,13 @@ class Transfer(PendingTransfer):
     def arrivals(self) -> list[Arrival]:
         """Return the arrival of each message, by sender in rank order; none without a link."""
         self.complete()
-        link = self.net.link
+        link, rank = self.net.link, self.net.rank
         if link is None:
             return []
         arrivals = []
         for j, header, _ in self.receiving.parts:
             nbytes, sent_at, _, _ = read_header(header)
-            at = link.arrival(j, self.net.rank, sent_at, nbytes)
-            arrivals.append(Arrival(j, sent_at, at))
+            arrivals.append(Arrival(j, sent_at, link.arrival(j, rank, sent_at, nbytes)))
         return arrivals
 
     def wait(self) -> dict[int, Message]:
@@ -105,7 +102,7 @@ class Transfer(PendingTransfer):
         messages: dict[int, Message] = {}
         for j, header, buffer in self.receiving.parts:
             nbytes, _, step, entries = read_header(header)
-            if (step, entries) != (self.step, self.entries[j]):
+            if step != self.step or entries != self.entries[j]:
                 raise RuntimeError(
                     f"consensus step {self.step} expects {self.entries[j]} entries from peer {j}, "
                     f"which sent {entries} in its step {step}: all peers must exchange alike"
@@ -181,7 +178,7 @@ class PeerNeighborhood(Neighborhood):
             return None, [], []
         packets = list(own.values())
         prepared = None
-        if self.repeats and all(packet is packets[0] for packet in packets):
+        if self.repeats and packets.count(packets[0]) == len(packets):
             payload = packets[0].payload
             key = (address(payload), payload.size, *own)
             prepared = self.sends.find(key, (list(own), payload))

@@ -64,7 +64,7 @@ class Evaluator:
         # The mean model is loaded first, which overwrites the module's own vector. The last one
         # that is loaded is x, so that the module's vector has its old value in the end.
         x = x.copy() if x is self.model.x else x
-        n, rank, total = self.control.peers, self.control.rank, len(self.samples)
+        n, rank, total = self.control.peers, self.control.rank, self.samples.count
         mean = self.control.total(x) / n
         primary = dict(itertools.islice(self.metrics.items(), 1))
         share = slice(total * rank // n, total * (rank + 1) // n)
@@ -89,7 +89,7 @@ class Evaluator:
         self.model.load(x)
         self.model.module.eval()
         loss, weight = 0.0, 0.0
-        sums = {name: metric.zero(len(self.samples)) for name, metric in metrics.items()}
+        sums = {name: metric.zero(self.samples.count) for name, metric in metrics.items()}
         with torch.inference_mode():
             for start in range(part.start, part.stop, self.chunk):
                 batch = self.samples.values(slice(start, min(start + self.chunk, part.stop)))

@@ -11,26 +11,31 @@ import torch
 from p2psim import rng
 from p2psim.base import Batch, Data
 
+SMALL = 1 << 20  # bytes of a column whose values are computed once, at the start
+
 
 class Column:
-    """Raw entries of all samples; scaling is done for those of a batch only."""
+    """Raw entries of all samples; those of a batch are scaled, or all at once if they are few."""
 
     def __init__(self, raw: Any, dtype: torch.dtype, device: str, scale: Any, shift: Any) -> None:
         """Put raw entries on the device; values are raw * scale + shift in `dtype`.
 
         Without scaling both are None, and values are the raw entries in `dtype`.
         """
-        self.raw = torch.from_numpy(np.ascontiguousarray(raw)).to(device)
+        self.entries = torch.from_numpy(np.ascontiguousarray(raw)).to(device)
         self.scale, self.shift, self.dtype = scale, shift, dtype
-        if scale is None and self.raw.dtype.is_floating_point:
-            self.raw = self.raw.to(dtype)
+        small = self.entries.numel() * dtype.itemsize <= SMALL
+        if small or (scale is None and self.entries.dtype.is_floating_point):
+            self.entries, self.scale = self._scaled(self.entries), None
 
     def values(self, selection: Any) -> torch.Tensor:
         """Return the values of the selected samples (a slice or indices)."""
         sliced = isinstance(selection, slice)
-        values = self.raw[selection] if sliced else self.raw.index_select(0, selection)
-        if values.dtype != self.dtype:
-            values = values.to(self.dtype)
+        entries = self.entries[selection] if sliced else self.entries.index_select(0, selection)
+        return self._scaled(entries)
+
+    def _scaled(self, entries: torch.Tensor) -> torch.Tensor:
+        values = entries if entries.dtype == self.dtype else entries.to(self.dtype)
         return values if self.scale is None else values * self.scale + self.shift
 
 
@@ -54,9 +59,7 @@ class Samples:
 
         columns = inputs if self.named else {"": inputs}
         self.columns = {name: column(array) for name, array in columns.items()}
-
-    def __len__(self) -> int:
-        return len(self.targets)
+        self.count = len(self.targets)
 
     def values(self, selection: Any) -> Batch:
         """Return the selected samples (a slice or indices) as a batch."""
@@ -77,9 +80,9 @@ class Batches:
     def __init__(self, data: Data, samples: Samples, size: int, seed: int, rank: int) -> None:
         self.data, self.samples, self.size = data, samples, size
         self.seed, self.rank = seed, rank
-        self.per_epoch = len(samples) // size
+        self.per_epoch = samples.count // size
         # A minibatch of all samples is the same in every step, up to augmentation.
-        self.full_batch = samples.values(slice(None)) if size == len(samples) else None
+        self.full_batch = samples.values(slice(None)) if size == samples.count else None
         self.epoch, self.order = -1, torch.empty(0)
         self.augments = type(data).augment is not Data.augment
 
@@ -90,10 +93,10 @@ class Batches:
             epoch, number = divmod(step, self.per_epoch)
             if epoch != self.epoch:
                 shuffle = rng.generator(self.seed, "batches", self.rank, epoch)
-                self.order = torch.from_numpy(shuffle.permutation(len(self.samples)))
-                self.epoch = epoch
+                order = torch.from_numpy(shuffle.permutation(self.samples.count))
+                self.order, self.epoch = order.to(self.samples.targets.device), epoch
             indices = self.order[number * self.size : (number + 1) * self.size]
-            batch = self.samples.values(indices.to(self.samples.targets.device))
+            batch = self.samples.values(indices)
         if self.augments:
             generator = rng.generator(self.seed, "augment", self.rank, step)
             batch = replace(batch, inputs=self.data.augment(batch.inputs, generator))

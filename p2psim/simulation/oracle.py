@@ -68,13 +68,13 @@ class MinibatchOracle(LocalOracle):
             loss += 0.5 * self.l2 * squared_norm(model.x)
         self.losses.append(loss)
         if self.cost:
-            self.energy += self.energy_of(len(batch.targets))
+            self.energy += self.energy_of(batch.targets.shape[0])
         return g
 
     @property
     def epoch(self) -> float:
         """Passes over this peer's own samples."""
-        return self.step_count * self.batches.size / len(self.batches.samples)
+        return self.step_count * self.batches.size / self.batches.samples.count
 
     def mean_loss(self) -> float:
         """Return the mean minibatch loss since the last call; NaN if there was none."""

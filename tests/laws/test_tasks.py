@@ -172,7 +172,7 @@ def test_every_task_and_metric_has_a_case(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_sums_add_up_over_batches_and_over_peers(name: str, tmp_path: Path) -> None:
     prepared, random = Prepared(name, tmp_path), np.random.default_rng(11)
-    outputs, total = prepared.outputs(), len(prepared.test)
+    outputs, total = prepared.outputs(), prepared.test.count
     targets = prepared.test.targets.numpy()
     for key, metric in prepared.metrics().items():
         expected = FORMULAS[key](outputs.numpy(), targets, prepared.own(0))

@@ -63,9 +63,9 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen = []
     in_groups = Neighborhood._in_groups
 
-    def spy(net: Neighborhood, packet: Any, ranks: list[int], size: int) -> Any:
-        seen.extend([size] if size < len(ranks) else [])
-        return in_groups(net, packet, ranks, size)
+    def spy(net: Neighborhood, packet: Any, route: Any) -> Any:
+        seen.append(len(route.groups[0]))
+        return in_groups(net, packet, route)
 
     monkeypatch.setattr(Neighborhood, "_in_groups", spy)
     return seen

@@ -31,9 +31,10 @@ class Watch:
         return message
 
     def start_exchange(self, m):
-        return Flight(self, m, self.net.start_exchange(m), self.net.row(m.value.dtype))
+        row = self.net.row(m.value.dtype, self.net.step)
+        return Flight(self, m, self.net.start_exchange(m), row)
 
-    def mix(self, m):
+    def mix(self, m, overwrite=False):
         return self.start_exchange(m).mix()
 
 class Flight:
