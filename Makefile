@@ -52,10 +52,12 @@ reproduce-low-precision: $(READY)  ## Reproduce low-precision training in runs/l
 CASES = -m "not thorough"
 # Tests whose ranks only compute run file by file: tests of a file share their runs.
 BITS := $(addprefix tests/mpi/test_,same_bits.py loaded.py exchange.py library.py watching.py)
+# Tests often wait: for ranks, for files, for a limit.
+WORKERS = --numprocesses $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN)) --maxprocesses 16 --dist worksteal
 test: $(READY)  ## Run all tests, each kind of case once, with real ranks under MPICH
-	$(BIN)/python -m pytest $(CASES) --numprocesses auto tests/test_*.py tests/laws tests/unit
-	$(BIN)/python -m pytest $(CASES) --numprocesses 2 --dist loadfile $(BITS)
-	$(BIN)/python -m pytest $(CASES) --numprocesses 2 tests/mpi $(BITS:%=--ignore=%)
+	$(BIN)/python -m pytest $(CASES) $(WORKERS) tests/test_*.py tests/laws tests/unit
+	$(BIN)/python -m pytest $(CASES) $(WORKERS) --dist loadfile $(BITS)
+	$(BIN)/python -m pytest $(CASES) $(WORKERS) tests/mpi $(BITS:%=--ignore=%)
 
 test-all: CASES =
 test-all: export THOROUGH = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +37,7 @@ class Digits(Data):
 
     def open(self, folder: str) -> None:
         """Read the file (1797 x 65 bytes); InputError if it is missing or damaged."""
-        table = read_table()
+        table = read_table(*sklearn_file("digits", "digits.csv.gz"))
         if self.test_samples >= len(table):
             raise InputError(
                 f"data.test_samples = {self.test_samples}: digits has {len(table)} samples; "
@@ -71,11 +73,12 @@ class Digits(Data):
         return rows[:, :64].reshape(-1, *self.shape), rows[:, 64].astype(np.int64)
 
 
-def read_table() -> NDArray[np.uint8]:
-    """Return all samples (1797, 65): 64 pixels row by row, followed by the class."""
-    path, cure = sklearn_file("digits", "digits.csv.gz")
+@functools.cache  # with --debug, all peers of a process read the file
+def read_table(path: Path, cure: str) -> NDArray[np.uint8]:
+    """Return all samples (1797, 65): 64 pixels row by row, followed by the class; read only."""
     with open_data_file(path, cure) as stream:
         table = np.loadtxt(stream, delimiter=",", dtype=np.uint8)
         if table.shape != (1797, 65):
             raise ValueError(f"it holds a table of shape {table.shape} in place of (1797, 65)")
+    table.flags.writeable = False
     return table

@@ -67,8 +67,8 @@ class WeightedSum:
             part = slice(start, start + CHUNK)
             out = self.out[part]
             total = None if self.empty else out
-            for j, vector in values.items():
-                value, own = vector[part], j == self.rank
+            for j, whole in values.items():
+                value, own = whole[part], j == self.rank
                 if total is None:
                     total = np.multiply(value, self.row[j], value if self.overwrite else out)
                 else:

@@ -26,9 +26,9 @@ from tests.support.runs import (
     quadratics,
     run_quadratic,
 )
-from tests.support.thorough import cover
+from tests.support.thorough import THOROUGH, cover
 
-ROUNDS = 100
+ROUNDS = 100 if THOROUGH else 40
 MATCHINGS = """
 import networkx as nx
 

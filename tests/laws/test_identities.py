@@ -77,14 +77,14 @@ def test_i1_atc_on_the_complete_graph_is_sgd_on_the_union_and_cta_is_not(tmp_pat
 
 
 def test_i2_choco_fresh_identity_gamma_1_is_atc(tmp_path: Path) -> None:
-    problem, options = quadratics(8), {"rounds": 60, "optimizer": MOMENTUM}
+    problem, options = quadratics(8), {"rounds": 30, "optimizer": MOMENTUM}
     one = run_quadratic(problem, tmp_path, choco(gamma=1.0), **options)
     other = run_quadratic(problem, tmp_path, "d-psgd", **options)
     assert difference(one.x, other.x) <= 1e-12
 
 
 def test_i3_choco_stale_identity_gamma_1_is_cta_from_a_common_start(tmp_path: Path) -> None:
-    stale, options = choco(gamma=1.0, variant="stale"), {"rounds": 60, "optimizer": MOMENTUM}
+    stale, options = choco(gamma=1.0, variant="stale"), {"rounds": 30, "optimizer": MOMENTUM}
     common = quadratics(8, same_start=True)
     one = run_quadratic(common, tmp_path, stale, **options)
     other = run_quadratic(common, tmp_path, CTA, **options)
@@ -98,7 +98,7 @@ def test_i4_choco_fresh_identity_is_atc_with_w_gamma(tmp_path: Path) -> None:
     gamma, n = 0.35, 8
     lines = [f"{i} {(i + 1) % n} {gamma / 3!r}" for i in range(n)]
     (tmp_path / "slow.edgelist").write_text("\n".join(lines))
-    problem, options = quadratics(n), {"rounds": 60, "optimizer": MOMENTUM}
+    problem, options = quadratics(n), {"rounds": 30, "optimizer": MOMENTUM}
     slow = {"file": "slow.edgelist", "weights": "edges"}
     one = run_quadratic(problem, tmp_path, choco(gamma=gamma), **options)
     other = run_quadratic(problem, tmp_path, "d-psgd", topology=slow, **options)
@@ -163,7 +163,7 @@ def test_i7_deep_squeeze_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_i7_deep_squeeze_identity_gamma_1_is_atc(tmp_path: Path) -> None:
-    problem, options = quadratics(8), {"rounds": 60, "optimizer": MOMENTUM}
+    problem, options = quadratics(8), {"rounds": 30, "optimizer": MOMENTUM}
     one = run_quadratic(problem, tmp_path, squeeze(gamma=1.0), **options)
     other = run_quadratic(problem, tmp_path, "d-psgd", **options)
     assert difference(one.x, other.x) <= 1e-12
@@ -211,7 +211,7 @@ def test_i8_choco_gossip_keeps_the_bound_of_its_theorem(tmp_path: Path) -> None:
 
 
 def test_i9_push_sum_on_a_doubly_stochastic_w_is_atc(tmp_path: Path) -> None:
-    problem, options = quadratics(8), {"rounds": 60, "optimizer": MOMENTUM}
+    problem, options = quadratics(8), {"rounds": 30, "optimizer": MOMENTUM}
     ran, log = run_logged(problem, tmp_path, {"name": "watched.py:Push"}, **options)
     u = np.array([[state[-1] for state in log[i]["state"]] for i in range(8)])
     assert np.abs(u - 1).max() <= 1e-12
@@ -230,7 +230,7 @@ def test_i9_push_sum_reaches_the_mean_on_a_directed_graph(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("method", [choco(**PUSH), squeeze(**PUSH)], ids=label)
 def test_i10_push_sum_identity_gamma_1_is_sgp(method: Table, tmp_path: Path) -> None:
-    options: Table = {"topology": UNBALANCED, "rounds": 60, "optimizer": MOMENTUM}
+    options: Table = {"topology": UNBALANCED, "rounds": 30, "optimizer": MOMENTUM}
     problem = quadratics(7)
     one = run_quadratic(problem, tmp_path, {**method, "gamma": 1.0}, **options)
     other = run_quadratic(problem, tmp_path, "sgp", **options)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import pytest
+
+THOROUGH = bool(os.environ.get("THOROUGH"))  # True in `make test-all`
 
 Case = tuple[Any, ...]
 Key = Callable[..., Hashable]
