@@ -34,7 +34,9 @@ def add_scaled(x: Vector, a: float, y: Vector, out: Vector) -> Vector:
     """
     import torch
 
-    torch.add(torch.from_numpy(x), torch.from_numpy(y), alpha=a, out=torch.from_numpy(out))
+    left = torch.from_numpy(x)
+    target = left if out is x else torch.from_numpy(out)
+    torch.add(left, torch.from_numpy(y), alpha=a, out=target)
     return out
 
 

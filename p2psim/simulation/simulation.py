@@ -166,16 +166,19 @@ class Simulation:
 
     def one_round(self, x: Vector) -> Vector:
         """Run the local phase and the consensus phase and record one row; returns the model."""
+        due = self.round in self.due
         self.set_phase("local")
         self.oracle.begin(x)
         x = self.check_vector(self.algorithm.local(x, self.oracle, self.net))
-        self.evaluate(x)
+        if due:
+            self.evaluate(x)
         self.set_phase("consensus")
         for _ in range(self.scenario.experiment.learning.consensus_steps):
             x = self.check_vector(self.algorithm.consensus(x, self.oracle, self.net))
             self.net.advance()
         self.oracle.end(x)
-        self.evaluate(x)
+        if due:
+            self.evaluate(x)
         self.set_phase("record")
         self.log.train(
             self.round,
@@ -233,8 +236,8 @@ class Simulation:
         return x
 
     def evaluate(self, x: Vector) -> None:
-        """Evaluate the model x after this phase if the experiment requires that; records a row."""
-        if self.round in self.due and self.phase in self.scenario.experiment.eval.phases:
+        """Evaluate the model x after this phase if the experiment requires it; records a row."""
+        if self.phase in self.scenario.experiment.eval.phases:
             phase = self.phase
             self.set_phase(f"evaluation after {phase}")
             if self.round == self.scenario.rounds:

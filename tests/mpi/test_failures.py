@@ -29,6 +29,7 @@ from tests.support.programs import (
     wait_until_ended,
     write,
 )
+from tests.support.thorough import thorough
 
 PEERS, ROUNDS, EVERY = 3, 20, 3
 VICTIM, ROUND = 2, 6  # an evaluation round
@@ -194,7 +195,8 @@ PHASES = {
     ("phase", "way"),
     [
         *((phase, "launcher") for phase in PHASES),
-        *((phase, way) for phase in ("start", "consensus") for way in ("mpiexec", "debug")),
+        *(("start", "debug"), ("consensus", "mpiexec")),
+        *(thorough("start", "mpiexec"), thorough("consensus", "debug")),
     ],
 )
 def test_an_exception_ends_the_run_and_is_told(phase: str, way: str, tmp_path: Path) -> None:

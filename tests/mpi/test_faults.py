@@ -29,6 +29,7 @@ from tests.support.programs import (
     write,
 )
 from tests.support.runs import Run, read
+from tests.support.thorough import thorough
 
 PEERS, ROUNDS, EVERY = 8, 70, 20  # a checkpoint every so many rounds
 FAULTS = int(os.environ.get("FAULTS", "2"))
@@ -206,7 +207,7 @@ def test_kill_9_of_a_peer_at_any_moment(seed: int, place: Path, whole: Run) -> N
     [
         (STUB, "was killed because mpiexec, or the rank's stub under it, has ended"),
         (SERVER, "the fork server of this node was killed"),
-        (MPIEXEC, "mpiexec was killed by signal 9"),
+        thorough(MPIEXEC, "mpiexec was killed by signal 9"),
     ],
     ids=["stub", "server", "mpiexec"],
 )
@@ -239,7 +240,7 @@ def test_kill_9_of_the_launcher(place: Path, whole: Run) -> None:
     "number",
     [
         signal.SIGTERM,
-        *(pytest.param(n, marks=pytest.mark.thorough) for n in (signal.SIGUSR1, signal.SIGHUP)),
+        *map(thorough, (signal.SIGUSR1, signal.SIGHUP)),
     ],
 )
 def test_a_signal_to_the_launcher_stops_with_a_checkpoint(
@@ -279,7 +280,9 @@ def test_a_peer_that_hangs_is_named(place: Path, whole: Run) -> None:
     assert_goes_on(place, out, whole)
 
 
-@pytest.mark.parametrize(("to", "number"), [("rank", signal.SIGINT), ("all", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("to", "number"), [thorough("rank", signal.SIGINT), ("all", signal.SIGTERM)]
+)
 def test_a_signal_to_ranks_stops_all(
     to: str, number: signal.Signals, place: Path, whole: Run
 ) -> None:
@@ -299,7 +302,11 @@ def test_a_signal_to_ranks_stops_all(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
 @pytest.mark.parametrize(
     ("room", "at", "way"),
-    [("100k", "start", []), ("520k", "checkpoint", []), ("520k", "checkpoint", ["--debug"])],
+    [
+        ("100k", "start", []),
+        thorough("520k", "checkpoint", []),
+        ("520k", "checkpoint", ["--debug"]),
+    ],
 )
 def test_a_full_disk(room: str, at: str, way: list[str], place: Path, whole: Run) -> None:
     disk = place / f"disk-{at}{len(way)}"

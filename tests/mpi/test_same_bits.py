@@ -14,6 +14,7 @@ import pytest
 from p2psim import registry
 from p2psim.network.neighborhood import WINDOW
 from tests.support.programs import Table, p2psim, run, under_mpiexec, write
+from tests.support.thorough import thorough
 
 PEERS, ROUNDS, EVERY = 6, 12, 5
 TOP_K = {"name": "top-k", "keep": 0.1}
@@ -175,10 +176,7 @@ def test_the_reference_is_a_run_that_learns(name: str, debugged: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.thorough] * (name in ALIKE_OTHERS))
-        for name in VARIANTS
-    ],
+    [thorough(name) if name in ALIKE_OTHERS else name for name in VARIANTS],
 )
 def test_mpiexec_gives_the_bits_of_debug(name: str, debugged: Path, tmp_path: Path) -> None:
     file = write(tmp_path, VARIANTS[name])
@@ -232,7 +230,7 @@ class Threaded(DPSGD):
         ("plain", "launcher"),
         ("fallback", "mpiexec"),
         ("refused", "launcher"),
-        pytest.param("refused", "mpiexec", marks=pytest.mark.thorough),
+        thorough("refused", "mpiexec"),
     ],
 )
 def test_without_a_fork_server_the_bits_are_the_same(

@@ -23,6 +23,7 @@ from tests.support.programs import (
     wait_for_rounds,
     write,
 )
+from tests.support.thorough import thorough
 
 PEERS, VICTIM = 4, 2
 ODD = f"""
@@ -102,8 +103,8 @@ def test_a_failure_before_the_first_round(way: str, tmp_path: Path) -> None:
     ("what", "told"),
     [
         ("short", "it has returned float32 (5,), not float32 (650,)"),
-        ("double", "it has returned float64 (650,), not float32 (650,)"),
-        ("none", "it has returned NoneType, not float32 (650,)"),
+        thorough("double", "it has returned float64 (650,), not float32 (650,)"),
+        thorough("none", "it has returned NoneType, not float32 (650,)"),
     ],
 )
 def test_what_a_phase_must_not_return(what: str, told: str, tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_a_fork_server_that_is_killed_at_its_start(tmp_path: Path) -> None:
     assert not list(Path("/tmp").glob(f"{Path(home).name}*"))
 
 
-@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("streams", [thorough(">&-"), thorough("2>&-"), "<&- >&- 2>&-"])
 def test_closed_streams(streams: str, tmp_path: Path) -> None:
     file = odd(tmp_path)
     command = p2psim("run", file, "--out", "out")
@@ -198,7 +199,7 @@ def test_what_all_peers_fail_with_is_said_once(what: str, cause: str, tmp_path: 
     assert shown.count(cause) == 1
 
 
-@pytest.mark.parametrize("way", ["launcher", "mpiexec"])
+@pytest.mark.parametrize("way", ["launcher", thorough("mpiexec")])
 def test_a_stop_that_a_peer_cannot_hear(way: str, tmp_path: Path) -> None:
     """It ends after seconds, not after [run] patience, which is 600 s."""
     file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": "loop"}, rounds=100)

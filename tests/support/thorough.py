@@ -14,6 +14,11 @@ Case = tuple[Any, ...]
 Key = Callable[..., Hashable]
 
 
+def thorough(*case: Any) -> Any:
+    """Return a case for pytest.mark.parametrize that only `make test-all` runs."""
+    return pytest.param(*case, marks=pytest.mark.thorough)
+
+
 def covering(cases: list[Case], keys: Iterable[Key]) -> set[int]:
     """Return the indices of few cases that together have every value of every key.
 
@@ -38,6 +43,5 @@ def cover(cases: Iterable[Case], *keys: Key) -> list[Any]:
     every_part = [lambda *case, part=part: repr(case[part]) for part in range(len(rows[0]))]
     chosen = covering(rows, keys or every_part)
     return [
-        pytest.param(*row, marks=() if index in chosen else pytest.mark.thorough)
-        for index, row in enumerate(rows)
+        pytest.param(*row) if index in chosen else thorough(*row) for index, row in enumerate(rows)
     ]
