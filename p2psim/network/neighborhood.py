@@ -67,6 +67,8 @@ class WeightedSum:
             part = slice(start, start + CHUNK)
             out = self.out[part]
             total = None if self.empty else out
+            # A product takes the place of its factor, but the own vector is kept without
+            # `overwrite`; with it, `out` holds the own vector until its turn comes.
             for j, whole in values.items():
                 value, own = whole[part], j == self.rank
                 if total is None:
