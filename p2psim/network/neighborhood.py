@@ -317,10 +317,7 @@ class Neighborhood(ABC):
         if route.groups:
             yield from self._in_groups(packet, route)
         else:
-            own = dict.fromkeys(route.receivers, packet)
-            messages = self._transfer(own, packet, route.entries).wait()
-            messages[self.rank] = packet
-            yield messages
+            yield {**self._start(packet).wait(), self.rank: packet}
 
     def _in_groups(self, packet: Packet, route: Route) -> Iterator[dict[int, Message]]:
         """Yield the messages of these ranks by groups, for which two receive blocks alternate.

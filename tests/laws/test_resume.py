@@ -15,10 +15,9 @@ from p2psim.simulation import checkpoint
 from tests.laws.test_algorithms import CASES, GRAPHS, fits, named
 from tests.laws.test_compressors import ALL as COMPRESSORS
 from tests.support.runs import Table, new_folder, run_in_threads, run_threads_in
-from tests.support.thorough import THOROUGH, cover
+from tests.support.thorough import cover
 
 ROUNDS = 14
-STOPS = (1, 2) if THOROUGH else (2,)  # queries for a stop until each run of a row is stopped
 # Everything that draws random numbers: split, start, minibatches, compressor, time.
 TABLE: Table = {
     "name": "resume",
@@ -149,9 +148,9 @@ def table_of(form: str, number: int) -> Table:
 
 
 def interrupted(table: Table, folder: Path) -> tuple[list[int], Any]:
-    """Rounds after which the run was stopped and went on, and what came out."""
+    """Rounds after which the run was stopped and went on, twice, and what came out."""
     place = new_folder(folder)
-    for number, asks in enumerate(STOPS):
+    for number, asks in enumerate((1, 2)):
         with pytest.raises(StoppedError):
             run_threads_in(table, folder, place, resume=number > 0, asks=asks)
         with h5py.File(place / "run.h5", locking=False) as file:
@@ -165,7 +164,7 @@ def interrupted(table: Table, folder: Path) -> tuple[list[int], Any]:
 def assert_same(table: Table, folder: Path) -> None:
     whole = run_in_threads(table, folder)
     stops, made = interrupted(table, folder)
-    assert len(set(stops)) == len(STOPS)
+    assert len(set(stops)) == 2
     assert max(stops) < table["rounds"]
     here, there = made.datasets(), whole.datasets()
     assert [name for name in here if here[name] != there[name]] == []
