@@ -34,9 +34,11 @@ def add_scaled(x: Vector, a: float, y: Vector, out: Vector) -> Vector:
     """
     import torch
 
-    left = torch.from_numpy(x)
-    target = left if out is x else torch.from_numpy(out)
-    torch.add(left, torch.from_numpy(y), alpha=a, out=target)
+    left, right = torch.from_numpy(x), torch.from_numpy(y)
+    if out is x:
+        left.add_(right, alpha=a)
+    else:
+        torch.add(left, right, alpha=a, out=torch.from_numpy(out))
     return out
 
 

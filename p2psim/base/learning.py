@@ -24,12 +24,13 @@ class Batch:
     weight: float  # what the loss is a mean over: samples, tokens, labeled nodes, rays
     start: int = 0  # position of the first sample in the test set
 
-    def first(self, samples: int) -> Batch:
-        """Return the first `samples` samples; the weight shrinks in proportion."""
-        inputs = self.inputs
-        part = {k: v[:samples] for k, v in inputs.items()} if isinstance(inputs, dict) else None
-        weight = self.weight * samples / len(self.targets)
-        return Batch(inputs[:samples] if part is None else part, self.targets[:samples], weight)
+    def part(self, start: int, stop: int) -> Batch:
+        """Return the samples from `start` to before `stop`; their share of the weight."""
+        inputs, targets = self.inputs, self.targets
+        weight = self.weight * (stop - start) / len(targets)
+        named = isinstance(inputs, dict)
+        part = {k: v[start:stop] for k, v in inputs.items()} if named else inputs[start:stop]
+        return Batch(part, targets[start:stop], weight)
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ class Learner(Protocol):
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the task's loss, a scalar."""
 
+    def backward(self, loss: torch.Tensor) -> None:
+        """Compute g = dL/dx by reverse-mode differentiation of the loss, a scalar."""
+
 
 class LearningRule(Protocol):
     """Computes the gradient of a minibatch.
@@ -129,6 +133,9 @@ class LearningRule(Protocol):
     An optional method bind(module, key) is called once, before all others and again when a run is
     resumed: it may add hooks to the module. key(purpose) gives 64 random bits, the same on all
     peers. Attributes that `bind` sets are no state: a checkpoint holds the others.
+
+    Before each gradient torch's generator is seeded for the peer and the step. A rule that draws no
+    random numbers says so by the class attribute deterministic = True, and saves this time.
     """
 
     def gradient(self, learner: Learner, batch: Batch) -> float:

@@ -45,7 +45,7 @@ def plan(scenario: Scenario) -> dict[str, str]:
         "rounds": f"{scenario.rounds} ({epochs(scenario)})",
         "messages": rough
         + per_round(least.messages_sent, most.messages_sent, graph.period, "messages")
-        + f", each with {HEADER.itemsize} bytes of header",
+        + f", each with {HEADER.size} bytes of header",
         "traffic": rough
         + per_round(least.bytes_sent, most.bytes_sent, graph.period, "bytes")
         + (f", and {most.bytes_at_start:,} once at the start" if most.bytes_at_start else ""),

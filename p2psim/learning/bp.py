@@ -8,10 +8,11 @@ from p2psim.registry import plugin
 
 @plugin("rule", "bp", "Rumelhart, Hinton & Williams 1986")
 class Backpropagation:
-    """g = dL/dx by reverse-mode differentiation; the .grad of every parameter is a view of g."""
+    """g = dL/dx by reverse-mode differentiation."""
+
+    deterministic = True
 
     def gradient(self, learner: Learner, batch: Batch) -> float:
         loss = learner.loss(learner.module(batch.inputs), batch)
-        learner.g.zero_()  # backward adds to it
-        loss.backward()  # type: ignore[no-untyped-call]
+        learner.backward(loss)
         return loss.item()

@@ -29,6 +29,6 @@ class Classification(Task):
         self.metrics = class_metrics(spec.classes, own)
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        from torch.nn import functional
+        from torch.nn.functional import cross_entropy
 
-        return functional.cross_entropy(outputs, batch.targets.long())
+        return cross_entropy(outputs, batch.targets.long())

@@ -84,7 +84,8 @@ class LocalOracle(ABC):
             samples = self.setting.batch_sizes[self.rank] * done // blocks
             share = self._gradient(x, samples, until)
             return np.multiply(share, done / blocks, out=out)
-        self._pass(until)
+        self.clock.work(until)
+        self.step_count += 1
         out[:] = 0
         return out
 
@@ -114,10 +115,9 @@ class LocalOracle(ABC):
         Of the first `samples` samples alone, and ready at `until`, where these are given.
         """
         g = self._evaluate(x, samples)
-        seconds = self.seconds(self.rank, self.step_count) if until is None else 0.0
-        self._pass(self.clock.now + seconds if until is None else until)
-        return g
-
-    def _pass(self, until: float) -> None:
-        self.clock.work(until)
+        if until is None and self.compute:
+            until = self.clock.now + self.compute.seconds(self.rank, self.step_count)
+        if until is not None:
+            self.clock.work(until)
         self.step_count += 1
+        return g

@@ -7,9 +7,10 @@ anybody holds them: the transfer itself, or a message that lies in the block.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -17,8 +18,7 @@ import numpy as np
 from p2psim.base import Payload
 from p2psim.network.messages import Pool
 
-HEADER = np.dtype([("nbytes", "<u8"), ("sent_at", "<f8"), ("step", "<u4"), ("entries", "<u4")])
-LAYOUT = struct.Struct("<QdII")  # the same, without NumPy's cost of a microsecond per access
+HEADER = struct.Struct("<QdII")  # payload bytes, departure, consensus step, entries
 KEPT = 16  # prepared transfers of either direction; the oldest one makes room for a new one
 
 Part: TypeAlias = tuple[int, Payload, Payload]  # peer, header, payload
@@ -42,12 +42,12 @@ class ReceiveBuffers:
 
         The block has at least `room` bytes.
         """
-        self.headers: Payload = pool.take(len(sizes) * HEADER.itemsize, np.uint8)
+        self.headers: Payload = pool.take(len(sizes) * HEADER.size, np.uint8)
         self.block: Payload = pool.take(max(sum(sizes.values()), room), np.uint8)
         self.parts: list[Part] = []
         start = 0
         for number, (j, size) in enumerate(sizes.items()):
-            header = self.headers[number * HEADER.itemsize : (number + 1) * HEADER.itemsize]
+            header = self.headers[number * HEADER.size : (number + 1) * HEADER.size]
             self.parts.append((j, header, self.block[start : start + size]))
             start += size
 
@@ -56,8 +56,8 @@ class SendBuffers:
     """Headers of messages to several peers, in one array."""
 
     def __init__(self, pool: Pool, messages: int) -> None:
-        self.headers: Payload = pool.take(messages * HEADER.itemsize, np.uint8)
-        self.parts: list[Payload] = list(self.headers.reshape(messages, HEADER.itemsize))
+        self.headers: Payload = pool.take(messages * HEADER.size, np.uint8)
+        self.parts: list[Payload] = list(self.headers.reshape(messages, HEADER.size))
 
 
 class Prepared:
@@ -120,16 +120,7 @@ class Repetitions:
 
 def address(payload: Payload) -> int:
     """Return the address of a payload's first byte."""
+    if payload.size and payload.flags.writeable:
+        return ctypes.addressof(ctypes.c_char.from_buffer(payload.data))  # four times faster
     value: int = payload.__array_interface__["data"][0]
     return value
-
-
-def write_header(header: Payload, values: Sequence[Any]) -> None:
-    """Write payload bytes, departure, step and entries into a header."""
-    LAYOUT.pack_into(header.data, 0, *values)
-
-
-def read_header(header: Payload) -> tuple[int, float, int, int]:
-    """Return payload bytes, departure, step and entries of a header."""
-    nbytes, sent_at, step, entries = LAYOUT.unpack_from(header.data)
-    return nbytes, sent_at, step, entries

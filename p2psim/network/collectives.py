@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from p2psim.base import Vector
@@ -61,12 +63,21 @@ class ControlChannel(PeerNeighborhood):
     def maximum(self, v: Vector) -> Vector:
         """Return the largest entries over all peers, shape (len(v),), in log2(n) steps."""
         best = v.copy()
+        for _ in self.maximum_steps(best):
+            pass
+        return best
+
+    def maximum_steps(self, best: Vector) -> Iterator[None]:
+        """Replace the entries of `best` by the largest over all peers, in log2(n) steps.
+
+        Yield in each step while its messages travel: the peers may do other work until they go on.
+        """
         for step in (2**k for k in range((self.peers - 1).bit_length())):
             own = self.message(best)
             to, source = (self.rank + step) % self.peers, (self.rank - step) % self.peers
-            packets = self._transfer({to: own}, own, {source: v.size}).wait()
-            np.maximum(best, packets[source].value, out=best)
-        return best
+            transfer = self._transfer({to: own}, own, {source: best.size})
+            yield
+            np.maximum(best, transfer.wait()[source].value, out=best)
 
     def barrier(self) -> None:
         """Return once every peer has called it."""

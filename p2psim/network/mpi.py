@@ -24,7 +24,7 @@ from p2psim.network.transport import ALARM, Alarm
 HEADER_TAG, PAYLOAD_TAG = 1, 2
 # Bytes. The sender of a larger payload may have to wait until its receiver has received it.
 EAGER = 4096
-POLLS = 4  # before the core is given away: one poll progresses one message, or a part of it
+POLLS = 32  # before the core is given away: one poll progresses one message, or a part of it
 # Seconds, which Linux rounds up to about 60 microseconds. A yield would be shorter, but it often
 # returns at once although other ranks could run, and ten of them cost more than one nap.
 NAP = 1e-6

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from p2psim.base import Compressor, LinkModel, Matrix, Message, Ranks, Vector
 from p2psim.network.clock import Clock
 from p2psim.network.messages import Packet, Pool, pack
 from p2psim.network.topology import Topology
-from p2psim.vectors import CHUNK
+from p2psim.vectors import CHUNK, chunks
 
 WINDOW = 16 * 2**20  # most bytes that a mix receives into, but two messages always fit
 
@@ -63,21 +63,26 @@ class WeightedSum:
 
     def add_values(self, values: dict[int, Vector]) -> None:
         """Add the terms of these values, part by part: a part stays in the processor's cache."""
-        for start in range(0, self.out.size, CHUNK):
-            part = slice(start, start + CHUNK)
-            out = self.out[part]
-            total = None if self.empty else out
-            # A product takes the place of its factor, but the own vector is kept without
-            # `overwrite`; with it, `out` holds the own vector until its turn comes.
-            for j, whole in values.items():
-                value, own = whole[part], j == self.rank
-                if total is None:
-                    total = np.multiply(value, self.row[j], value if self.overwrite else out)
-                else:
-                    space = self.own[: out.size] if own and not self.overwrite else value
-                    term = np.multiply(value, self.row[j], space)
-                    total = np.add(total, term, out if own else total)
+        if self.out.size <= CHUNK:
+            self.add_part(self.out, values)
+        else:
+            for part in chunks(self.out.size):
+                self.add_part(self.out[part], {j: value[part] for j, value in values.items()})
         self.empty = False
+
+    def add_part(self, out: Vector, values: dict[int, Vector]) -> None:
+        """Add the terms of these values, each of shape (m,), to the part `out` of the sum."""
+        total = None if self.empty else out
+        # A product takes the place of its factor, but the own vector is kept without `overwrite`;
+        # with it, `out` holds the own vector until its turn comes.
+        for j, value in values.items():
+            own = j == self.rank
+            if total is None:
+                total = np.multiply(value, self.row[j], value if self.overwrite else out)
+            else:
+                space = self.own[: out.size] if own and not self.overwrite else value
+                term = np.multiply(value, self.row[j], space)
+                total = np.add(total, term, out if own else total)
 
 
 class Route(NamedTuple):
@@ -213,7 +218,8 @@ class Neighborhood(ABC):
 
     def exchange(self, m: Vector | Message | Mapping[int, Message]) -> dict[int, Message]:
         if not isinstance(m, Mapping):
-            return dict(self._start(self._packet(m)).wait())
+            packet = self._packet(m)
+            return dict(self._start(packet, self._route(packet)).wait())
         receivers = self.receivers()
         if not m or sorted(j for j in m if j != self.rank) != receivers:
             raise ValueError(
@@ -247,7 +253,7 @@ class Neighborhood(ABC):
     ) -> PendingTransfer:
         # A vector is copied, because its owner may change it before the transfer ends.
         packet = self.message(m) if isinstance(m, np.ndarray) else self._packet(m)
-        return self._start(packet, to, sources)
+        return self._start(packet, self._route(packet), to, sources)
 
     def simulator_exchange(self, v: Vector) -> dict[int, Vector]:
         assert self.control
@@ -292,8 +298,9 @@ class Neighborhood(ABC):
 
     def _route(self, packet: Packet) -> Route:
         """Return the route of a message to all neighbors; prepared once for messages like it."""
-        capacity = self.capacity(packet, packet.entries)
-        key = self.step % self.topology.period, packet.entries, packet.dtype, capacity
+        codec, entries = packet.codec, packet.entries
+        capacity = self.capacity(packet, entries) if codec else packet.payload.size
+        key = self.step % self.topology.period, entries, packet.dtype, capacity
         route = self.routes.get(key)
         if route is None:
             senders, groups = self.senders(), []
@@ -303,21 +310,22 @@ class Neighborhood(ABC):
                 groups = [ranks[at : at + size] for at in range(0, len(ranks), size)]
             route = self.routes[key] = Route(
                 receivers=self.receivers(),
-                entries=dict.fromkeys(senders, packet.entries),
+                entries=dict.fromkeys(senders, entries),
                 row=self.row(packet.dtype, self.step),
                 groups=groups,
             )
         return route
 
-    def _arrivals(self, packet: Packet, route: Route) -> Iterator[dict[int, Message]]:
-        """Yield the messages of an exchange and the own one, at once or by groups of ranks.
+    def _arrivals(self, packet: Packet, route: Route) -> Iterable[dict[int, Message]]:
+        """Return the messages of an exchange and the own one, at once or by groups of ranks.
 
         Drop the messages of a group before the next one is taken.
         """
         if route.groups:
-            yield from self._in_groups(packet, route)
-        else:
-            yield {**self._start(packet).wait(), self.rank: packet}
+            return self._in_groups(packet, route)
+        packets = self._start(packet, route).wait()
+        packets[self.rank] = packet
+        return [packets]
 
     def _in_groups(self, packet: Packet, route: Route) -> Iterator[dict[int, Message]]:
         """Yield the messages of these ranks by groups, for which two receive blocks alternate.
@@ -344,8 +352,9 @@ class Neighborhood(ABC):
             arriving += [receive(later) for later in groups[number + 2 : number + 3]]
         leaving.wait()
 
-    def _start(self, packet: Packet, to: Ranks = None, sources: Ranks = None) -> PendingTransfer:
-        route = self._route(packet)
+    def _start(
+        self, packet: Packet, route: Route, to: Ranks = None, sources: Ranks = None
+    ) -> PendingTransfer:
         own = dict.fromkeys(route.receivers if to is None else to, packet)
         entries = route.entries if sources is None else dict.fromkeys(sources, packet.entries)
         return self._transfer(own, packet, entries)

@@ -19,8 +19,6 @@ from p2psim.network.buffers import (
     Repetitions,
     SendBuffers,
     address,
-    read_header,
-    write_header,
 )
 from p2psim.network.clock import Arrival, Clock
 from p2psim.network.messages import Packet
@@ -86,12 +84,13 @@ class Transfer(PendingTransfer):
             return []
         arrivals = []
         for j, header, _ in self.receiving.parts:
-            nbytes, sent_at, _, _ = read_header(header)
+            nbytes, sent_at, _, _ = HEADER.unpack_from(header.data)
             arrivals.append(Arrival(j, sent_at, link.arrival(j, rank, sent_at, nbytes)))
         return arrivals
 
     def wait(self) -> dict[int, Message]:
-        self.net.clock.arrivals(self.arrivals())
+        if self.net.link:
+            self.net.clock.arrivals(self.arrivals())
         return self.take()
 
     def take(self) -> dict[int, Message]:
@@ -101,7 +100,7 @@ class Transfer(PendingTransfer):
         net.in_flight.discard(self)
         messages: dict[int, Message] = {}
         for j, header, buffer in self.receiving.parts:
-            nbytes, _, step, entries = read_header(header)
+            nbytes, _, step, entries = HEADER.unpack_from(header.data)
             if step != self.step or entries != self.entries[j]:
                 raise RuntimeError(
                     f"consensus step {self.step} expects {self.entries[j]} entries from peer {j}, "
@@ -187,9 +186,9 @@ class PeerNeighborhood(Neighborhood):
         for header, packet in zip(buffers.parts, packets, strict=True):
             nbytes = packet.payload.size
             sent_at = self.clock.depart(self.link.occupies(self.rank, nbytes)) if self.link else 0.0
-            write_header(header, (nbytes, sent_at, step, packet.entries))
+            HEADER.pack_into(header.data, 0, nbytes, sent_at, step, packet.entries)
             self.bytes_sent += nbytes
-        self.header_bytes += len(packets) * HEADER.itemsize
+        self.header_bytes += len(packets) * HEADER.size
         self.messages_sent += len(packets)
         if prepared:
             return buffers, prepared.requests.start(), prepared.others

@@ -2,13 +2,15 @@
 
 A signal reaches peers at different times and their clocks differ, but a checkpoint must contain all
 peers after the same round. So the peers take part in a collective maximum of their requests about
-once a second. All derive the round of the next collective from the previous one.
+once a second. All derive the round of the next collective from the previous one. A collective has
+log2(n) steps, which wait for other peers; while rounds are short each round takes one step, whose
+messages travel during the round.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from p2psim.network.collectives import ControlChannel
 
 # Seconds between two collectives below which, and above which, their distance is changed.
 MIN_SECONDS, MAX_SECONDS = 0.5, 1.0
+SHORT = 32  # least rounds between two collectives with which a round is short
 
 
 class Decision(NamedTuple):
@@ -47,6 +50,8 @@ class RoundAgreement:
         self.agreed_at = self.saved_at = time.monotonic()
         self.gap = 1  # rounds from one collective to the next
         self.next = 0  # round of the next collective
+        self.requests = np.zeros(3)  # elapsed seconds, checkpoint, stop: maxima over the peers
+        self.steps: Iterator[None] | None = None  # of the collective that goes on
 
     def __call__(self, round_: int) -> Decision:
         """Return the decision after round `round_`; every peer calls it after every round.
@@ -56,19 +61,31 @@ class RoundAgreement:
         due = self.every is not None and round_ % self.every == 0
         if round_ < self.next:
             return self.restart_period(Decision(checkpoint=due))
-        if self.check:
-            self.check()
-        now = time.monotonic()
-        own = [now - self.agreed_at, now - self.saved_at >= self.seconds, self.stop_requested()]
-        elapsed, late, stop = self.control.maximum(np.array(own, float)).tolist()
+        if self.steps is None:
+            self.steps = self.begin_collective()
+        for _ in self.steps:
+            if self.gap >= SHORT:
+                return self.restart_period(Decision(checkpoint=due))
+        self.steps = None
+        elapsed, late, stop = self.requests.tolist()
         # The elapsed time is a maximum over the peers, so all of them choose the same gap.
         if elapsed < MIN_SECONDS:
             self.gap *= 2
         elif elapsed > MAX_SECONDS:
             self.gap = max(1, self.gap // 2)
-        self.agreed_at, self.next = now, round_ + self.gap
+        self.next = round_ + self.gap
         save = due or bool(late) or bool(stop)
         return self.restart_period(Decision(checkpoint=save, stop=bool(stop)))
+
+    def begin_collective(self) -> Iterator[None]:
+        """Begin the collective maximum of the peers' requests; return its steps."""
+        if self.check:
+            self.check()
+        now = time.monotonic()
+        late = now - self.saved_at >= self.seconds
+        self.requests[:] = now - self.agreed_at, late, self.stop_requested()
+        self.agreed_at = now
+        return self.control.maximum_steps(self.requests)
 
     def restart_period(self, decision: Decision) -> Decision:
         """Restart the period of `checkpoint_minutes` if the decision is a checkpoint; return it."""

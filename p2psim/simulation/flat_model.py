@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
+from torch.autograd.variable import Variable
 
 from p2psim import rng
 from p2psim.base import Batch, LearningRule, Vector
 from p2psim.experiment.scenario import Scenario
 
 torch.set_num_threads(1)  # ranks share the cores, and one thread fixes the order of sums
+
+# Modules of torch that draw no random numbers; a module of another type may draw some.
+DETERMINISTIC = {
+    nn.Sequential,
+    nn.Flatten,
+    nn.Linear,
+    nn.Conv2d,
+    nn.MaxPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.BatchNorm2d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.Embedding,
+    nn.Identity,
+    nn.ReLU,
+    nn.Tanh,
+    nn.GELU,
+}
 
 
 def seed(key: int, device: str) -> None:
@@ -45,6 +65,7 @@ class FlatModel:
             module = quantize_model(module)
         bind_rule(experiment.learning.rule, module, experiment.head.seed)
         self.module = module.to(dtype)
+        self.deterministic = all(type(part) in DETERMINISTIC for part in module.modules())
         self.parameters: list[torch.Tensor] = list(self.module.parameters())
         self.task = scenario.task
         self.device = device
@@ -59,8 +80,12 @@ class FlatModel:
         if self.device != "cpu":
             self.module.to(self.device)
             self.device_x = self.host.to(self.device, copy=True)
-            self.host_g = torch.empty_like(self.host, pin_memory=self.host.is_pinned())
         self.g = torch.zeros_like(self.device_x)
+        self.host_g = self.g
+        if self.device != "cpu":
+            self.host_g = torch.empty_like(self.host, pin_memory=self.host.is_pinned())
+        self.vector_g: Vector = self.host_g.numpy()
+        self.one = torch.ones((), dtype=self.g.dtype, device=self.g.device)  # dL/dL
         start = 0
         for p in self.parameters:
             stop = start + p.numel()
@@ -77,9 +102,9 @@ class FlatModel:
 
     def gradient(self) -> Vector:
         """Return g in host memory, shape (d,); the next gradient overwrites it."""
-        if self.device_x is self.host:
-            return self.g.numpy()
-        return self.host_g.copy_(self.g).numpy()
+        if self.host_g is not self.g:
+            self.host_g.copy_(self.g)
+        return self.vector_g
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the module's buffers (running statistics, ranges) in host memory, by name."""
@@ -92,3 +117,10 @@ class FlatModel:
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         return self.task.loss(outputs, batch)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.g.zero_()  # the engine adds to it: the .grad of every parameter is a view of g
+        # The engine itself: the checks of Tensor.backward take as long as a small layer.
+        Variable._execution_engine.run_backward(
+            (loss,), (self.one,), False, False, (), allow_unreachable=True, accumulate_grad=True
+        )

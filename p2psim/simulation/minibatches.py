@@ -11,7 +11,8 @@ import torch
 from p2psim import rng
 from p2psim.base import Batch, Data
 
-SMALL = 1 << 20  # bytes of a column whose values are computed once, at the start
+# Bytes of a column whose values are computed once at the start, and put into order once an epoch.
+SMALL = 1 << 20
 
 
 class Column:
@@ -24,8 +25,8 @@ class Column:
         """
         self.entries = torch.from_numpy(np.ascontiguousarray(raw)).to(device)
         self.scale, self.shift, self.dtype = scale, shift, dtype
-        small = self.entries.numel() * dtype.itemsize <= SMALL
-        if small or (scale is None and self.entries.dtype.is_floating_point):
+        self.small = self.entries.numel() * dtype.itemsize <= SMALL
+        if self.small or (scale is None and self.entries.dtype.is_floating_point):
             self.entries, self.scale = self._scaled(self.entries), None
 
     def values(self, selection: Any) -> torch.Tensor:
@@ -60,6 +61,7 @@ class Samples:
         columns = inputs if self.named else {"": inputs}
         self.columns = {name: column(array) for name, array in columns.items()}
         self.count = len(self.targets)
+        self.small = all(column.small for column in self.columns.values())
 
     def values(self, selection: Any) -> Batch:
         """Return the selected samples (a slice or indices) as a batch."""
@@ -84,6 +86,7 @@ class Batches:
         # A minibatch of all samples is the same in every step, up to augmentation.
         self.full_batch = samples.values(slice(None)) if size == samples.count else None
         self.epoch, self.order = -1, torch.empty(0)
+        self.shuffled: Batch | None = None  # all samples in the order of the epoch, if small
         self.augments = type(data).augment is not Data.augment
 
     def take(self, step: int) -> Batch:
@@ -92,12 +95,21 @@ class Batches:
         if batch is None:
             epoch, number = divmod(step, self.per_epoch)
             if epoch != self.epoch:
-                shuffle = rng.generator(self.seed, "batches", self.rank, epoch)
-                order = torch.from_numpy(shuffle.permutation(self.samples.count))
-                self.order, self.epoch = order.to(self.samples.targets.device), epoch
-            indices = self.order[number * self.size : (number + 1) * self.size]
-            batch = self.samples.values(indices)
+                self.shuffle(epoch)
+            start, stop = number * self.size, (number + 1) * self.size
+            if self.shuffled:
+                batch = self.shuffled.part(start, stop)
+            else:
+                batch = self.samples.values(self.order[start:stop])
         if self.augments:
             generator = rng.generator(self.seed, "augment", self.rank, step)
             batch = replace(batch, inputs=self.data.augment(batch.inputs, generator))
         return batch
+
+    def shuffle(self, epoch: int) -> None:
+        """Put the samples into the random order of an epoch."""
+        generator = rng.generator(self.seed, "batches", self.rank, epoch)
+        order = torch.from_numpy(generator.permutation(self.samples.count))
+        self.order, self.epoch = order.to(self.samples.targets.device), epoch
+        if self.samples.small:
+            self.shuffled = self.samples.values(self.order)

@@ -40,6 +40,7 @@ class MinibatchOracle(LocalOracle):
         )
         self.model, self.batches, self.alive = model, batches, alive
         self.rule: LearningRule = learning.rule
+        self.random = not (model.deterministic and getattr(self.rule, "deterministic", False))
         self.l2 = learning.l2
         self.cost, self.precision = scenario.cost, learning.precision
         self.energy = 0.0 if self.cost else math.nan  # mJ
@@ -58,9 +59,10 @@ class MinibatchOracle(LocalOracle):
         model.load(x)
         batch = self.batches.take(self.step_count)
         if samples is not None:
-            batch = batch.first(samples)
-        # Random numbers of a layer (dropout) are a function of (seed, rank, step), as all others.
-        seed(rng.key(self.setting.seed, "layers", self.rank, self.step_count), model.device)
+            batch = batch.part(0, samples)
+        if self.random:
+            # Random numbers of layers (dropout) are a function of seed, rank and step like others.
+            seed(rng.key(self.setting.seed, "layers", self.rank, self.step_count), model.device)
         loss = self.rule.gradient(model, batch)
         g = model.gradient()
         if self.l2:

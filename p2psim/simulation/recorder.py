@@ -59,7 +59,9 @@ class Recorder:
             for path, (shape, kind, _, _) in specs.items()
         }
         self.train_columns = {name: self.columns[f"train/{name}"] for name in TRAIN}
-        self.columns["now/failure"][...] = b""
+        self.status = {name: self.columns[f"now/{name}"] for name in STATUS}
+        self.status["failure"][()] = b""
+        self.waits = True  # for other peers; the file of an interrupted run may say so
         self.rounds, self.rows, self.flushed = 0, 0, time.monotonic()
 
     def check_file(self) -> None:
@@ -88,28 +90,30 @@ class Recorder:
 
     def set_phase(self, phase: str, round_: int) -> None:
         """Record that the peer begins a phase, and that it waits for no other peer."""
-        self.columns["now/phase"][...] = phase
-        self.columns["now/round"][...] = round_
+        self.status["phase"][()] = phase.encode()
+        self.status["round"][()] = round_
         self.alive()
-        self.columns["now/waits"][...] = 0.0
+        if self.waits:
+            self.waits = False
+            self.status["waits"][()] = 0.0
 
     def alive(self) -> None:
         """Record that the peer has made progress within its phase."""
-        self.columns["now/since"][...] = time.time()
+        self.status["since"][()] = time.time()
 
     def waiting(self, since: float, others: list[int]) -> None:
         """Record that the peer has waited for the ranks `others` since `since`.
 
         `since` is a Unix time; 0.0 means that the peer does not wait.
         """
-        column = self.columns["now/waits_for"]
+        column, self.waits = self.status["waits_for"], True
         column[:] = [*others, *[-1] * column.size][: column.size]
-        self.columns["now/waits"][...] = since
+        self.status["waits"][()] = since
         self.map.flush()  # peers on other nodes may read the status
 
     def fail(self, text: str) -> None:
         """Record the reason of this peer's failure in a place that a full disk has left for it."""
-        column = self.columns["now/failure"]
+        column = self.status["failure"]
         column[...] = text.encode()[: column.dtype.itemsize]
 
     def train(self, round_: int, **values: Any) -> None:
@@ -153,6 +157,7 @@ class Recorder:
         self.columns["final/x"][:] = x
         self.columns.clear()
         self.train_columns.clear()
+        self.status.clear()
         self.map.flush()
         self.map.close()
 

@@ -162,6 +162,7 @@ class Simulation:
                 raise StoppedError
         self.set_phase("end")
         self.net.drain()
+        self.control.drain()  # the agreement's last messages
         return x
 
     def one_round(self, x: Vector) -> Vector:
@@ -197,6 +198,8 @@ class Simulation:
     def check_vector(self, x: Vector) -> Vector:
         """Return the result of a phase; TypeError unless it is a vector like the model's."""
         own = self.model.x
+        if x is own:
+            return x
         if not isinstance(x, np.ndarray) or (x.shape, x.dtype) != (own.shape, own.dtype):
             result = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
             raise TypeError(f"it has returned {result}, not {own.dtype} {own.shape}")

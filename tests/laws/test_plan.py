@@ -169,7 +169,7 @@ def test_the_rehearsal_knows_what_a_run_receives_into(
         for size, count in planned.items():
             assert not size or count <= held[size] <= count + more
         sent = {net.bytes_sent // max(net.messages_sent, 1), 4 * ready.parameters}
-        beside = {size for size in held.keys() - sent if size > 2 * PEERS * HEADER.itemsize}
+        beside = {size for size in held.keys() - sent if size > 2 * PEERS * HEADER.size}
         assert beside <= planned.keys()
 
 

@@ -93,7 +93,7 @@ def check_directed_edges(transport: MPITransport) -> None:
     assert net.bytes_sent == 4 * d * len(receivers)
     assert net.bytes_received == 4 * d * len(senders)
     assert net.messages_sent == len(receivers)
-    assert net.header_bytes == HEADER.itemsize * len(receivers) == 24 * len(receivers)
+    assert net.header_bytes == HEADER.size * len(receivers) == 24 * len(receivers)
     assert net.clock.now == max([transport.rank, *(j + 0.25 + 4 * d / 1000 for j in senders)])
     mixture = net.mix(vector(transport.rank, d))
     assert mixture.tobytes() == mixed(W, transport.rank, lambda j: vector(j, d)).tobytes()
