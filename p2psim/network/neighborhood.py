@@ -66,7 +66,7 @@ class WeightedSum:
         if self.out.size <= CHUNK:
             self.add_part(self.out, values)
         else:
-            for part in chunks(self.out.size):
+            for part in chunks(self.out.size, CHUNK):
                 self.add_part(self.out[part], {j: value[part] for j, value in values.items()})
         self.empty = False
 

@@ -1,4 +1,4 @@
-"""Settings of the C library's memory allocator (glibc; without effect on other systems).
+"""Large vectors, and settings of the C library's allocator (glibc; no effect on other systems).
 
 - Start-up allocates large blocks for a moment, in up to a hundred peers at once: free blocks are
   returned to the system.
@@ -7,10 +7,16 @@
   allocated a block in a hole would copy the whole shared page around it.
 """
 
+import contextlib
 import ctypes
+import mmap
+from typing import Any
+
+import numpy as np
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of mallopt
 SMALL, LARGE = 1 << 17, 1 << 25  # bytes; 32 MiB is the maximum of glibc's own dynamic threshold
+PAGE = 1 << 21  # bytes of a large page of memory
 HOLES = [1 << k for k in range(16, 10, -1)] + list(range(1008, 8, -16))  # bytes
 INFO = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks")
 
@@ -21,6 +27,22 @@ class Info(ctypes.Structure):
     """Result of mallinfo2; keepcost is the size of the free block at the top of the heap."""
 
     _fields_ = [(name, ctypes.c_size_t) for name in (*INFO, "fordblks", "keepcost")]
+
+
+def zeros(size: int, dtype: Any) -> Any:
+    """Return zeros of shape (size,), in large pages if these waste at most an eighth of the memory.
+
+    The processor and the system find fewer pages sooner: another rank copies a message of 4 MB out
+    of large pages in less time, and passes over such a vector are faster.
+    """
+    need = size * np.dtype(dtype).itemsize
+    room = -(-need // PAGE) * PAGE
+    if not need or room - need > need // 8 or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(size, dtype)
+    memory = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a system without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype, size)
 
 
 def return_freed_memory() -> None:

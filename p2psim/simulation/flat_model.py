@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 from torch.autograd.variable import Variable
 
 from p2psim import rng
 from p2psim.base import Batch, LearningRule, Vector
 from p2psim.experiment.scenario import Scenario
+from p2psim.models.randomness import draws_nothing
+from p2psim.simulation import allocator
 
 torch.set_num_threads(1)  # ranks share the cores, and one thread fixes the order of sums
-
-# Modules of torch that draw no random numbers; a module of another type may draw some.
-DETERMINISTIC = {
-    nn.Sequential,
-    nn.Flatten,
-    nn.Linear,
-    nn.Conv2d,
-    nn.MaxPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.BatchNorm2d,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.Embedding,
-    nn.Identity,
-    nn.ReLU,
-    nn.Tanh,
-    nn.GELU,
-}
 
 
 def seed(key: int, device: str) -> None:
@@ -65,11 +48,13 @@ class FlatModel:
             module = quantize_model(module)
         bind_rule(experiment.learning.rule, module, experiment.head.seed)
         self.module = module.to(dtype)
-        self.deterministic = all(type(part) in DETERMINISTIC for part in module.modules())
+        self.deterministic = draws_nothing(module)
         self.parameters: list[torch.Tensor] = list(self.module.parameters())
         self.task = scenario.task
         self.device = device
-        self.host = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        size, own_type = sum(p.numel() for p in self.parameters), experiment.model_section.dtype
+        self.host = torch.from_numpy(allocator.zeros(size, own_type))
+        torch.cat([p.detach().reshape(-1) for p in self.parameters], out=self.host)
         if self.device != "cpu" and torch.cuda.is_available():
             self.host = self.host.pin_memory()
         self.x: Vector = self.host.numpy()
@@ -80,9 +65,9 @@ class FlatModel:
         if self.device != "cpu":
             self.module.to(self.device)
             self.device_x = self.host.to(self.device, copy=True)
-        self.g = torch.zeros_like(self.device_x)
-        self.host_g = self.g
+        self.g = self.host_g = torch.from_numpy(allocator.zeros(size, own_type))
         if self.device != "cpu":
+            self.g = torch.zeros_like(self.device_x)
             self.host_g = torch.empty_like(self.host, pin_memory=self.host.is_pinned())
         self.vector_g: Vector = self.host_g.numpy()
         self.one = torch.ones((), dtype=self.g.dtype, device=self.g.device)  # dL/dL

@@ -75,6 +75,32 @@ def test_shapes_are_those_of_torch(
     assert all(p.grad is not None for p in module.parameters())
 
 
+@pytest.mark.parametrize(("name", "params", "inputs", "outputs"), CASES)
+def test_a_model_that_needs_no_seed_draws_nothing(
+    name: str, params: dict[str, Any], inputs: Shape, outputs: int
+) -> None:
+    import torch
+
+    from p2psim.models.randomness import draws_nothing
+
+    network = model(name, **params)
+    module = network.build(inputs, outputs)
+    before = torch.default_generator.get_state()
+    given = samples(network, 5, *inputs)
+    torch.default_generator.set_state(before)
+    module(given).square().mean().backward()
+    after = torch.default_generator.get_state()
+    assert torch.equal(before, after) or not draws_nothing(module)
+
+
+@pytest.mark.parametrize(("name", "nothing"), [("cnn", True), ("mlp", True), ("distilbert", False)])
+def test_which_models_need_a_seed(name: str, nothing: bool) -> None:
+    from p2psim.models.randomness import draws_nothing
+
+    network = model(name)
+    assert draws_nothing(network.build((5,) if network.tokens else (1, 8, 8), 2)) == nothing
+
+
 @pytest.mark.parametrize("name", registry.names("model"))
 def test_shapes_of_every_model(name: str) -> None:
     made = model(name)

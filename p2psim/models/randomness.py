@@ -1,0 +1,36 @@
+"""Modules that need no random numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Classes of torch.nn that draw no random numbers; a module of another class may draw some.
+DETERMINISTIC = frozenset(
+    [
+        "Sequential",
+        "Flatten",
+        "Linear",
+        "Conv2d",
+        "MaxPool2d",
+        "AdaptiveAvgPool2d",
+        "BatchNorm2d",
+        "GroupNorm",
+        "LayerNorm",
+        "Embedding",
+        "Identity",
+        "ReLU",
+        "Tanh",
+        "GELU",
+    ]
+)
+
+
+def draws_nothing(module: nn.Module) -> bool:
+    """Return True if the module certainly draws no random numbers, in any of its parts."""
+    kinds = {type(part) for part in module.modules()}
+    return all(
+        kind.__module__.startswith("torch.nn.") and kind.__name__ in DETERMINISTIC for kind in kinds
+    )
