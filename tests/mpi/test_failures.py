@@ -181,21 +181,16 @@ def assert_readable(folder: Path, phase: str, round_: int) -> None:
     assert (train["round"][VICTIM, : max(0, round_ - 1)] == np.arange(1, max(1, round_))).all()
 
 
-PHASES = {
-    "start": 0,
-    "local": ROUND,
-    "consensus": ROUND,
-    "evaluation after local": ROUND,
-    "evaluation after consensus": ROUND,
-    "record": ROUND,
-}
+EVALUATIONS = ["evaluation after local", "evaluation after consensus"]
+PHASES = {"start": 0, **dict.fromkeys(["local", "consensus", *EVALUATIONS, "record"], ROUND)}
+TRIED = {"start": "launcher", EVALUATIONS[0]: "launcher", "consensus": "mpiexec"}  # else: debug
 
 
 @pytest.mark.parametrize(
     ("phase", "way"),
     [
-        *((phase, "launcher") for phase in PHASES),
-        *(("start", "debug"), ("consensus", "mpiexec")),
+        *((phase, TRIED.get(phase, "debug")) for phase in PHASES),
+        *(thorough(phase, "launcher") for phase in PHASES if TRIED.get(phase) != "launcher"),
         *(thorough("start", "mpiexec"), thorough("consensus", "debug")),
     ],
 )
