@@ -27,7 +27,7 @@ def test_small_and_large_samples_give_the_same_minibatches(
     named: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     column = np.random.default_rng(0).random((COUNT, 3, 2))
-    inputs = {"a": column, "b": column[:, 0]} if named else column
+    inputs: Any = {"a": column, "b": column[:, 0]} if named else column
     small = batches(inputs)
     monkeypatch.setattr(minibatches, "SMALL", 0)
     large = batches(inputs)
