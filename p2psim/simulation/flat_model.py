@@ -61,12 +61,12 @@ class FlatModel:
         initial = data.initial(rank)
         if initial is not None:
             np.copyto(self.x, initial, casting="same_kind")
-        self.device_x = self.host
-        if self.device != "cpu":
+        if self.device == "cpu":
+            self.device_x = self.host
+            self.g = self.host_g = torch.from_numpy(allocator.zeros(size, own_type))
+        else:
             self.module.to(self.device)
             self.device_x = self.host.to(self.device, copy=True)
-        self.g = self.host_g = torch.from_numpy(allocator.zeros(size, own_type))
-        if self.device != "cpu":
             self.g = torch.zeros_like(self.device_x)
             self.host_g = torch.empty_like(self.host, pin_memory=self.host.is_pinned())
         self.vector_g: Vector = self.host_g.numpy()
