@@ -116,7 +116,7 @@ class LocalOracle(ABC):
         """
         g = self._evaluate(x, samples)
         if until is None and self.compute:
-            until = self.clock.now + self.compute.seconds(self.rank, self.step_count)
+            until = self.clock.now + self.seconds(self.rank, self.step_count)
         if until is not None:
             self.clock.work(until)
         self.step_count += 1
