@@ -50,14 +50,10 @@ reproduce-low-precision: $(READY)  ## Reproduce low-precision training in runs/l
 
 # Cases that together have every plug-in and every kind of case once; tests/support/thorough.py.
 CASES = -m "not thorough"
-# Tests whose ranks only compute run file by file: tests of a file share their runs.
-BITS := $(addprefix tests/mpi/test_,same_bits.py loaded.py exchange.py library.py watching.py)
-# Tests often wait: for ranks, for files, for a limit.
+# Tests of ranks often wait, for ranks, for files, for a limit; other tests compute meanwhile.
 WORKERS = --numprocesses $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN)) --maxprocesses 16 --dist worksteal
 test: $(READY)  ## Run all tests, each kind of case once, with real ranks under MPICH
-	$(BIN)/python -m pytest $(CASES) $(WORKERS) tests/test_*.py tests/laws tests/unit
-	$(BIN)/python -m pytest $(CASES) $(WORKERS) --dist loadfile $(BITS)
-	$(BIN)/python -m pytest $(CASES) $(WORKERS) tests/mpi $(BITS:%=--ignore=%)
+	$(BIN)/python -m pytest $(CASES) $(WORKERS) tests/mpi tests/laws tests/unit tests/test_*.py
 
 test-all: CASES =
 test-all: export THOROUGH = 1

@@ -136,13 +136,13 @@ class Hooked:
 def table_of(form: str, number: int) -> Table:
     """The experiment with this form of an algorithm."""
     case = CASES[form][number]
-    graph = next(g for g in ("ring", "unbalanced-push") if fits(form, g))
+    push = GRAPHS["unbalanced-push"]
+    graph = {} if fits(form, "ring") else {"peers": push.n, "topology": push.table}
     learning = {"local_steps": case.T, "consensus_steps": case.S}
     return {
         **TABLE,
-        "peers": GRAPHS[graph].n,
+        **graph,
         "algorithm": case.algorithm(named(form)),
-        "topology": GRAPHS[graph].table,
         "learning": {"optimizer": {"name": "sgd", **case.optimizer}, **learning},
     }
 

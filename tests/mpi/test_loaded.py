@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mpi.test_same_bits import VARIANTS, assert_same
+from tests.mpi.test_same_bits import VARIANTS, Reference, assert_same, by_debug
 from tests.support.programs import Table, p2psim, run, write
 
 # Virtual times of an exponential, and real delays that nobody can foresee.
@@ -50,34 +50,29 @@ def load(processes: int) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of each, by --debug."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    for name in NAMES:
-        file = write(folder, timed(name, PLAIN), f"{name}.toml")
-        ended = run(p2psim("run", file, "--debug", "--out", folder / name), folder)
-        assert ended.code == 0, ended.stderr
-    return folder
+@pytest.fixture
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """A function that returns the run folder of an experiment by name, made by --debug."""
+    return lambda name: by_debug(tmp_path_factory, f"loaded-{name}", timed(name, PLAIN))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_random_delays_change_nothing(name: str, undisturbed: Path, tmp_path: Path) -> None:
+def test_random_delays_change_nothing(name: str, undisturbed: Reference, tmp_path: Path) -> None:
     (tmp_path / "delays.py").write_text(DELAYS)
     file = write(tmp_path, timed(name, "delays.py:Delayed"))
     ended = run(p2psim("run", file, "--out", "out"), tmp_path)
     assert ended.code == 0, ended.stderr
-    assert_same(tmp_path / "out", undisturbed / name)
+    assert_same(tmp_path / "out", undisturbed(name))
 
 
 @pytest.mark.skipif("LOAD" not in os.environ, reason="minutes: make test-load")
 @pytest.mark.parametrize("processes", [4, 48])
 @pytest.mark.parametrize("name", ["lgc-sgd", "async-gossip"])
 def test_other_work_changes_nothing(
-    name: str, processes: int, undisturbed: Path, tmp_path: Path
+    name: str, processes: int, undisturbed: Reference, tmp_path: Path
 ) -> None:
     file = write(tmp_path, timed(name, PLAIN))
     with load(processes):
         ended = run(p2psim("run", file, "--out", "out"), tmp_path, 900)
     assert ended.code == 0, ended.stderr
-    assert_same(tmp_path / "out", undisturbed / name)
+    assert_same(tmp_path / "out", undisturbed(name))

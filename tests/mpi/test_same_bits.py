@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -13,10 +12,11 @@ import pytest
 
 from p2psim import registry
 from p2psim.network.neighborhood import WINDOW
-from tests.support.programs import Table, p2psim, run, under_mpiexec, write
+from tests.support.programs import Table, invoke, made_once, p2psim, run, under_mpiexec, write
 from tests.support.thorough import thorough
 
 PEERS, ROUNDS, EVERY = 6, 12, 5
+Reference: TypeAlias = Callable[[str], Path]  # name of a variant -> run folder of --debug
 TOP_K = {"name": "top-k", "keep": 0.1}
 RING: Table = {"name": "ring"}
 WANDERING: Table = {"name": "one-peer-exponential"}
@@ -107,28 +107,22 @@ ALIKE_OTHERS = (
 )
 LAUNCHED = ("d-psgd-atc", "choco-stale-qsgd", "sgp-one-peer-exponential")
 ALIKE = ("all-reduce", "full-sgd")  # all peers have the same model
-# All variants by --debug, one after the other in a single process: importing torch takes longest.
-ALL_BY_DEBUG = """
-import json, sys
-from p2psim.cli import main
-for arguments in json.loads(sys.argv[1]):
-    print(arguments)
-    if main(arguments, standalone_mode=False):
-        sys.exit(f"{arguments} failed")
-"""
 
 
-@pytest.fixture(scope="module")
-def debugged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run folder of every variant, made by --debug."""
-    folder = tmp_path_factory.mktemp("debug")
-    commands = [
-        ["run", str(write(folder, table, f"{name}.toml")), "--debug", "--out", str(folder / name)]
-        for name, table in VARIANTS.items()
-    ]
-    ended = run([sys.executable, "-c", ALL_BY_DEBUG, json.dumps(commands)], folder, 200)
-    assert ended.code == 0, ended.stderr
-    return folder
+def by_debug(factory: pytest.TempPathFactory, name: str, table: Table) -> Path:
+    """Return the run folder of an experiment, run once by --debug in a process of the tests."""
+
+    def make(folder: Path) -> None:
+        ended = invoke("run", write(folder, table), "--debug", "--out", folder / "run")
+        assert ended.exit_code == 0, ended.output
+
+    return made_once(factory, f"debug-{name}", make) / "run"
+
+
+@pytest.fixture
+def debugged(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """A function that returns the run folder of a variant, made by --debug."""
+    return lambda name: by_debug(tmp_path_factory, name, VARIANTS[name])
 
 
 def numbers(folder: Path) -> dict[str, tuple[Any, bytes]]:
@@ -162,9 +156,9 @@ def test_every_algorithm_has_a_variant() -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_reference_is_a_run_that_learns(name: str, debugged: Path) -> None:
+def test_the_reference_is_a_run_that_learns(name: str, debugged: Reference) -> None:
     """Equal bits mean little where nothing has happened."""
-    with h5py.File(debugged / name / "run.h5", "r", locking=False) as file:
+    with h5py.File(debugged(name) / "run.h5", "r", locking=False) as file:
         x, loss = file["final/x"][:], file["train/loss"][:]
         assert x.shape == (PEERS, SIZES.get(name, 64 * 160 + 160 + 160 * 10 + 10))
         assert np.isfinite(x).all()
@@ -178,19 +172,21 @@ def test_the_reference_is_a_run_that_learns(name: str, debugged: Path) -> None:
     "name",
     [thorough(name) if name in ALIKE_OTHERS else name for name in VARIANTS],
 )
-def test_mpiexec_gives_the_bits_of_debug(name: str, debugged: Path, tmp_path: Path) -> None:
+def test_mpiexec_gives_the_bits_of_debug(name: str, debugged: Reference, tmp_path: Path) -> None:
     file = write(tmp_path, VARIANTS[name])
     ended = run(under_mpiexec(PEERS, p2psim("run", file, "--out", "out")), tmp_path)
     assert ended.code == 0, ended.stderr
-    assert_same(tmp_path / "out", debugged / name)
+    assert_same(tmp_path / "out", debugged(name))
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_the_launcher_gives_the_bits_of_debug(name: str, debugged: Path, tmp_path: Path) -> None:
+def test_the_launcher_gives_the_bits_of_debug(
+    name: str, debugged: Reference, tmp_path: Path
+) -> None:
     file = write(tmp_path, VARIANTS[name])
     ended = run(p2psim("run", file, "--out", "out"), tmp_path)
     assert ended.code == 0, ended.stderr
-    assert_same(tmp_path / "out", debugged / name)
+    assert_same(tmp_path / "out", debugged(name))
 
 
 def test_large_messages_on_a_complete_graph_give_the_bits_of_debug(tmp_path: Path) -> None:
@@ -234,7 +230,7 @@ class Threaded(DPSGD):
     ],
 )
 def test_without_a_fork_server_the_bits_are_the_same(
-    start: str, way: str, debugged: Path, tmp_path: Path
+    start: str, way: str, debugged: Reference, tmp_path: Path
 ) -> None:
     (tmp_path / "threaded.py").write_text(THREADED)
     name = "d-psgd" if start == "plain" else "threaded.py:Threaded"
@@ -251,7 +247,7 @@ def test_without_a_fork_server_the_bits_are_the_same(
     if start == "fallback":
         assert "(it has 2 threads): ranks start one by one" in ended.stderr
     assert ended.code == 0, ended.stderr
-    assert_same(tmp_path / "out", debugged / "d-psgd-atc")
+    assert_same(tmp_path / "out", debugged("d-psgd-atc"))
 
 
 def test_why_the_fork_server_does_not_start(tmp_path: Path) -> None:
@@ -263,19 +259,19 @@ def test_why_the_fork_server_does_not_start(tmp_path: Path) -> None:
     assert "p2psim: no fork server (ImportError at its start: a broken torch)\n" in ended.stderr
 
 
-def test_the_command_line_of_debug_gives_the_same_bits(debugged: Path, tmp_path: Path) -> None:
+def test_the_command_line_of_debug_gives_the_same_bits(debugged: Reference, tmp_path: Path) -> None:
     """The fixture calls p2psim from Python; here is what a user types."""
     file = write(tmp_path, VARIANTS["d-psgd-atc"])
     ended = run(p2psim("run", file, "--debug", "--out", "out"), tmp_path)
     assert ended.code == 0, ended.stderr
-    assert_same(tmp_path / "out", debugged / "d-psgd-atc")
+    assert_same(tmp_path / "out", debugged("d-psgd-atc"))
 
 
-def test_another_seed_gives_other_bits(debugged: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_bits(debugged: Reference, tmp_path: Path) -> None:
     file = write(tmp_path, {**VARIANTS["d-psgd-atc"], "seed": 2})
     ended = run(p2psim("run", file, "--debug", "--out", "out"), tmp_path)
     assert ended.code == 0, ended.stderr
-    here, there = numbers(tmp_path / "out"), numbers(debugged / "d-psgd-atc")
+    here, there = numbers(tmp_path / "out"), numbers(debugged("d-psgd-atc"))
     assert here["final/x"] != there["final/x"]
 
 

@@ -8,6 +8,7 @@ all its processes can be ended with the test.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -26,6 +27,7 @@ import numpy as np
 import pytest
 import tomli_w
 from click.testing import CliRunner, Result
+from filelock import FileLock
 
 from p2psim.analysis import results
 from p2psim.cli import main
@@ -238,6 +240,25 @@ def run(
         return started.end(limit)
 
 
+def invoke(*arguments: object) -> Result:
+    """Call `p2psim ARGUMENTS` in this process, which has imported torch already."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that `make` has filled, once for all processes of this run of the tests."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    complete = folder / "complete"
+    with FileLock(folder.with_suffix(".lock")):
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            complete.touch()
+    return folder
+
+
 class Bench:
     """Folder with an experiment, in which the command line is called without a new process."""
 
@@ -249,10 +270,6 @@ class Bench:
         paths = [p for p in self.folder.rglob("*") if "__pycache__" not in p.parts]
         return {str(p): p.read_bytes() if p.is_file() else b"" for p in paths}
 
-    def call(self, *arguments: object) -> Result:
-        """Call `p2psim ARGUMENTS` in this process; return its result."""
-        return CliRunner().invoke(main, [str(a) for a in arguments])
-
     def check_refused(self, *fragments: str, call: tuple[object, ...] = ()) -> None:
         """Assert that a call is refused as a mistake of the user and changes no file.
 
@@ -261,7 +278,7 @@ class Bench:
         file = self.file
         for arguments in [call] if call else [("run", file, "--out", "out"), ("plan", file)]:
             before = self.contents()
-            result = self.call(*arguments)
+            result = invoke(*arguments)
             assert isinstance(result.exception, SystemExit), f"{arguments}: {result.exception!r}"
             assert_refused(result.exit_code, result.stderr, fragments)
             changes = self.contents().keys() ^ before.keys()

@@ -17,6 +17,7 @@ from tests.support.programs import (
     Table,
     assert_refused,
     bench_in,
+    invoke,
     p2psim,
     run,
     under_mpiexec,
@@ -262,7 +263,7 @@ def test_is_refused(changes: Table, fragments: tuple[str, ...], bench: Bench) ->
 @pytest.mark.parametrize("changes", [{}, QUADRATIC, {**QUADRATIC, **SGP}])
 def test_what_the_cases_start_from_is_right(changes: Changes, bench: Bench) -> None:
     write(bench.folder, with_changes(GOOD, changes))
-    assert bench.call("plan", bench.file).exit_code == 0
+    assert invoke("plan", bench.file).exit_code == 0
 
 
 SWEEP = '[sweep]\n"algorithm.gamma" = '
@@ -330,7 +331,7 @@ def test_an_occupied_run_folder(bench: Bench) -> None:
         bench.check_refused("run folder 'out' exists", "--out DIR", "--force", call=call)
     for peers in (8, 4):  # the second time over an older run with more peers
         setting = ("--set", f"peers={peers}")
-        result = bench.call("run", bench.file, "--out", out, "--debug", "--force", *setting)
+        result = invoke("run", bench.file, "--out", out, "--debug", "--force", *setting)
         assert result.exit_code == 0, result.output
         with h5py.File(out / "run.h5", "r", locking=False) as file:
             assert file.attrs["status"] == "done"
@@ -342,7 +343,7 @@ def test_an_occupied_run_folder(bench: Bench) -> None:
 def test_links_in_a_run_folder_are_not_followed(bench: Bench) -> None:
     """`--force` replaces what is in the folder, and nothing that lies elsewhere."""
     call = ("run", bench.file, "--debug", "--set", "peers=2", "--set", "run.checkpoint_rounds=1")
-    assert bench.call(*call, "--out", "theirs").exit_code == 0
+    assert invoke(*call, "--out", "theirs").exit_code == 0
     theirs, out = bench.folder / "theirs", bench.folder / "out"
     (theirs / "checkpoints" / "000000001").mkdir(parents=True)
     (theirs / "checkpoints" / "000000001" / "peer-00000").write_text("theirs")
@@ -350,7 +351,7 @@ def test_links_in_a_run_folder_are_not_followed(bench: Bench) -> None:
     for name in ("peers", "checkpoints", "run.h5"):
         (out / name).symlink_to(theirs / name)
     before = {path: path.read_bytes() for path in theirs.rglob("*") if path.is_file()}
-    result = bench.call(*call, "--out", "out", "--force")
+    result = invoke(*call, "--out", "out", "--force")
     assert result.exit_code == 0, result.output
     assert {path: path.read_bytes() for path in theirs.rglob("*") if path.is_file()} == before
     assert not (out / "peers").is_symlink()

@@ -24,6 +24,7 @@ from tests.support.programs import (
     bench_in,
     cifar10,
     idx,
+    invoke,
     mnist,
     no_file,
     npz_file,
@@ -283,5 +284,5 @@ def test_what_the_cases_start_from_is_right(changes: Table, bench: Bench) -> Non
     ring = "\n".join(f"{i} {(i + 1) % 8}" for i in range(8))
     (bench.folder / "my.edgelist").write_text(ring)
     write(bench.folder, with_changes(GOOD, changes))
-    result = bench.call("plan", bench.file)
+    result = invoke("plan", bench.file)
     assert result.exit_code == 0, result.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from p2psim import memory
-from tests.support.programs import GOOD, Bench, bench_in, with_changes, write
+from tests.support.programs import GOOD, Bench, bench_in, invoke, with_changes, write
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_records_beyond_the_memory_are_refused(
 
 
 def test_keys_that_a_new_name_removes_are_printed(bench: Bench) -> None:
-    result = bench.call("plan", bench.file, "--set", "algorithm=d-psgd", "--set", "rounds=1")
+    result = invoke("plan", bench.file, "--set", "algorithm=d-psgd", "--set", "rounds=1")
     assert result.exit_code == 0, result.stderr
     (note,) = result.stderr.splitlines()
     assert note.startswith("p2psim: --set algorithm=d-psgd: left out algorithm.gamma = 0.4, ")

@@ -13,6 +13,7 @@ from tests.support.programs import (
     Table,
     assert_refused,
     bench_in,
+    invoke,
     p2psim,
     run,
     with_changes,
@@ -159,7 +160,7 @@ def test_is_refused(case: str, bench: Bench) -> None:
 @pytest.mark.parametrize("changes", [OWN, TEXT, {"data": {"name": "diabetes"}}])
 def test_the_data_that_the_cases_start_from_fit(changes: Table, bench: Bench) -> None:
     write(bench.folder, with_changes(GOOD, changes))
-    assert bench.call("plan", bench.file).exit_code == 0
+    assert invoke("plan", bench.file).exit_code == 0
 
 
 def test_one_spoiled_sample_of_large_data_is_refused_by_its_peer(tmp_path: Path) -> None:

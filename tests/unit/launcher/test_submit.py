@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from p2psim.launcher import ranks, slurm
-from tests.support.programs import GOOD, Bench, assert_refused, bench_in, write
+from tests.support.programs import GOOD, Bench, assert_refused, bench_in, invoke, write
 
 TEMPLATE = (ranks.launch_folder() / "slurm.batch").read_text()
 HEAD = """\
@@ -56,7 +56,7 @@ def program(folder: Path, name: str, text: str) -> None:
 
 def options(bench: Bench, *given: object) -> dict[str, str]:
     """What the script asks of sbatch."""
-    result = bench.call("submit", "experiment.toml", "--print", *given)
+    result = invoke("submit", "experiment.toml", "--print", *given)
     assert result.exit_code == 0, result.stderr
     marked = [line for line in result.stdout.splitlines() if line.startswith("#SBATCH --")]
     return dict(line.removeprefix("#SBATCH --").partition("=")[::2] for line in marked)
@@ -69,7 +69,7 @@ def test_the_script_of_a_sweep(bench: Bench) -> None:
     shape = ("--nodes", 2, "--time", "1-02:30:00", "--signal-before", 300)
     given = ("--out", "runs/a b", "--set", "rounds=3", *shape)
     before = bench.contents()
-    result = bench.call("submit", "experiment.toml", "--print", *given)
+    result = invoke("submit", "experiment.toml", "--print", *given)
     assert result.exit_code == 0, result.stderr
     head, command = HEAD.format(folder=bench.folder), COMMAND.format(python=sys.executable)
     assert result.stdout.startswith(head)
@@ -168,7 +168,7 @@ BREAK = "a\ntouch harmed"
 def test_no_line_of_the_script_is_somebody_elses(
     bench: Bench, given: tuple[str, ...], fragment: str
 ) -> None:
-    result = bench.call("submit", bench.file, "--print", *given)
+    result = invoke("submit", bench.file, "--print", *given)
     assert (result.exit_code, result.stdout) == (2, "")
     assert fragment in result.stderr
 
@@ -178,7 +178,7 @@ def test_no_line_of_the_script_comes_from_the_folder(
 ) -> None:
     (bench.folder / BREAK).mkdir()
     monkeypatch.chdir(bench.folder / BREAK)
-    result = bench.call("submit", bench.file, "--print")
+    result = invoke("submit", bench.file, "--print")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "remove its line breaks" in result.stderr
 
@@ -187,7 +187,7 @@ def test_no_line_of_the_script_comes_from_the_folder(
 def test_a_mark_of_the_launch_file_in_a_value_stays_as_it_is(bench: Bench, name: str) -> None:
     write(bench.folder, {**GOOD, "name": name})
     assert options(bench)["job-name"] == shlex.quote(name)
-    result = bench.call("submit", bench.file, "--print")
+    result = invoke("submit", bench.file, "--print")
     assert result.stdout.count(" -m p2psim run ") == 1
 
 
@@ -200,8 +200,8 @@ def test_a_run_in_the_folder_is_not_touched(bench: Bench) -> None:
 
 def test_a_job_is_submitted(bench: Bench) -> None:
     program(bench.folder, "sbatch", "cat > script; echo $* > arguments; echo '4711;cluster'")
-    printed = bench.call("submit", "experiment.toml", "--print")
-    result = bench.call("submit", "experiment.toml")
+    printed = invoke("submit", "experiment.toml", "--print")
+    result = invoke("submit", "experiment.toml")
     assert (result.exit_code, result.stdout) == (0, "4711\n")
     assert (bench.folder / "script").read_text() == printed.stdout.removesuffix("\n")
     assert (bench.folder / "arguments").read_text() == "--parsable\n"
@@ -210,14 +210,14 @@ def test_a_job_is_submitted(bench: Bench) -> None:
 
 def test_what_sbatch_does_not_take(bench: Bench) -> None:
     program(bench.folder, "sbatch", "echo 'sbatch: error: No partition specified' >&2; exit 1")
-    result = bench.call("submit", "experiment.toml")
+    result = invoke("submit", "experiment.toml")
     fragment = "sbatch rejects the job: No partition specified"
     assert_refused(result.exit_code, result.stderr, [fragment])
 
 
 def test_without_slurm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(bench.folder / "bin"))
-    result = bench.call("submit", "experiment.toml")
+    result = invoke("submit", "experiment.toml")
     assert_refused(result.exit_code, result.stderr, ["no sbatch", "--print"])
 
 
