@@ -8,6 +8,7 @@ algorithm also name a plug-in: keys that are not fields of the section are its p
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import tomllib
@@ -218,6 +219,12 @@ def check(table: Table, folder: Path) -> Experiment:
     )
 
 
+@functools.cache
+def annotations_of(cls: type) -> dict[str, Any]:
+    """Return the evaluated annotations of a class by name; NameError if one has an error."""
+    return get_type_hints(cls, include_extras=True)
+
+
 class Builder:
     """Builder of sections and plug-ins, which checks every value against its annotation."""
 
@@ -291,7 +298,7 @@ class Builder:
         `other_keys`: names that the message for an unknown key may suggest besides the fields.
         """
         try:
-            hints = get_type_hints(cls, include_extras=True)
+            hints = annotations_of(cls)
         except NameError as error:
             raise InputError(f"{path}: an annotation of {cls.__name__} fails: {error}") from None
         known = {f.name: f for f in dataclasses.fields(cls)}

@@ -7,6 +7,7 @@ complete run that is not too large is joined at its end, so that run.h5 can be c
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,29 +62,38 @@ def copy(source: h5py.File, target: h5py.File) -> None:
     for rank in range(len(source.get("schedule", ()))):
         target.create_dataset(f"schedule/{rank:05d}", data=events_of(source, rank))
     groups = [group for name, group in source.items() if name != "schedule"]
-    datasets = [dataset for group in groups for dataset in group.values()]
-    for dataset in datasets:
-        duplicate = target.create_dataset(
-            dataset.name, dataset.shape, dataset.dtype, fillvalue=dataset.fillvalue
-        )
-        if not dataset.is_virtual:
-            duplicate[...] = dataset[...]
-        if dataset.is_scale:
-            duplicate.make_scale(dataset.name.rpartition("/")[2])
-        duplicate.attrs.update({k: v for k, v in dataset.attrs.items() if k not in WIRING})
+    datasets = {dataset.name: dataset for group in groups for dataset in group.values()}
+    copies = {name: duplicate(dataset, name, target) for name, dataset in datasets.items()}
     # A scale can be attached only after it exists in the target.
-    for dataset in datasets:
+    for name, dataset in datasets.items():
         for axis, dimension in enumerate(dataset.dims):
             for scale in dimension.values():
-                target[dataset.name].dims[axis].attach_scale(target[scale.name])
-    copy_peers(Path(source.filename).parent, [d for d in datasets if d.is_virtual], target)
+                copies[name].dims[axis].attach_scale(copies[scale.name])
+    virtual = {name: dataset for name, dataset in datasets.items() if dataset.is_virtual}
+    copy_peers(Path(source.filename).parent, virtual, copies)
 
 
-def copy_peers(folder: Path, datasets: list[h5py.Dataset], target: h5py.File) -> None:
-    """Copy the rows of virtual datasets from the peers' files, each of which is opened once."""
-    files = [source.file_name for source in datasets[0].virtual_sources()] if datasets else []
+def duplicate(dataset: h5py.Dataset, name: str, target: h5py.File) -> h5py.Dataset:
+    """Create the same dataset in `target`, a virtual one full of fill values; return it."""
+    result = target.create_dataset(name, dataset.shape, dataset.dtype, fillvalue=dataset.fillvalue)
+    if not dataset.is_virtual:
+        result[...] = dataset[...]
+    if dataset.is_scale:
+        result.make_scale(name.rpartition("/")[2])
+    result.attrs.update({k: v for k, v in dataset.attrs.items() if k not in WIRING})
+    return result
+
+
+def copy_peers(
+    folder: Path, virtual: Mapping[str, h5py.Dataset], copies: Mapping[str, h5py.Dataset]
+) -> None:
+    """Copy the rows of virtual datasets from the peers' files, each of which is opened once.
+
+    Both mappings are by the path of the dataset.
+    """
+    files = [s.file_name for s in next(iter(virtual.values())).virtual_sources()] if virtual else []
     for rank, name in enumerate(files):
         with contextlib.suppress(OSError), h5py.File(folder / name, "r", locking=False) as file:
-            for dataset in datasets:
+            for path in virtual:
                 with contextlib.suppress(OSError, KeyError):
-                    target[dataset.name][rank] = file[dataset.name][...]
+                    copies[path][rank] = file[path][...]

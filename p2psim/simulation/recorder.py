@@ -37,17 +37,23 @@ class Recorder:
         """Create or open the file in a run folder that has a run.h5; OSError if that fails."""
         self.path = folder / peer_file(rank)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        specs = layout(scenario) | {f"now/{name}": spec for name, spec in STATUS.items()}
+        specs: dict[str, Any] = dict(layout(scenario))
+        specs |= {f"now/{name}": spec for name, spec in STATUS.items()}
         owner = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
         owner["run"] = identity(folder)
+        if not resume:
+            self.path.unlink(missing_ok=True)  # else atomic_hdf5 would change the existing file
         with atomic_hdf5(self.path) as file:
             file.attrs.update(owner)
             for name in ("failure", "released"):
                 file.attrs.pop(name, None)
             file.attrs["samples"] = len(scenario.parts[rank])
-            create_datasets(file, specs)
+            # The units and meanings of all datasets are in run.h5.
+            datasets = [
+                create_dataset(file, resume, path, *spec) for path, (*spec, _, _) in specs.items()
+            ]
             file.flush()  # HDF5 assigns the offsets of the datasets only now
-            offsets = {path: file[path].id.get_offset() for path in specs}
+            offsets = [dataset.id.get_offset() for dataset in datasets]
         with open(self.path, "r+b") as opened:
             self.map = mmap.mmap(opened.fileno(), 0)
             self.inode = inode(os.fstat(opened.fileno()))
@@ -55,8 +61,8 @@ class Recorder:
             # Rows are only written: reading ahead around them would be useless.
             self.map.madvise(mmap.MADV_RANDOM)
         self.columns: dict[str, Any] = {
-            path: np.ndarray(shape, kind, self.map, offsets[path])
-            for path, (shape, kind, _, _) in specs.items()
+            path: np.ndarray(shape, kind, self.map, offset)
+            for (path, (shape, kind, *_)), offset in zip(specs.items(), offsets, strict=True)
         }
         self.train_columns = {name: self.columns[f"train/{name}"] for name in TRAIN}
         self.status = {name: self.columns[f"now/{name}"] for name in STATUS}
@@ -167,18 +173,19 @@ def inode(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def create_datasets(file: h5py.File, specs: Mapping[str, Any]) -> None:
-    """Create the datasets of `specs` (see run_format.layout), full of fill values.
+def create_dataset(
+    file: h5py.File, resume: bool, path: str, shape: tuple[int, ...], kind: str
+) -> h5py.Dataset:
+    """Create a dataset of the type `kind`, full of fill values; return it.
 
-    The fill values are written, so that the disk space of every entry is allocated. Rows of a run
-    that is resumed are kept, also if it gets more rounds.
+    The fill values are written, so that the disk space of every entry is allocated. With `resume`
+    the rows of the file are kept, also if the run gets more rounds.
     """
-    for path, (shape, kind, unit, meaning) in specs.items():
-        values = np.full(shape, fill_value(kind), kind)
-        if path in file:
-            if file[path].shape == shape:
-                continue
-            values[: len(file[path])] = file[path][...]
-            del file[path]
-        dataset = file.create_dataset(path, data=values)
-        dataset.attrs.update(unit=unit, meaning=meaning)
+    earlier = file.get(path) if resume else None
+    if earlier is not None and earlier.shape == shape:
+        return earlier
+    values = np.full(shape, fill_value(kind), kind)
+    if earlier is not None:
+        values[: len(earlier)] = earlier[...]
+        del file[path]
+    return file.create_dataset(path, data=values)

@@ -117,8 +117,8 @@ def create_run_file(folder: Path, scenario: Scenario, library: str, resumed: int
         attributes = {**old, **new, "resumed": [*old.get("resumed", []), resumed]}
     with new_hdf5() as file:
         file.attrs.update(attributes)
-        file["topology/weights"] = scenario.topology.weights
-        file["topology/weights"].attrs["meaning"] = "W_t, row = receiver, one matrix per step"
+        weights = file.create_dataset("topology/weights", data=scenario.topology.weights)
+        weights.attrs["meaning"] = "W_t, row = receiver, one matrix per step"
         if scenario.account:
             for name, (unit, meaning) in cost_model.FIELDS.items():
                 file[f"cost/{name}"] = getattr(scenario.account, name)
@@ -165,20 +165,22 @@ def name_dimensions(file: Any) -> None:
     The scales are peer, row, class and parameter, and those of the weights; xarray shows them as
     named dimensions.
     """
-    weights = file["topology/weights"]
-    for axis, name in enumerate(("step", "receiver", "sender")):
-        file["topology"][name] = np.arange(weights.shape[axis])
-        file["topology"][name].make_scale(name)
-        weights.dims[axis].attach_scale(file["topology"][name])
-    last_names = {"train": "", "algorithm": "", "eval": "class", "final": "parameter"}
-    for group, last in ((group, last) for group, last in last_names.items() if group in file):
-        for dataset in list(file[group].values()):
-            names = ["peer", "row", last][: dataset.ndim] if group != "final" else ["peer", last]
-            for axis, name in enumerate(names):
-                if name not in file[group]:
-                    file[group][name] = np.arange(dataset.shape[axis])
-                    file[group][name].make_scale(name)
-                dataset.dims[axis].attach_scale(file[group][name])
+    names_of_group = {
+        "topology": ("step", "receiver", "sender"),
+        "train": ("peer", "row"),
+        "algorithm": ("peer", "row"),
+        "eval": ("peer", "row", "class"),
+        "final": ("peer", "parameter"),
+    }
+    for group in file.values():
+        scales: dict[str, h5py.Dataset] = {}
+        for dataset in list(group.values()):
+            names = names_of_group.get(group.name.strip("/"), ())
+            for axis, (name, size) in enumerate(zip(names, dataset.shape, strict=False)):
+                if name not in scales:
+                    scales[name] = group.create_dataset(name, data=np.arange(size))
+                    scales[name].make_scale(name)
+                dataset.dims[axis].attach_scale(scales[name])
 
 
 def identity(folder: Path) -> str:

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 
 from p2psim.cli import main
 
-CASES, SEEDS = 500, 20  # 10,000 in all; `make test` draws 1,000
+CASES, SEEDS = 500, 20  # 10,000 in all; `make test` draws 500
 RUNS = 4  # of the accepted ones of a seed
 
 
 @pytest.mark.parametrize(
     "seed",
-    [pytest.param(seed, marks=[pytest.mark.thorough] * (seed >= 2)) for seed in range(SEEDS)],
+    [pytest.param(seed, marks=[pytest.mark.thorough] * (seed >= 1)) for seed in range(SEEDS)],
 )
 def test_files_at_random(seed: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.support.fuzz", str(CASES), str(seed), str(tmp_path)]
