@@ -1,6 +1,6 @@
 """Sudden deaths at random moments: the run ends soon, names the peer, leaves nothing, goes on.
 
-`make test-faults` kills FAULTS = 50 peers; by default a few.
+`make test-faults` kills FAULTS = 50 peers; by default one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.support.runs import Run, read
 from tests.support.thorough import THOROUGH, thorough
 
 PEERS, ROUNDS, EVERY = 8, 70, 20  # a checkpoint every so many rounds
-FAULTS = int(os.environ.get("FAULTS", "2"))
+FAULTS = int(os.environ.get("FAULTS", "1"))
 # How the command lines of these begin.
 STUB, SERVER, MPIEXEC = r"\S+ -I -S", r"\S+ -m p2psim forkserver", r"\S*(mpiexec|prterun)"
 SOON = 5.0  # seconds from a death to the end of the run

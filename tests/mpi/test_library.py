@@ -16,7 +16,7 @@ from tests.support.programs import assert_refused, p2psim, run, write
 
 SOON = 30.0  # seconds; it takes about one
 TABLE = {
-    "peers": 4,
+    "peers": 2,
     "rounds": 5,
     "data": {"name": "digits", "batch_size": 16},
     "model": {"name": "linear"},
@@ -65,11 +65,11 @@ def test_ranks_that_would_be_alone_refuse(variables: str, tmp_path: Path) -> Non
     mpiexec = foreign_mpi.write_mpiexec(tmp_path, kind, variables)
     command = p2psim("run", write(tmp_path, TABLE), "--out", "out")
     shared = memory()
-    ended = run([str(mpiexec), "-n", "4", *command], tmp_path, SOON)
+    ended = run([str(mpiexec), "-n", "2", *command], tmp_path, SOON)
     assert ended.code == 2, ended.stderr
     assert memory() <= shared
     (told,) = ended.messages()
-    starter = "as 4" if variables else f"by {foreign_mpi.TITLES[kind]}'s mpiexec"
+    starter = "as 2" if variables else f"by {foreign_mpi.TITLES[kind]}'s mpiexec"
     for fragment in (starter, mpi_libraries.of_mpi4py().title, "PATH", "MPI4PY_LIBMPI"):
         assert fragment in told
     assert "Traceback" not in ended.stderr

@@ -13,6 +13,7 @@ import pytest
 
 from tests.mpi.test_same_bits import VARIANTS, Reference, assert_same, by_debug
 from tests.support.programs import Table, p2psim, run, write
+from tests.support.thorough import thorough
 
 # Virtual times of an exponential, and real delays that nobody can foresee.
 DELAYS = """
@@ -31,7 +32,7 @@ class Delayed(Exponential):
         return super().seconds(rank, step)
 """
 PLAIN: Table = {"name": "exponential", "mean": 0.05}
-NAMES = ("lgc-sgd", "k-sgd", "async-gossip", "d-psgd-atc")
+NAMES = ("lgc-sgd", "async-gossip", *map(thorough, ("k-sgd", "d-psgd-atc")))
 
 
 def timed(name: str, compute: str | Table) -> Table:

@@ -100,12 +100,14 @@ VARIANTS: dict[str, Table] = {
 SIZES = {"choco-8-bits-quasi-global": 9 * 8 + 9 * 8 * 16 + 3 * (8 + 16) + 256 * 10 + 10}
 # Variants whose algorithm, compressor and graph others have, too.
 ALIKE_OTHERS = (
+    "d-psgd-cta-T2-S2",
     "d-psgd-float64",
+    "choco-fresh-top-k",
     "choco-fresh-random-k",
     "choco-fresh-top-k-affine-8",
     "choco-push-sum",
 )
-LAUNCHED = ("d-psgd-atc", "choco-stale-qsgd", "sgp-one-peer-exponential")
+LAUNCHED = ("choco-stale-qsgd", "sgp-one-peer-exponential")
 ALIKE = ("all-reduce", "full-sgd")  # all peers have the same model
 
 
@@ -170,7 +172,7 @@ def test_the_reference_is_a_run_that_learns(name: str, debugged: Reference) -> N
 
 @pytest.mark.parametrize(
     "name",
-    [thorough(name) if name in ALIKE_OTHERS else name for name in VARIANTS],
+    [thorough(name) if name in (*ALIKE_OTHERS, *LAUNCHED) else name for name in VARIANTS],
 )
 def test_mpiexec_gives_the_bits_of_debug(name: str, debugged: Reference, tmp_path: Path) -> None:
     file = write(tmp_path, VARIANTS[name])
@@ -189,18 +191,18 @@ def test_the_launcher_gives_the_bits_of_debug(
     assert_same(tmp_path / "out", debugged(name))
 
 
-def test_large_messages_on_a_complete_graph_give_the_bits_of_debug(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", [thorough("launcher"), "mpiexec"])
+def test_large_messages_on_a_complete_graph_give_the_bits_of_debug(
+    way: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
     """3.9 MB from each of five: more than a mix receives at once."""
     table = variant("d-psgd", {"name": "complete"}, model={"hidden": [1000, 900]}, time=TIMES)
-    file = write(tmp_path, {**table, "rounds": 3})
-    ended = run(p2psim("run", file, "--debug", "--out", "debug"), tmp_path)
+    table["rounds"] = 3
+    command = p2psim("run", write(tmp_path, table), "--out", "out")
+    ended = run(under_mpiexec(PEERS, command) if way == "mpiexec" else command, tmp_path)
     assert ended.code == 0, ended.stderr
-    for way in ("launcher", "mpiexec"):
-        command = p2psim("run", file, "--out", way)
-        ended = run(under_mpiexec(PEERS, command) if way == "mpiexec" else command, tmp_path)
-        assert ended.code == 0, ended.stderr
-        assert_same(tmp_path / way, tmp_path / "debug")
-    with h5py.File(tmp_path / way / "run.h5", "r", locking=False) as done:
+    assert_same(tmp_path / "out", by_debug(tmp_path_factory, "large", table))
+    with h5py.File(tmp_path / "out/run.h5", "r", locking=False) as done:
         received = 4 * done["final/x"].shape[1] * (PEERS - 1)
         assert (done["train/bytes_received"][:, 0] == received).all()
     assert received > WINDOW
@@ -230,14 +232,15 @@ class Threaded(DPSGD):
     ],
 )
 def test_without_a_fork_server_the_bits_are_the_same(
-    start: str, way: str, debugged: Reference, tmp_path: Path
+    start: str, way: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
     (tmp_path / "threaded.py").write_text(THREADED)
     name = "d-psgd" if start == "plain" else "threaded.py:Threaded"
-    table = {**VARIANTS["d-psgd-atc"], "algorithm": {"name": name}}
-    command = p2psim("run", write(tmp_path, table), "--out", "out")
+    table = {**VARIANTS["d-psgd-atc"], "peers": 2}
+    file = write(tmp_path, {**table, "algorithm": {"name": name}})
+    command = p2psim("run", file, "--out", "out")
     if way == "mpiexec":
-        command = under_mpiexec(PEERS, command)
+        command = under_mpiexec(2, command)
     mode = {"plain": "plain", "fallback": "auto", "refused": "forkserver"}[start]
     ended = run(command, tmp_path, variables={"P2PSIM_START": mode})
     assert ended.stderr.count("no fork server") == (start != "plain")
@@ -247,7 +250,7 @@ def test_without_a_fork_server_the_bits_are_the_same(
     if start == "fallback":
         assert "(it has 2 threads): ranks start one by one" in ended.stderr
     assert ended.code == 0, ended.stderr
-    assert_same(tmp_path / "out", debugged("d-psgd-atc"))
+    assert_same(tmp_path / "out", by_debug(tmp_path_factory, "two-peers", table))
 
 
 def test_why_the_fork_server_does_not_start(tmp_path: Path) -> None:

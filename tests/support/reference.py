@@ -26,6 +26,16 @@ def complete(n: int) -> Matrix:
     return np.full((n, n), 1 / n)
 
 
+def directed(n: int) -> Matrix:
+    """Return weights of a graph in which j sends to j + 1 and j + 2; all weights differ."""
+    W = np.diag(np.arange(1.0, n + 1))
+    for j in range(n):
+        for step in (1, 2):
+            if n > step:
+                W[(j + step) % n, j] = 10 * step + j
+    return W
+
+
 def ring(n: int) -> Matrix:
     """W_ij = 1/3 for j = i and for both neighbors of i."""
     W = np.zeros((n, n))

@@ -248,6 +248,7 @@ def test_warnings_point_at_the_caller(tmp_path: Path) -> None:
     assert [warning.filename for warning in caught] == [__file__]
 
 
+@pytest.mark.thorough  # four runs
 def test_the_example_is_a_script(tmp_path: Path) -> None:
     assert api.__doc__
     example = textwrap.dedent(api.__doc__.partition("\n\n")[2].partition("\n\nAn exp")[0])
