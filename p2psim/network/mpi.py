@@ -19,7 +19,7 @@ from typing import Any
 
 from p2psim.base import Payload
 from p2psim.network.buffers import Part, address
-from p2psim.network.transport import ALARM, Alarm
+from p2psim.network.transport import ALARM, RequestAlarm
 
 HEADER_TAG, PAYLOAD_TAG = 1, 2
 # Bytes. The sender of a larger payload may have to wait until its receiver has received it.
@@ -183,7 +183,7 @@ class MPITransport:
     def prepare(self, receives: Sequence[Part], sends: Sequence[Part]) -> PersistentRequests:
         return PersistentRequests(self, receives, sends)
 
-    def wait(self, requests: list[Any], alarm: Alarm) -> None:
+    def wait(self, requests: list[Any], alarm: RequestAlarm) -> None:
         test_all, began = self.mpi.Request.Testall, 0.0
         next_alarm = ALARM
         while True:

@@ -14,7 +14,7 @@ import numpy as np
 from p2psim.base import Payload
 from p2psim.errors import AbortedError
 from p2psim.network.buffers import Part, address
-from p2psim.network.transport import Alarm, Transport
+from p2psim.network.transport import RequestAlarm, Transport
 
 EXIT_SECONDS = 30  # that each thread may take to end after Ctrl-C
 
@@ -111,7 +111,7 @@ class ThreadTransport:
     def prepare(self, receives: Sequence[Part], sends: Sequence[Part]) -> RepeatedMessages:
         return RepeatedMessages(self, receives, sends)
 
-    def wait(self, requests: list[Any], alarm: Alarm) -> None:
+    def wait(self, requests: list[Any], alarm: RequestAlarm) -> None:
         self.hub.conditions[self.rank].wait_for(
             lambda: self.hub.aborted or all(request.done for request in requests)
         )

@@ -14,8 +14,8 @@ from p2psim.network.buffers import Part, Repeatable
 
 ALARM = 1.0  # seconds of waiting between two alarms
 
-# Receives the seconds waited so far and the indices of the requests that are not complete.
-Alarm: TypeAlias = Callable[[float, list[int]], None]
+# Called with the seconds waited so far and the indices of the requests that are not complete.
+RequestAlarm: TypeAlias = Callable[[float, list[int]], None]
 
 
 class Transport(Protocol):
@@ -49,7 +49,7 @@ class Transport(Protocol):
         its memory must be valid whenever the requests are started, not in between.
         """
 
-    def wait(self, requests: list[Any], alarm: Alarm) -> None:
+    def wait(self, requests: list[Any], alarm: RequestAlarm) -> None:
         """Wait until all requests are complete.
 
         MPI calls `alarm` about every ALARM seconds; an exception from `alarm` ends the wait.

@@ -16,7 +16,7 @@ from p2psim.network.neighborhood import Neighborhood
 from p2psim.network.threads import ThreadTransport, run_threads
 from p2psim.network.topology import Topology
 from p2psim.network.transfer import PeerNeighborhood
-from p2psim.network.transport import Alarm, Transport
+from p2psim.network.transport import RequestAlarm, Transport
 from tests.support.runs import Table, quadratic_table, quadratics, run_in_threads
 from tests.support.thorough import cover
 
@@ -137,7 +137,7 @@ def test_a_mix_receives_into_its_window(messages: float, monkeypatch: pytest.Mon
 class Reporting(ThreadTransport):
     """Reports every wait, with all that it waits for."""
 
-    def wait(self, requests: list[Any], alarm: Alarm) -> None:
+    def wait(self, requests: list[Any], alarm: RequestAlarm) -> None:
         alarm(1.5, list(range(len(requests))))
         super().wait(requests, alarm)
 
