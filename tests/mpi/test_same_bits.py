@@ -100,6 +100,7 @@ VARIANTS: dict[str, Table] = {
 SIZES = {"choco-8-bits-quasi-global": 9 * 8 + 9 * 8 * 16 + 3 * (8 + 16) + 256 * 10 + 10}
 # Variants whose algorithm, compressor and graph others have, too.
 ALIKE_OTHERS = (
+    "isolated",
     "d-psgd-cta-T2-S2",
     "d-psgd-float64",
     "choco-fresh-top-k",
