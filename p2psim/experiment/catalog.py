@@ -7,7 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 from p2psim import registry
 from p2psim.base import KINDS
@@ -61,7 +61,7 @@ def entry(name: str, summary: str, source: str) -> Iterator[str]:
 
 def parameters_of(cls: type) -> Iterator[str]:
     """Yield a line per parameter: name, default, allowed values."""
-    hints = get_type_hints(cls, include_extras=True)
+    hints = config.annotations_of(cls)
     for field in dataclasses.fields(cls):
         allowed, value = words(hints[field.name]), default(field)
         yield indent(f"{field.name:<18}{value:<18}{allowed}", 6, 42)

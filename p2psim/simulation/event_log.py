@@ -78,8 +78,7 @@ class EventLog:
         self._map()
 
     def _write(self, rows: Any) -> None:
-        self.path.unlink(missing_ok=True)  # else atomic_hdf5 would change the existing file
-        with atomic_hdf5(self.path) as file:
+        with atomic_hdf5(self.path, new=True) as file:
             dataset = file.create_dataset("schedule", data=rows, dtype=ROW)
             dataset.attrs.update(unit="s", meaning=MEANING)
 

@@ -37,20 +37,18 @@ class Recorder:
         """Create or open the file in a run folder that has a run.h5; OSError if that fails."""
         self.path = folder / peer_file(rank)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        specs: dict[str, Any] = dict(layout(scenario))
-        specs |= {f"now/{name}": spec for name, spec in STATUS.items()}
+        specs = layout(scenario) | {f"now/{name}": spec for name, spec in STATUS.items()}
         owner = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
         owner["run"] = identity(folder)
-        if not resume:
-            self.path.unlink(missing_ok=True)  # else atomic_hdf5 would change the existing file
-        with atomic_hdf5(self.path) as file:
+        with atomic_hdf5(self.path, new=not resume) as file:
             file.attrs.update(owner)
             for name in ("failure", "released"):
                 file.attrs.pop(name, None)
             file.attrs["samples"] = len(scenario.parts[rank])
             # The units and meanings of all datasets are in run.h5.
             datasets = [
-                create_dataset(file, resume, path, *spec) for path, (*spec, _, _) in specs.items()
+                create_dataset(file, resume, path, shape, kind)
+                for path, (shape, kind, _, _) in specs.items()
             ]
             file.flush()  # HDF5 assigns the offsets of the datasets only now
             offsets = [dataset.id.get_offset() for dataset in datasets]
@@ -62,7 +60,7 @@ class Recorder:
             self.map.madvise(mmap.MADV_RANDOM)
         self.columns: dict[str, Any] = {
             path: np.ndarray(shape, kind, self.map, offset)
-            for (path, (shape, kind, *_)), offset in zip(specs.items(), offsets, strict=True)
+            for (path, (shape, kind, _, _)), offset in zip(specs.items(), offsets, strict=True)
         }
         self.train_columns = {name: self.columns[f"train/{name}"] for name in TRAIN}
         self.status = {name: self.columns[f"now/{name}"] for name in STATUS}

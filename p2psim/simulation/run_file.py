@@ -66,8 +66,13 @@ def replace(path: Path, file: h5py.File) -> None:
 
 
 @contextlib.contextmanager
-def atomic_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for changes, or a new one; see `replace`, which is called at the end."""
+def atomic_hdf5(path: Path, new: bool = False) -> Iterator[h5py.File]:
+    """Open an HDF5 file for changes, or a new one; see `replace`, which is called at the end.
+
+    With `new` an existing file is removed at the beginning.
+    """
+    if new:
+        path.unlink(missing_ok=True)
     with new_hdf5(path.read_bytes() if path.exists() else b"") as file:
         yield file
         replace(path, file)
@@ -172,10 +177,10 @@ def name_dimensions(file: Any) -> None:
         "eval": ("peer", "row", "class"),
         "final": ("peer", "parameter"),
     }
-    for group in file.values():
+    for path, group in file.items():
+        names = names_of_group.get(path, ())
         scales: dict[str, h5py.Dataset] = {}
         for dataset in list(group.values()):
-            names = names_of_group.get(group.name.strip("/"), ())
             for axis, (name, size) in enumerate(zip(names, dataset.shape, strict=False)):
                 if name not in scales:
                     scales[name] = group.create_dataset(name, data=np.arange(size))

@@ -6,11 +6,13 @@ some of the functions below on every rank; a rank where one fails prints why and
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import traceback
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from p2psim.network.topology import Topology
 from p2psim.network.transfer import PeerNeighborhood
 from p2psim.registry import find
 from p2psim.rng import RandomStream
-from tests.support.programs import made_once, run, under_mpiexec
+from tests.support.programs import Completed, made_once, run, under_mpiexec
 from tests.support.reference import directed
 
 Matrix = NDArray[np.float64]
@@ -347,50 +349,51 @@ def main(names: Sequence[str]) -> None:
         try:
             CHECKS[name](transport)
         except BaseException:
-            sys.stderr.write(f"rank {transport.rank}:\n{traceback.format_exc()}")
+            sys.stderr.write(
+                f"rank {transport.rank} of {transport.size}:\n{traceback.format_exc()}"
+            )
             wait_until_stderr_is_read()
             transport.abort(1)
         control_channel(transport).gather(np.zeros(1))  # a rank that hangs is a failure
         print(f"rank {transport.rank} passed {name}.", flush=True)
 
 
-def checked(n: int, names: Sequence[str]) -> str:
-    """Exit code and output of these checks by n ranks."""
-    command = [sys.executable, "-m", "tests.mpi.test_exchange", *names]
-    ended = run(under_mpiexec(n, command), ROOT)
-    return f"exit code {ended.code}\n{ended.stdout}{ended.stderr}"
+def checked(n: int, names: Sequence[str]) -> Completed:
+    """What n ranks say to these checks."""
+    return run(under_mpiexec(n, [sys.executable, "-m", "tests.mpi.test_exchange", *names]), ROOT)
 
 
 @pytest.fixture(scope="module", params=[PEERS, 1], ids="n={}".format)
 def all_checked(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[int, str]:
+) -> tuple[int, Completed]:
     """All checks by so many ranks, once: starting them takes longer than most checks."""
 
     def make(folder: Path) -> None:
-        (folder / "output").write_text(checked(request.param, list(CHECKS)))
+        ended = checked(request.param, list(CHECKS))
+        (folder / "ended.json").write_text(json.dumps(asdict(ended)))
 
     folder = made_once(tmp_path_factory, f"exchange-{request.param}", make)
-    return request.param, (folder / "output").read_text()
+    return request.param, Completed(**json.loads((folder / "ended.json").read_text()))
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_exchange(name: str, all_checked: tuple[int, str]) -> None:
-    n, output = all_checked
-    passed = re.findall(rf"rank (\d+) passed {name}\.", output)  # lines may have run together
-    assert sorted(passed) == [str(rank) for rank in range(n)], output
+def test_exchange(name: str, all_checked: tuple[int, Completed]) -> None:
+    n, ended = all_checked
+    passed = re.findall(rf"rank (\d+) passed {name}\.", ended.stdout)  # lines may have run together
+    assert sorted(passed) == [str(rank) for rank in range(n)], ended.stdout + ended.stderr
 
 
-def test_all_ranks_end_well(all_checked: tuple[int, str]) -> None:
-    assert all_checked[1].startswith("exit code 0\n")
+def test_all_ranks_end_well(all_checked: tuple[int, Completed]) -> None:
+    assert all_checked[1].code == 0
 
 
 def test_a_check_that_fails_is_seen() -> None:
-    output = checked(2, ["gather", "nothing", "mean"])
-    assert not output.startswith("exit code 0\n")
-    assert "KeyError: 'nothing'" in output
-    assert "passed gather." in output
-    assert "passed mean." not in output
+    ended = checked(2, ["gather", "nothing", "mean"])
+    assert ended.code != 0
+    assert "KeyError: 'nothing'" in ended.stderr
+    assert "passed gather." in ended.stdout
+    assert "passed mean." not in ended.stdout
 
 
 if __name__ == "__main__":
