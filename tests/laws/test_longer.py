@@ -7,14 +7,12 @@ from typing import Any
 
 import h5py
 import pytest
-from click.testing import CliRunner
 
-from p2psim.cli import main
 from p2psim.errors import InputError, StoppedError
 from p2psim.simulation import checkpoint
 from tests.laws.test_algorithms import CASES
 from tests.laws.test_resume import FORMS, TABLE, table_of
-from tests.support.programs import write
+from tests.support.programs import invoke, write
 from tests.support.runs import Table, new_folder, read, run_in_threads, run_threads_in
 from tests.support.thorough import cover
 
@@ -100,7 +98,7 @@ def test_resume_remembers_the_settings_of_the_command_line(tmp_path: Path) -> No
 
     def p2psim(out: str, *options: str) -> str:
         arguments = ["run", str(file), "--out", str(tmp_path / out), "--debug", *options]
-        ended = CliRunner().invoke(main, arguments)
+        ended = invoke(*arguments)
         assert ended.exit_code == 0, ended.output
         return str(ended.output)
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from p2psim import cli
 from p2psim.errors import InputError
 from p2psim.experiment import plan, scenario
+from tests.support.programs import invoke
 from tests.support.reference import Matrix
 from tests.support.runs import (
     Problem,
@@ -282,7 +281,7 @@ def test_a_run_that_will_diverge_is_warned_of_before_it_starts(tmp_path: Path) -
     )
     text = "this diverges: differences between models are multiplied by 2 in every round; lower"
     for command in (["plan"], ["run", "--debug", "--out", str(tmp_path / "out")]):
-        done = CliRunner().invoke(cli.main, [*command, str(tmp_path / "pre.toml")])
+        done = invoke(*command, tmp_path / "pre.toml")
         assert done.exit_code == 0
         assert text in " ".join(done.output.split())
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import tomli_w
-from click.testing import CliRunner
 
-from p2psim import cli, registry
+from p2psim import registry
 from p2psim.experiment import dry_run, plan, scenario, sweep
 from p2psim.experiment.dry_run import rehearse
 from p2psim.network import neighborhood
 from p2psim.network.buffers import HEADER
 from p2psim.network.transfer import PeerNeighborhood
 from p2psim.simulation import simulation
+from tests.support.programs import invoke
 from tests.support.runs import Table, run_in_threads
 from tests.support.thorough import cover
 
@@ -192,7 +192,7 @@ def test_spectral_gaps_to_five_digits(peers: int, topology: str, gap: str, tmp_p
     table: dict[str, Any] = {**experiment("sgp", {"name": topology}, 1), "peers": peers}
     table["topology"]["weights"] = "uniform-neighbor"
     (tmp_path / "x.toml").write_text(tomli_w.dumps(table))
-    said = CliRunner().invoke(cli.main, ["plan", str(tmp_path / "x.toml")])
+    said = invoke("plan", tmp_path / "x.toml")
     assert said.exit_code == 0, said.output
     assert re.search(r"spectral gap +0?" + re.escape(gap), said.output), said.output
 
@@ -201,8 +201,7 @@ def test_one_combination_alone(tmp_path: Path) -> None:
     table = {**experiment("d-psgd", {"name": "ring"}, 1), "sweep": {"rounds": [5, 6]}}
     (tmp_path / "x.toml").write_text(tomli_w.dumps(table))
     both, one = (
-        CliRunner().invoke(cli.main, ["plan", str(tmp_path / "x.toml"), *only]).output
-        for only in ([], ["--only", "1"])
+        invoke("plan", tmp_path / "x.toml", *only).output for only in ([], ["--only", "1"])
     )
     assert both.count("rounds  ") == 2
     assert one == both[both.index("\nrounds=6") :]
@@ -263,9 +262,9 @@ def test_an_optimizer_that_nobody_asks_is_told(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     for learning in ({}, {"optimizer": {"name": "sgd", "lr": 0.5}}):
         file.write_text(tomli_w.dumps({**table, "learning": learning}))
-        planned = CliRunner().invoke(cli.main, ["plan", str(file)])
+        planned = invoke("plan", file)
         assert "optimizer  not used: the algorithm takes steps of its own" in planned.stdout
         out = str(tmp_path / f"out{len(learning)}")
-        ran = CliRunner().invoke(cli.main, ["run", str(file), "--debug", "--out", out])
+        ran = invoke("run", file, "--debug", "--out", out)
         assert ran.exit_code == 0, ran.output
         assert ("warning: learning.optimizer is not used" in ran.stderr) == bool(learning)

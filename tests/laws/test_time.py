@@ -10,14 +10,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from p2psim import cli
 from p2psim.analysis import results, timeline
 from p2psim.experiment import plan, scenario
 from p2psim.network.clock import TRANSFER, WAIT, WORK
 from tests.laws.test_plan import CASES
+from tests.support.programs import invoke
 from tests.support.runs import Run, Table, new_folder, quadratic_table, quadratics, run_in_threads
 
 TOLERANCE = 1e-12
@@ -231,7 +230,7 @@ def test_the_timeline_says_who_was_idle(tmp_path: Path) -> None:
     slow = {"name": "slow-peers", "peers": [3], "factor": 10.0}
     place = new_folder(tmp_path)
     run_in_threads(table(tmp_path, {"compute": slow}, peers=8, rounds=20), tmp_path)
-    said = CliRunner().invoke(cli.main, ["plot", str(place), "--timeline", "--rounds", "9:20"])
+    said = invoke("plot", place, "--timeline", "--rounds", "9:20")
     assert said.exit_code == 0, said.output
     assert (place / "timeline.png").stat().st_size > 10_000
     assert "the critical path takes 120 s, of which 120 s work" in said.output
@@ -248,7 +247,7 @@ def test_growth_and_switch(tmp_path: Path) -> None:
     place = new_folder(tmp_path)
     run_in_threads(made, tmp_path)
     assert not list(place.glob("peers/schedule*"))
-    said = CliRunner().invoke(cli.main, ["plot", str(place), "--timeline"])
+    said = invoke("plot", place, "--timeline")
     assert said.exit_code == 2
     assert "has no schedule" in said.output
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import h5py
 import pytest
-from click.testing import CliRunner
 
 from p2psim.analysis import results, tables
-from p2psim.cli import main
+from tests.support.programs import invoke
 from tests.support.runs import EXPERIMENT
 from tests.unit.analysis.conftest import Make, datasets
 
@@ -44,7 +43,7 @@ def test_a_run_file_without_its_folder_is_refused(
 ) -> None:
     alone = Path(shutil.copy(choco / "run.h5", tmp_path / "alone.h5"))
     arguments = [command, alone, *[choco] * (command == "compare")]
-    ended = CliRunner().invoke(main, list(map(str, arguments)))
+    ended = invoke(*arguments)
     assert ended.exit_code == 2
     assert "holds no data itself: they are in the folder 'peers' beside it" in ended.output
     assert sorted(tmp_path.iterdir()) == [alone]

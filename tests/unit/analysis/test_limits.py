@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
-from click.testing import CliRunner
 
-from p2psim import cli
 from p2psim.analysis import results, tables
+from tests.support.programs import invoke
 from tests.support.runs import Table, new_folder, run_in_threads
 
 BASE: Table = {
@@ -44,7 +43,7 @@ def test_is_refused(
     Path("leaves.py").write_text("raise SystemExit('bye')\n")
     table = {key: value for key, value in {**BASE, **changes}.items() if value is not None}
     Path("x.toml").write_text(tomli_w.dumps(table))
-    ended = CliRunner().invoke(cli.main, [command, "x.toml"])
+    ended = invoke(command, "x.toml")
     assert ended.exit_code == 2, ended.output
     assert words in ended.output
     assert not Path("runs").exists()

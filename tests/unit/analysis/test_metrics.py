@@ -9,13 +9,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from p2psim import cli
 from p2psim.analysis import metrics, results
 from p2psim.errors import InputError
 from p2psim.experiment import scenario
 from p2psim.experiment.holdings import Holdings
+from tests.support.programs import invoke
 from tests.support.runs import Run, Table, quadratic_table, quadratics, run_in_threads
 
 CLASSES = [[0, 1], [7, 8], [0, 7, 8]]
@@ -167,7 +166,7 @@ def test_a_model_that_has_diverged_does_not_count(tmp_path: Path) -> None:
 def test_show_tells_seen_from_unseen(tmp_path: Path) -> None:
     def shown(run: Run, place: Path) -> str:
         assert run.x.size
-        return CliRunner().invoke(cli.main, ["show", str(place)]).output
+        return invoke("show", place).output
 
     text = shown(run_in_threads(experiment(), tmp_path), tmp_path / "run-0")
     assert "unseen accuracy after local" in text

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from click.testing import CliRunner
 
 from p2psim import registry
 from p2psim.base import KINDS, Compressor, Count
-from p2psim.cli import main
 from p2psim.errors import InputError
 from p2psim.experiment import catalog
 from p2psim.network import topology
+from tests.support.programs import invoke
 
 PLUGINS = [(kind, name) for kind in KINDS for name in registry.names(kind)]
 
@@ -89,12 +88,12 @@ def test_what_has_no_more_to_tell() -> None:
 
 
 def test_command() -> None:
-    outcome = CliRunner().invoke(main, ["list", "topology"])
+    outcome = invoke("list", "topology")
     assert outcome.exit_code == 0
     assert outcome.output == catalog.listing("topology") + "\n"
-    outcome = CliRunner().invoke(main, ["list", "algorithm", "p2pl"])
+    outcome = invoke("list", "algorithm", "p2pl")
     assert outcome.output == catalog.details("algorithm", "p2pl") + "\n"
-    outcome = CliRunner().invoke(main, ["list", "algoritm"])
+    outcome = invoke("list", "algoritm")
     assert outcome.exit_code == 2
     assert "did you mean 'algorithm'?" in outcome.output
     with pytest.raises(InputError, match="topology"):

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from p2psim.cli import main
+from tests.support.programs import invoke
 
 CASES, SEEDS = 500, 20  # 10,000 in all; `make test` draws 500
 RUNS = 4  # of the accepted ones of a seed
@@ -31,7 +30,7 @@ def test_files_at_random(seed: int, tmp_path: Path) -> None:
     assert len(accepted) == RUNS
     for file in accepted:
         arguments = ["run", str(file), "--debug", "--out", str(tmp_path / file.stem)]
-        ran = CliRunner().invoke(main, arguments)
+        ran = invoke(*arguments)
         if ran.exit_code == 2:  # this machine alone can tell
             assert "finds no GPU here" in ran.output
         else:

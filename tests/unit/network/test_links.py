@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from p2psim import cli
 from p2psim.analysis import results
 from p2psim.errors import InputError
 from p2psim.experiment import scenario
+from tests.support.programs import invoke
 from tests.support.runs import Table, new_folder, quadratic_table, quadratics, run_in_threads
 
 LINKS = "sender,receiver,latency,bandwidth\n"
@@ -87,7 +86,7 @@ def test_timelines_that_are_refused_and_joined_runs(tmp_path: Path) -> None:
     run_in_threads(table(tmp_path, {"latency": 0.5}), tmp_path)
 
     def said(*arguments: object) -> str:
-        ended = CliRunner().invoke(cli.main, ["plot", *map(str, arguments)])
+        ended = invoke("plot", *arguments)
         assert ended.exit_code == 2, ended.output
         return ended.stderr
 
@@ -101,7 +100,7 @@ def test_timelines_that_are_refused_and_joined_runs(tmp_path: Path) -> None:
     for path in place.glob("peers/schedule-00002.h5"):
         path.unlink()
     assert [own.size > 0 for own in results.schedules(place)] == [True, True, False, True]
-    assert CliRunner().invoke(cli.main, ["plot", str(place), "--timeline"]).exit_code == 0
+    assert invoke("plot", place, "--timeline").exit_code == 0
 
 
 def test_a_message_before_the_first_row_of_its_pair_is_refused(tmp_path: Path) -> None:
