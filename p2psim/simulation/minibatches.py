@@ -86,7 +86,7 @@ class Batches:
         # A minibatch of all samples is the same in every step, up to augmentation.
         self.full_batch = samples.values(slice(None)) if size == samples.count else None
         self.epoch, self.order = -1, torch.empty(0)
-        self.shuffled: Batch | None = None  # all samples in the order of the epoch, if small
+        self.prepared: list[Batch] = []  # the minibatches of the epoch, if its samples are small
         self.augments = type(data).augment is not Data.augment
 
     def take(self, step: int) -> Batch:
@@ -96,11 +96,11 @@ class Batches:
             epoch, number = divmod(step, self.per_epoch)
             if epoch != self.epoch:
                 self.shuffle(epoch)
-            start, stop = number * self.size, (number + 1) * self.size
-            if self.shuffled:
-                batch = self.shuffled.part(start, stop)
+            if self.prepared:
+                batch = self.prepared[number]
             else:
-                batch = self.samples.values(self.order[start:stop])
+                start = number * self.size
+                batch = self.samples.values(self.order[start : start + self.size])
         if self.augments:
             generator = rng.generator(self.seed, "augment", self.rank, step)
             batch = replace(batch, inputs=self.data.augment(batch.inputs, generator))
@@ -112,4 +112,6 @@ class Batches:
         order = torch.from_numpy(generator.permutation(self.samples.count))
         self.order, self.epoch = order.to(self.samples.targets.device), epoch
         if self.samples.small:
-            self.shuffled = self.samples.values(self.order)
+            whole = self.samples.values(self.order)
+            starts = range(0, self.per_epoch * self.size, self.size)
+            self.prepared = [whole.part(start, start + self.size) for start in starts]

@@ -79,6 +79,7 @@ class Simulation:
             transport, scenario.topology, self.clock, experiment.time.link, control, alarm
         )
         self.algorithm = experiment.algorithm
+        self.consensus_steps = experiment.learning.consensus_steps
         self.stopwatch = Stopwatch()
         self.round = 0
         self.set_phase("start")
@@ -174,7 +175,7 @@ class Simulation:
         if due:
             self.evaluate(x)
         self.set_phase("consensus")
-        for _ in range(self.scenario.experiment.learning.consensus_steps):
+        for _ in range(self.consensus_steps):
             x = self.check_vector(self.algorithm.consensus(x, self.oracle, self.net))
             self.net.advance()
         self.oracle.end(x)
