@@ -6,7 +6,7 @@ import ctypes
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,24 +36,58 @@ class PendingReceive:
         self.done = True
 
 
-@dataclass
 class ThreadHub:
     """State that all ranks of one process share.
 
-    A rank runs only while it holds the lock `turn`, and releases it only to wait for messages. So
-    one rank runs at a time, and a breakpoint in one rank stops all of them.
+    One rank runs at a time, so a breakpoint in one rank stops all of them. A rank that waits for
+    messages, or ends, passes the turn to the rank that has been ready for the longest time.
     """
 
-    size: int
-    turn: threading.Lock = field(default_factory=threading.Lock)
-    conditions: dict[int, threading.Condition] = field(init=False)  # by rank: it may have to go on
-    # By (channel, sender, receiver): messages that no receive has matched yet, and the reverse.
-    messages: dict[Any, deque[Any]] = field(default_factory=lambda: defaultdict(deque))
-    receives: dict[Any, deque[PendingReceive]] = field(default_factory=lambda: defaultdict(deque))
-    aborted: bool = False
+    def __init__(self, size: int) -> None:
+        self.size = size
+        # By (channel, sender, receiver): messages that no receive has matched yet, and the reverse.
+        self.messages: dict[Any, deque[Any]] = defaultdict(deque)
+        self.receives: dict[Any, deque[PendingReceive]] = defaultdict(deque)
+        self.waiting: dict[int, list[PendingReceive]] = {}  # by rank: requests that it waits for
+        self.ready = deque(range(size))  # ranks that can run, without the one that runs
+        self.turns = [threading.Lock() for _ in range(size)]  # by rank: locked until its turn
+        for turn in self.turns:
+            turn.acquire()
+        self.aborted = False
 
-    def __post_init__(self) -> None:
-        self.conditions = {rank: threading.Condition(self.turn) for rank in range(self.size)}
+    def set_ready(self, rank: int) -> None:
+        """Make a rank ready if it waits for requests and all of them are done."""
+        if rank in self.waiting and all(pending.done for pending in self.waiting[rank]):
+            del self.waiting[rank]
+            self.ready.append(rank)
+
+    def wait(self, rank: int, requests: list[PendingReceive]) -> None:
+        """Let other ranks run until these requests of a rank are done.
+
+        AbortedError if the run is aborted; RuntimeError if no other rank can run.
+        """
+        if not self.aborted and not all(request.done for request in requests):
+            self.check_ready([rank])
+            self.waiting[rank] = requests
+            self.pass_turn()
+            self.turns[rank].acquire()
+        if self.aborted:
+            raise AbortedError
+
+    def check_ready(self, also: Sequence[int] = ()) -> None:
+        """RuntimeError if ranks wait, those of `also` included, and none is ready."""
+        waiting = sorted([*self.waiting, *also])
+        if waiting and not self.ready:
+            peers = ", ".join(map(str, waiting))
+            raise RuntimeError(f"nobody sends the messages that these peers wait for: {peers}")
+
+    def pass_turn(self) -> None:
+        """Let the next rank run; after an abort, those that wait are ready."""
+        if self.aborted:
+            self.ready.extend(self.waiting)
+            self.waiting.clear()
+        if self.ready:
+            self.turns[self.ready.popleft()].release()
 
 
 class RepeatedMessages:
@@ -94,7 +128,7 @@ class ThreadTransport:
         edge = (self.channel, self.rank, to)
         if self.hub.receives[edge]:
             self.hub.receives[edge].popleft().fill(header, payload)
-            self.hub.conditions[to].notify()
+            self.hub.set_ready(to)
         else:
             self.hub.messages[edge].append((header.copy(), payload.copy()))
         return []  # the message is copied, so the sender has nothing to wait for
@@ -112,19 +146,13 @@ class ThreadTransport:
         return RepeatedMessages(self, receives, sends)
 
     def wait(self, requests: list[Any], alarm: RequestAlarm) -> None:
-        self.hub.conditions[self.rank].wait_for(
-            lambda: self.hub.aborted or all(request.done for request in requests)
-        )
-        if self.hub.aborted:
-            raise AbortedError
+        self.hub.wait(self.rank, requests)
 
     def duplicate(self) -> ThreadTransport:
         return ThreadTransport(self.hub, self.rank, self.channel + 1)
 
     def abort(self, code: int) -> None:
         self.hub.aborted = True
-        for condition in self.hub.conditions.values():
-            condition.notify_all()
 
 
 def run_threads(peers: int, body: Callable[[Transport], None]) -> None:
@@ -136,26 +164,25 @@ def run_threads(peers: int, body: Callable[[Transport], None]) -> None:
     failures: list[BaseException] = []
 
     def main(rank: int) -> None:
-        with hub.turn:
-            try:
-                body(ThreadTransport(hub, rank))
-            except AbortedError:
-                pass
-            except BaseException as error:
+        hub.turns[rank].acquire()
+        try:
+            body(ThreadTransport(hub, rank))
+            hub.check_ready()
+        except BaseException as error:
+            if not hub.aborted:
                 failures.append(error)
-                ThreadTransport(hub, rank).abort(1)
+            hub.aborted = True
+        hub.pass_turn()
 
     threads = [threading.Thread(target=main, args=(rank,), daemon=True) for rank in range(peers)]
+    hub.pass_turn()  # to rank 0
     for thread in threads:
         thread.start()
     try:
         for thread in threads:
             thread.join()
     except BaseException:  # raised by the handler of a signal
-        # Set without `turn`, whose owner may run for long: each rank ends at its next wait.
-        hub.aborted = True
-        with hub.turn:
-            ThreadTransport(hub, 0).abort(1)
+        hub.aborted = True  # the rank that runs ends at its next wait, and the others after it
         for thread in threads:
             thread.join(timeout=EXIT_SECONDS)
         raise
