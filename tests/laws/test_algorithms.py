@@ -28,7 +28,7 @@ from tests.support.runs import (
 )
 from tests.support.thorough import THOROUGH, cover
 
-ROUNDS = 100 if THOROUGH else 40
+ROUNDS = 100 if THOROUGH else 25
 MATCHINGS = """
 import networkx as nx
 

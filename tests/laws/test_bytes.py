@@ -160,9 +160,9 @@ def test_a_push_sum_weight_is_one_number_more(
     check(run, messages, messages, payload)
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("graph", GRAPHS)
-@pytest.mark.parametrize("name", ["d-psgd", "sgp"])
+@pytest.mark.parametrize(
+    ("name", "graph", "steps"), cover(itertools.product(["d-psgd", "sgp"], GRAPHS, [1, 3]))
+)
 def test_dense_bytes(name: str, graph: str, steps: int, tmp_path: Path) -> None:
     (tmp_path / "alternating.py").write_text(ALTERNATING)
     topology, outgoing, incoming = GRAPHS[graph]

@@ -14,8 +14,8 @@ import pytest
 
 from p2psim.errors import PeerError
 from p2psim.simulation import checkpoint
-from tests.laws.test_resume import stopped
-from tests.support.runs import Run, Table, run_in_threads, run_threads_in
+from tests.laws.test_resume import halfway, stopped
+from tests.support.runs import run_in_threads, run_threads_in
 from tests.support.thorough import cover
 
 
@@ -23,9 +23,12 @@ from tests.support.thorough import cover
     "part", cover(((part,) for part in range(20)), lambda part: part % 4, lambda part: part // 5)
 )
 def test_a_truncated_checkpoint_is_not_used(
-    part: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    part: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    table, place = stopped(tmp_path)
+    table, place, whole = halfway(tmp_path_factory, tmp_path)
     newest, before = checkpoint.rounds(place)
     torn = place / "checkpoints" / f"{newest:09d}" / f"peer-{part % 4:05d}"
     torn.write_bytes(torn.read_bytes()[: torn.stat().st_size * part // 20])
@@ -34,14 +37,17 @@ def test_a_truncated_checkpoint_is_not_used(
     assert said in capfd.readouterr().err
     with h5py.File(place / "run.h5", locking=False) as file:
         assert file.attrs["resumed"].tolist() == [before]
-    assert made.datasets() == run_in_threads(table, tmp_path).datasets()
+    assert made.datasets() == whole.datasets()
 
 
 @pytest.mark.parametrize("rank", [0, 3])
 def test_a_foreign_checkpoint_is_not_used(
-    rank: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    rank: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    table, place = stopped(tmp_path)
+    table, place, _ = halfway(tmp_path_factory, tmp_path)
     _, other = stopped(tmp_path)
     newest, before = checkpoint.rounds(place)
     files = [
@@ -109,24 +115,15 @@ FORGED: dict[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def halfway(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, Path, Run]:
-    """A run that was stopped after two checkpoints, and the same one undisturbed."""
-    folder = tmp_path_factory.mktemp("halfway")
-    table, place = stopped(folder)
-    return table, place, run_in_threads(table, folder)
-
-
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_checkpoint_is_not_used(
     name: str,
-    halfway: tuple[Table, Path, Run],
+    tmp_path_factory: pytest.TempPathFactory,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The one before is; whoever forges one has to give it the right digest."""
-    table, origin, whole = halfway
-    place = Path(shutil.copytree(origin, tmp_path / "copy"))
+    table, place, whole = halfway(tmp_path_factory, tmp_path)
     newest, before = checkpoint.rounds(place)
     forge(place / "checkpoints" / f"{newest:09d}" / "peer-00001", FORGED[name])
     made = run_in_threads(table, tmp_path, resume=place)
@@ -144,9 +141,11 @@ STRANGE: dict[str, Callable[[dict[str, Any]], None]] = {
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_a_checkpoint_of_another_state_is_told(name: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_state_is_told(
+    name: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
     """With the file to remove: only then its round is not gone on from."""
-    table, place = stopped(tmp_path)
+    table, place, whole = halfway(tmp_path_factory, tmp_path)
     newest, before = checkpoint.rounds(place)
     folder = place / "checkpoints" / f"{newest:09d}"
     forge(folder / "peer-00001", STRANGE[name])
@@ -156,15 +155,15 @@ def test_a_checkpoint_of_another_state_is_told(name: str, tmp_path: Path) -> Non
     made = run_in_threads(table, tmp_path, resume=place)
     with h5py.File(place / "run.h5", locking=False) as file:
         assert file.attrs["resumed"].tolist() == [newest, before]
-    assert made.datasets() == run_in_threads(table, tmp_path).datasets()
+    assert made.datasets() == whole.datasets()
 
 
 def test_without_a_whole_checkpoint_a_run_begins_again(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    table, place = stopped(tmp_path)
+    table, place, whole = halfway(tmp_path_factory, tmp_path)
     for path in (place / "checkpoints").glob("*/peer-00001"):
         path.write_bytes(b"")
     made = run_in_threads(table, tmp_path, resume=place)
     assert "no checkpoint: from the beginning" in capfd.readouterr().err
-    assert made.datasets() == run_in_threads(table, tmp_path).datasets()
+    assert made.datasets() == whole.datasets()

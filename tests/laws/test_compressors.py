@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import tracemalloc
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from p2psim.base import Shape, Vector
 from p2psim.registry import names
 from p2psim.rng import RandomStream
+from tests.support.thorough import cover, thorough
 
 MLP: list[Shape] = [(200, 784), (200,), (200, 200), (200,), (10, 200), (10,)]
 CNN: list[Shape] = [(8, 1, 3, 3), (8,), (16, 8, 3, 3), (16,), (), (10, 784), (10,)]
@@ -317,8 +319,7 @@ def test_contractions() -> None:
     assert mean == pytest.approx(1 - k / m, abs=0.005)  # eight standard deviations
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("biased", "bits"), cover(itertools.product([False, True], [1, 2, 4, 8])))
 def test_qsgd_is_unbiased_and_bounded(bits: int, biased: bool) -> None:
     m, draws, s = 60, 4000, 2**bits - 1
     x, tau = vector(11, m, np.float64), 1 + min(m / s**2, math.sqrt(m) / s)
@@ -335,7 +336,7 @@ def test_qsgd_is_unbiased_and_bounded(bits: int, biased: bool) -> None:
         assert np.mean([error(y, x) for y in q]) <= (1 - 1 / tau) * 1.02 + 1e-9
 
 
-@pytest.mark.parametrize("k", [1, 7, 10, 15, 19])
+@pytest.mark.parametrize("k", [1, thorough(7), 10, thorough(15), 19])
 def test_random_k_draws_uniformly(k: int) -> None:
     m, draws = 20, 3000
     x, codec = np.arange(1.0, m + 1), make("random-k", {"k": k}, [(m,)])

@@ -95,19 +95,18 @@ def test_i12_for_two_pre_is_post_with_twice_eta_d(eta_d: float, tmp_path: Path) 
     assert difference(other.x, post.x) > 1e-3
 
 
-@pytest.mark.parametrize("granularity", ["model", "layer"])
+EDGES = {
+    "directed-ring": [(k, (k + 1) % 6) for k in range(6)],
+    "path": [(k, k + 1) for k in range(5)],
+    "star": [(2, k) for k in range(6) if k != 2],
+}
+
+
 @pytest.mark.parametrize(
-    "edges",
-    [
-        [(k, (k + 1) % 6) for k in range(6)],
-        [(k, k + 1) for k in range(5)],
-        [(2, k) for k in range(6) if k != 2],
-    ],
-    ids=["directed-ring", "path", "star"],
+    ("granularity", "graph"), cover(itertools.product(["model", "layer"], EDGES))
 )
-def test_i13_all_start_from_the_longest(
-    granularity: str, edges: list[tuple[int, int]], tmp_path: Path
-) -> None:
+def test_i13_all_start_from_the_longest(granularity: str, graph: str, tmp_path: Path) -> None:
+    edges = EDGES[graph]
     # Weights that are nothing in float32: what was adopted is mixed no more.
     lines = [f"{u} {v} 1e-300" for u, v in edges]
     (tmp_path / "graph.edgelist").write_text("\n".join(lines))

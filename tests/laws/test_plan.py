@@ -117,8 +117,15 @@ def test_long_rounds_are_extrapolated_from_shorter_ones(
         assert seconds.sub(r"\1 s", extrapolated[key]) == seconds.sub(r"\1 s", text)
 
 
-@pytest.mark.parametrize("setting", ["local_steps", "consensus_steps"])
-@pytest.mark.parametrize("name", ["d-psgd", "p2pl", "k-sgd", "lgc-sgd", "async-gossip"])
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    cover(
+        itertools.product(
+            ["d-psgd", "p2pl", "k-sgd", "lgc-sgd", "async-gossip"],
+            ["local_steps", "consensus_steps"],
+        )
+    ),
+)
 def test_a_plan_of_long_rounds_executes_few_steps(
     name: str, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from p2psim.errors import InputError, PeerError, StoppedError
 from p2psim.simulation import checkpoint
 from tests.laws.test_algorithms import CASES, GRAPHS, fits, named
 from tests.laws.test_compressors import ALL as COMPRESSORS
-from tests.support.runs import Table, new_folder, run_in_threads, run_threads_in
+from tests.support.programs import made_once
+from tests.support.runs import Run, Table, new_folder, read, run_in_threads, run_threads_in
 from tests.support.thorough import cover
 
 ROUNDS = 14
@@ -180,7 +182,11 @@ def test_every_algorithm(form: str, number: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "number"),
-    cover(itertools.product(["fresh", "stale"], range(len(COMPRESSORS)))),
+    cover(
+        itertools.product(["fresh", "stale"], range(len(COMPRESSORS))),
+        lambda variant, _: variant,
+        lambda _, number: COMPRESSORS[number][0],
+    ),
 )
 def test_every_compressor(variant: str, number: int, tmp_path: Path) -> None:
     name, case = COMPRESSORS[number]
@@ -274,6 +280,18 @@ def stopped(folder: Path, **changes: Any) -> tuple[Table, Path]:
     return table, place
 
 
+def halfway(factory: pytest.TempPathFactory, folder: Path) -> tuple[Table, Path, Run]:
+    """The run of `stopped`, made once and copied into `folder`, and the same one undisturbed."""
+    table = {**TABLE, "run": {"checkpoint_rounds": 2}}
+
+    def make(place: Path) -> None:
+        stopped(place)
+        run_in_threads(table, place)
+
+    made = made_once(factory, "halfway", make)
+    return table, Path(shutil.copytree(made / "run-0", folder / "run-0")), read(made / "run-1")
+
+
 CHANGES: dict[str, tuple[Table, str]] = {
     "peers": ({"peers": 3}, "peers was 4 and is 3"),
     "seed": ({"seed": 4}, "seed was 3 and is 4"),
@@ -290,8 +308,10 @@ CHANGES: dict[str, tuple[Table, str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_changed_experiment_is_refused(name: str, tmp_path: Path) -> None:
-    _, place = stopped(tmp_path)
+def test_a_changed_experiment_is_refused(
+    name: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    _, place, _ = halfway(tmp_path_factory, tmp_path)
     changes, told = CHANGES[name]
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     with pytest.raises(InputError) as refused:
@@ -301,8 +321,10 @@ def test_a_changed_experiment_is_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"torn"])
-def test_a_lost_peer_file_is_told(content: bytes | None, tmp_path: Path) -> None:
-    table, place = stopped(tmp_path)
+def test_a_lost_peer_file_is_told(
+    content: bytes | None, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    table, place, _ = halfway(tmp_path_factory, tmp_path)
     lost = place / "peers" / "peer-00002.h5"
     lost.unlink()
     if content:
@@ -312,8 +334,10 @@ def test_a_lost_peer_file_is_told(content: bytes | None, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("source", ["another run", "another peer", "another experiment"])
-def test_rows_that_belong_elsewhere_are_told(source: str, tmp_path: Path) -> None:
-    table, place = stopped(tmp_path)
+def test_rows_that_belong_elsewhere_are_told(
+    source: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    table, place, _ = halfway(tmp_path_factory, tmp_path)
     rank = 3 if source == "another peer" else 2
     if source == "another run":
         _, other = stopped(tmp_path)
@@ -327,8 +351,10 @@ def test_rows_that_belong_elsewhere_are_told(source: str, tmp_path: Path) -> Non
         run_threads_in(table, tmp_path, place, resume=True)
 
 
-def test_how_often_checkpoints_are_written_may_change(tmp_path: Path) -> None:
-    _, place = stopped(tmp_path)
+def test_how_often_checkpoints_are_written_may_change(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    _, place, _ = halfway(tmp_path_factory, tmp_path)
     run_in_threads({**TABLE, "run": {"checkpoint_rounds": 5}}, tmp_path, resume=place)
 
 
@@ -357,8 +383,10 @@ def test_state_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         run_in_threads(table, tmp_path)
 
 
-def test_peers_keep_the_last_two_checkpoints(tmp_path: Path) -> None:
-    table, place = stopped(tmp_path)
+def test_peers_keep_the_last_two_checkpoints(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    table, place, _ = halfway(tmp_path_factory, tmp_path)
     assert {len(list(path.iterdir())) for path in (place / "checkpoints").iterdir()} == {4}
     run_in_threads(table, tmp_path, resume=place)
     assert not (place / "checkpoints").exists()

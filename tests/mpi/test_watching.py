@@ -10,6 +10,7 @@ import pytest
 from p2psim.analysis.tables import quantity
 from tests.mpi.test_failures import wait_for
 from tests.support.programs import Program, p2psim, write
+from tests.support.thorough import thorough
 
 PEERS, ROUNDS, LIMIT = 3, 150, 120.0
 PLUGIN = """
@@ -34,7 +35,7 @@ class Slow(Algorithm):
 """
 
 
-@pytest.mark.parametrize("end", [0, 100], ids=["done", "failed"])
+@pytest.mark.parametrize("end", [thorough(0), 100], ids=["done", "failed"])
 def test_a_run_is_followed_to_its_end(end: int, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(PLUGIN)
     file = write(

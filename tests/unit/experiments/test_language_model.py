@@ -13,6 +13,7 @@ from tests.support.runs import run_in_threads
 FILE = Path(__file__).parents[3] / "experiments" / "language_model.toml"
 
 
+@pytest.mark.thorough
 def test_perplexity_falls(tmp_path: Path) -> None:
     if not (data_folder() / "tinyshakespeare" / "input.txt").is_file():
         pytest.skip("P2PSIM_DATA has no tinyshakespeare/input.txt")

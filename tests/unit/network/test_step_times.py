@@ -17,9 +17,9 @@ from p2psim.experiment import config, scenario
 from tests.support.programs import GOOD, Bench, with_changes, write
 from tests.support.runs import Table
 from tests.support.texts import TINY
-from tests.support.thorough import thorough
+from tests.support.thorough import THOROUGH, thorough
 
-DRAWS = 20_000
+DRAWS = 20_000 if THOROUGH else 5_000
 
 
 def setting(peers: int = 4, seed: int = 3, folder: Path = Path()) -> Setting:

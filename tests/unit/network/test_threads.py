@@ -68,3 +68,13 @@ def test_a_failure_ends_all_ranks_and_is_raised() -> None:
 
     with pytest.raises(ValueError, match="of one peer"):
         run_threads(PEERS, body)
+
+
+def test_a_rank_that_ends_because_another_one_will_fail_is_no_failure() -> None:
+    """As in the checks before a run: all ranks know that one of them has to raise the error."""
+
+    def body(transport: Transport) -> None:
+        raise ValueError("of the last peer") if transport.rank == 2 else AbortedError
+
+    with pytest.raises(ValueError, match="of the last peer"):
+        run_threads(PEERS, body)
