@@ -172,6 +172,7 @@ def test_i7_deep_squeeze_identity_gamma_1_is_atc(tmp_path: Path) -> None:
     assert difference(one.x, other.x) <= 1e-12
 
 
+@pytest.mark.thorough
 def test_i8_choco_gossip_converges_linearly_and_deep_squeeze_plateaus(tmp_path: Path) -> None:
     problem, rounds = gossip(6, d=20), 800
     mean = np.tile(problem.x0.mean(axis=0), (6, 1))

@@ -25,7 +25,7 @@ from tests.support.runs import (
     run_in_threads,
     run_quadratic,
 )
-from tests.support.thorough import cover
+from tests.support.thorough import cover, thorough
 
 HEAVY: Table = {"momentum": 0.8, "weight_decay": 0.01}
 ALONE: Table = {"name": "p2pl", "eta_d": 0.0, "sync_rounds": 0}
@@ -75,7 +75,7 @@ def eccentricity(linked: Matrix, source: int) -> int:
     return rounds
 
 
-@pytest.mark.parametrize(("T", "S"), [(1, 1), (5, 1), (3, 2)])
+@pytest.mark.parametrize(("T", "S"), [thorough(1, 1), thorough(5, 1), (3, 2)])
 def test_i12_without_biases_it_is_local_dsgd(T: int, S: int, tmp_path: Path) -> None:
     problem, options = quadratics(7), {"optimizer": HEAVY, "local_steps": T, "consensus_steps": S}
     ran = run_quadratic(problem, tmp_path, ALONE, **options)

@@ -12,7 +12,7 @@ import pytest
 
 from p2psim import registry
 from p2psim.errors import InputError, PeerError, StoppedError
-from p2psim.simulation import checkpoint
+from p2psim.simulation import checkpoint, run_file
 from tests.laws.test_algorithms import CASES, GRAPHS, fits, named
 from tests.laws.test_compressors import ALL as COMPRESSORS
 from tests.support.programs import made_once
@@ -285,7 +285,8 @@ def halfway(factory: pytest.TempPathFactory, folder: Path) -> tuple[Table, Path,
     table = {**TABLE, "run": {"checkpoint_rounds": 2}}
 
     def make(place: Path) -> None:
-        stopped(place)
+        _, halted = stopped(place)
+        run_file.release(halted)  # this process goes on, but not with the run
         run_in_threads(table, place)
 
     made = made_once(factory, "halfway", make)

@@ -211,7 +211,7 @@ def test_an_exception_ends_the_run_and_is_told(phase: str, way: str, tmp_path: P
     assert way == "debug" or wait_until_ended(pids(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("way", ["launcher", thorough("mpiexec"), "debug"])
+@pytest.mark.parametrize("way", [thorough("launcher"), thorough("mpiexec"), "debug"])
 def test_a_peer_that_calls_exit_ends_the_run(way: str, tmp_path: Path) -> None:
     file = experiment(tmp_path, "local")
     plugin = tmp_path / "failing.py"
@@ -274,6 +274,7 @@ def assert_stopped_halfway(run_folder: Path, status: str) -> None:
         assert 0 <= evaluation["accuracy"][rank, 1] <= 1
 
 
+@pytest.mark.thorough
 def test_kill_9_of_one_peer(slow: Program, tmp_path: Path) -> None:
     peers, ranks = pids(tmp_path / "out"), descendants(slow.process.pid)
     assert len(set(peers)) == PEERS
@@ -338,6 +339,7 @@ def test_ctrl_c_while_the_experiment_is_checked(way: str, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_sigterm_to_the_launcher_leaves_no_ranks(slow: Program, tmp_path: Path) -> None:
     """What `kill`, `timeout` and batch systems send: to the launcher alone."""
     ranks = descendants(slow.process.pid)
@@ -390,6 +392,7 @@ def test_a_run_folder_can_be_moved(tmp_path: Path) -> None:
     assert [rows_of(found, rank) for rank in range(PEERS)] == [ROUNDS] * PEERS
 
 
+@pytest.mark.thorough
 def test_a_run_can_be_watched_from_before_its_first_moment(tmp_path: Path) -> None:
     """Peers make their files while the progress bar reads; what is not there yet is no error."""
     file = experiment(tmp_path, rounds=100)

@@ -17,6 +17,7 @@ from tests.support.programs import (
     Program,
     Table,
     assert_refused,
+    invoke,
     p2psim,
     run,
     under_mpiexec,
@@ -87,10 +88,11 @@ def odd(folder: Path, **changes: object) -> Path:
     return write(folder, {**SMALL, **changes})
 
 
-@pytest.mark.parametrize("way", ["launcher", "mpiexec"])
+@pytest.mark.parametrize("way", ["launcher", thorough("mpiexec")])
 def test_a_failure_before_the_first_round(way: str, tmp_path: Path) -> None:
-    command = p2psim("run", odd(tmp_path, data={"name": "odd.py:OddDigits", "batch_size": 16}))
-    command = under_mpiexec(PEERS, command) if way == "mpiexec" else command
+    data, peers = {"name": "odd.py:OddDigits", "batch_size": 16}, VICTIM + 1
+    command = p2psim("run", odd(tmp_path, data=data, peers=peers))
+    command = under_mpiexec(peers, command) if way == "mpiexec" else command
     # Each rank reads its samples itself, where no fork server has read them for all.
     ended = run(command, tmp_path, variables={"P2PSIM_START": "plain"})
     assert ended.code == 3, ended.stderr
@@ -109,9 +111,9 @@ def test_a_failure_before_the_first_round(way: str, tmp_path: Path) -> None:
 )
 def test_what_a_phase_must_not_return(what: str, told: str, tmp_path: Path) -> None:
     file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": what})
-    ended = run(p2psim("run", file, "--out", "out"), tmp_path)
-    assert ended.code == 3, ended.stderr
-    assert any(f"peer {VICTIM} on " in line and told in line for line in ended.messages())
+    ended = invoke("run", file, "--out", tmp_path / "out", "--debug")
+    assert ended.exit_code == 3, ended.output
+    assert any(f"peer {VICTIM} on " in line and told in line for line in ended.stderr.splitlines())
 
 
 def test_all_peers_hang(tmp_path: Path) -> None:
@@ -122,6 +124,7 @@ def test_all_peers_hang(tmp_path: Path) -> None:
     assert re.search(r"peer \d on \S+ hangs: in phase 'local' of round 1 for \d+ s", ended.stderr)
 
 
+@pytest.mark.thorough
 def test_a_long_phase_that_gets_on_is_no_hang(tmp_path: Path) -> None:
     """Of 8 s, more than patience and the launcher's grace."""
     algorithm = {"name": "odd.py:Odd", "what": "steady"}
@@ -130,6 +133,7 @@ def test_a_long_phase_that_gets_on_is_no_hang(tmp_path: Path) -> None:
     assert ended.code == 0, ended.stderr
 
 
+@pytest.mark.thorough
 def test_a_plug_in_may_go_elsewhere(tmp_path: Path) -> None:
     file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": "chdir"})
     ended = run(p2psim("run", file, "--out", "out"), tmp_path)
@@ -137,7 +141,7 @@ def test_a_plug_in_may_go_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="no setpriv here")
-@pytest.mark.parametrize("way", ["launcher", "mpiexec", "debug"])
+@pytest.mark.parametrize("way", ["launcher", thorough("mpiexec"), "debug"])
 def test_a_run_folder_that_cannot_be_written_to(way: str, tmp_path: Path) -> None:
     file = odd(tmp_path)
     (tmp_path / "out").mkdir(mode=0o555)
@@ -148,7 +152,7 @@ def test_a_run_folder_that_cannot_be_written_to(way: str, tmp_path: Path) -> Non
 
 
 def test_a_fork_server_that_is_killed_at_its_start(tmp_path: Path) -> None:
-    command = p2psim("run", odd(tmp_path), "--out", "out")
+    command = p2psim("run", odd(tmp_path, peers=2), "--out", "out")
     with Program(command, tmp_path, {"P2PSIM_START": "auto"}) as started:
         home = f"/tmp/p2psim-{os.geteuid()}-{started.process.pid}-"
         line, end = f"-m\0p2psim\0forkserver\0{home}".encode(), time.monotonic() + 30
@@ -241,7 +245,7 @@ def test_two_runs_at_once_in_one_folder(tmp_path: Path) -> None:
         assert other.end(60).code == 4
 
 
-@pytest.mark.parametrize("way", ["launcher", "debug"])
+@pytest.mark.parametrize("way", ["launcher", thorough("debug")])
 def test_a_folder_that_is_deleted_meanwhile(way: str, tmp_path: Path) -> None:
     file = odd(tmp_path, rounds=100_000, run={})
     command = p2psim("run", file, "--out", "out", *["--debug"] * (way == "debug"))

@@ -15,7 +15,7 @@ import pytest
 from p2psim import api
 from p2psim.errors import InputError, PeerError, StoppedError
 from p2psim.launcher import processes, ranks
-from tests.support.thorough import cover
+from tests.support.thorough import cover, thorough
 from tests.unit.test_api import TABLE, Table
 
 # Plug-in that misbehaves in its third consensus step, or only in ranks that a launcher has started.
@@ -140,7 +140,7 @@ def test_a_signal_stops_the_run_and_reaches_the_caller(
     assert api.run(odd, resume=True).final.tobytes() == whole.final.tobytes()  # nothing is left
 
 
-@pytest.mark.parametrize("debug", [True, False])
+@pytest.mark.parametrize("debug", [True, thorough(False)])
 def test_an_alarm_of_the_caller_ends_all_peers(odd: Table, debug: bool) -> None:
     """As the limits of pytest-timeout do: an exception out of a handler, in any line."""
 

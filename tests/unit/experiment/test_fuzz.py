@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.programs import invoke
 
-CASES, SEEDS = 500, 20  # 10,000 in all; `make test` draws 500
+CASES, SEEDS = 250, 40  # 10,000 in all; `make test` draws 250
 RUNS = 4  # of the accepted ones of a seed
 
 
