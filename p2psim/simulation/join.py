@@ -27,6 +27,8 @@ def join_run_file(folder: Path, most: float) -> None:
 
     run.h5 stays as it is if it cannot be replaced, or if the last row of a peer cannot be read.
     """
+    if not most:
+        return
     with contextlib.suppress(OSError), h5py.File(folder / "run.h5", "r", locking=False) as source:
         if size(source) > most:
             return

@@ -46,10 +46,12 @@ class Recorder:
                 file.attrs.pop(name, None)
             file.attrs["samples"] = len(scenario.parts[rank])
             # The units and meanings of all datasets are in run.h5.
-            datasets = [
-                create_dataset(file, resume, path, shape, kind)
-                for path, (shape, kind, _, _) in specs.items()
-            ]
+            names = dict.fromkeys(path.partition("/")[0] for path in specs)
+            groups = {name: file.require_group(name) for name in names}
+            datasets = []
+            for path, (shape, kind, _, _) in specs.items():
+                group, _, name = path.partition("/")
+                datasets.append(create_dataset(groups[group], resume, name, shape, kind))
             file.flush()  # HDF5 assigns the offsets of the datasets only now
             offsets = [dataset.id.get_offset() for dataset in datasets]
         with open(self.path, "r+b") as opened:
@@ -172,18 +174,18 @@ def inode(status: os.stat_result) -> tuple[int, int]:
 
 
 def create_dataset(
-    file: h5py.File, resume: bool, path: str, shape: tuple[int, ...], kind: str
+    group: h5py.Group, resume: bool, name: str, shape: tuple[int, ...], kind: str
 ) -> h5py.Dataset:
     """Create a dataset of the type `kind`, full of fill values; return it.
 
     The fill values are written, so that the disk space of every entry is allocated. With `resume`
     the rows of the file are kept, also if the run gets more rounds.
     """
-    earlier = file.get(path) if resume else None
+    earlier = group.get(name) if resume else None
     if earlier is not None and earlier.shape == shape:
         return earlier
     values = np.full(shape, fill_value(kind), kind)
     if earlier is not None:
         values[: len(earlier)] = earlier[...]
-        del file[path]
-    return file.create_dataset(path, data=values)
+        del group[name]
+    return group.create_dataset(name, data=values)
