@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +109,11 @@ def experiment(
     return write(folder, table)
 
 
-@dataclass(frozen=True)
-class Way:
-    """A way to start a run."""
-
-    command: Callable[[Path], list[str]]
-
-
-WAYS = {
-    "launcher": Way(lambda file: p2psim("run", file, "--out", "out")),
-    "mpiexec": Way(lambda file: under_mpiexec(PEERS, p2psim("run", file, "--out", "out"))),
-    "debug": Way(lambda file: p2psim("run", file, "--out", "out", "--debug")),
+# Ways to start a run: each makes a command from an experiment file.
+WAYS: dict[str, Callable[[Path], list[str]]] = {
+    "launcher": lambda file: p2psim("run", file, "--out", "out"),
+    "mpiexec": lambda file: under_mpiexec(PEERS, p2psim("run", file, "--out", "out")),
+    "debug": lambda file: p2psim("run", file, "--out", "out", "--debug"),
 }
 
 
@@ -203,7 +196,7 @@ TRIED = {"start": "launcher", "consensus": "mpiexec"}  # else: debug
 )
 def test_an_exception_ends_the_run_and_is_told(phase: str, way: str, tmp_path: Path) -> None:
     file = experiment(tmp_path, phase, PHASES[phase])
-    ended = by_debug(file) if way == "debug" else run(WAYS[way].command(file), tmp_path)
+    ended = by_debug(file) if way == "debug" else run(WAYS[way](file), tmp_path)
     took = ended.at - float((tmp_path / "raised").read_text())
     assert_told(ended, tmp_path, phase, PHASES[phase])
     assert_readable(tmp_path, phase, PHASES[phase])
@@ -219,7 +212,7 @@ def test_a_peer_that_calls_exit_ends_the_run(way: str, tmp_path: Path) -> None:
         'raise ArithmeticError("the cause\\nin two lines")', "exit(0)"
     )
     plugin.write_text(left)
-    ended = run(WAYS[way].command(file), tmp_path)
+    ended = run(WAYS[way](file), tmp_path)
     assert ended.code == 3, ended.stderr
     assert any("SystemExit: 0" in line for line in ended.messages()), ended.stderr
     assert wait_until_ended(pids(tmp_path / "out"))
@@ -255,7 +248,7 @@ def slow(tmp_path: Path) -> Iterator[Program]:
     file = experiment(tmp_path, pause=0.1, rounds=LONG)
     # A shell may have told its background jobs to ignore SIGINT, and a program inherits that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with Program(WAYS["launcher"].command(file), tmp_path) as started:
+    with Program(WAYS["launcher"](file), tmp_path) as started:
         signal.signal(signal.SIGINT, before)
         wait_for(lambda: evaluated(tmp_path), started)
         yield started
@@ -329,7 +322,7 @@ def test_ctrl_c_while_the_experiment_is_checked(way: str, tmp_path: Path) -> Non
         "time.sleep(30)\n"
     )
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with Program(WAYS[way].command(file), tmp_path) as started:
+    with Program(WAYS[way](file), tmp_path) as started:
         signal.signal(signal.SIGINT, before)
         wait_for(lambda: (tmp_path / "checking").exists(), started)
         started.interrupt()
@@ -357,7 +350,7 @@ def test_sigterm_to_the_launcher_leaves_no_ranks(slow: Program, tmp_path: Path) 
 def test_ctrl_c_during_debug(tmp_path: Path) -> None:
     file = experiment(tmp_path, pause=0.1, rounds=LONG)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with Program(WAYS["debug"].command(file), tmp_path) as started:
+    with Program(WAYS["debug"](file), tmp_path) as started:
         signal.signal(signal.SIGINT, before)
         wait_for(lambda: evaluated(tmp_path), started)
         started.interrupt()
@@ -397,7 +390,7 @@ def test_a_run_can_be_watched_from_before_its_first_moment(tmp_path: Path) -> No
     """Peers make their files while the progress bar reads; what is not there yet is no error."""
     file = experiment(tmp_path, rounds=100)
     seen = set()
-    with Program(WAYS["debug"].command(file), tmp_path) as started:
+    with Program(WAYS["debug"](file), tmp_path) as started:
         while started.process.poll() is None:
             seen.add(results.progress(tmp_path / "out"))
         assert started.end(1).code == 0
