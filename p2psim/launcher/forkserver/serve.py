@@ -31,7 +31,8 @@ def load() -> None:
     from p2psim import registry
     from p2psim.launcher import mpi_init
 
-    importlib.import_module("p2psim.simulation.evaluation")
+    for module in ("evaluation", "oracle"):
+        importlib.import_module(f"p2psim.simulation.{module}")
     for kind in registry.FOLDERS:
         registry.names(kind)
     warm_up()
