@@ -108,10 +108,10 @@ class Ours:
         holdings = Holdings(setup)
         holdings.bind_task(transport.rank)
         control = ControlChannel(transport, setup.topology)
-        log = Recorder(folder, setup, transport.rank)
+        log = Recorder(folder, setup, transport.rank, "bench")
         self.simulation = Simulation(setup, transport, control, log)
         self.agreement = RoundAgreement(control, setup.experiment.run, bool)
-        store = CheckpointStore(folder, transport.rank, "", str)
+        store = CheckpointStore(folder, transport.rank, "")
         x = self.simulation.prepare(holdings)
         self.x = self.simulation.start(x, store)
 

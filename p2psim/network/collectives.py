@@ -67,6 +67,15 @@ class ControlChannel(PeerNeighborhood):
             pass
         return best
 
+    def common_text(self, text: str, length: int) -> str:
+        """Return on every peer the text of one peer, `length` ASCII characters.
+
+        All other peers pass "".
+        """
+        codes = np.zeros(length)
+        codes[: len(text)] = list(text.encode())
+        return bytes(self.maximum(codes).astype(np.uint8)).decode()
+
     def maximum_steps(self, best: Vector) -> Iterator[None]:
         """Replace the entries of `best` by the largest over all peers, in log2(n) steps.
 

@@ -53,8 +53,18 @@ def return_freed_memory() -> None:
 def keep_freed_memory() -> None:
     """Return the memory that is free now, and make the allocator keep later free blocks."""
     _set_threshold(LARGE)
+    free_unused_hdf5_memory()
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
+
+
+def free_unused_hdf5_memory() -> None:
+    """Free the memory that the HDF5 library has kept of closed files, half a megabyte or more."""
+    import h5py.h5
+
+    library = ctypes.CDLL(h5py.h5.__file__)  # linked to HDF5; h5py itself offers no such function
+    if hasattr(library, "H5garbage_collect"):
+        library.H5garbage_collect()
 
 
 def fill_holes_before_fork() -> None:

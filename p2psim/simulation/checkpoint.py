@@ -11,8 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +55,12 @@ class CheckpointStore:
     """Checkpoints of one peer in one run.
 
     `round` is the round of the last complete checkpoint, 0 without one. `data` is the fingerprint
-    of the peer's samples; `identify` returns the identifier of the run.
+    of the peer's samples, `run` the identifier of the run; "" until the run has one.
     """
 
-    def __init__(self, folder: Path, rank: int, data: str, identify: Callable[[], str]) -> None:
-        self.folder, self.rank, self.data, self.identify = folder, rank, data, identify
+    def __init__(self, folder: Path, rank: int, data: str, run: str = "") -> None:
+        self.folder, self.rank, self.data, self.run = folder, rank, data, run
         self.round = 0
-
-    @cached_property
-    def run(self) -> str:
-        """The identifier of the run, read on the first access: run.h5 may not exist before."""
-        return self.identify()
 
     def path(self, round_: int) -> Path:
         """Return the path of this peer's file of a round."""

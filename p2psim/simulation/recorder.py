@@ -21,7 +21,7 @@ import numpy as np
 
 from p2psim.errors import PeerError
 from p2psim.experiment.scenario import Scenario
-from p2psim.simulation.run_file import atomic_hdf5, identity, lost
+from p2psim.simulation.run_file import atomic_hdf5, lost
 from p2psim.simulation.run_format import PHASES, STATUS, TRAIN, fill_value, layout, peer_file
 
 FLUSH_SECONDS = 5.0  # between two flushes of the file, which come with an evaluation
@@ -30,16 +30,18 @@ FLUSH_SECONDS = 5.0  # between two flushes of the file, which come with an evalu
 class Recorder:
     """The file of one peer. `columns` maps the path of each dataset to its array in the file.
 
-    With `resume` the recorder continues the file of the interrupted run.
+    `run` is the identifier of the run. With `resume` the recorder continues the file of the
+    interrupted run.
     """
 
-    def __init__(self, folder: Path, scenario: Scenario, rank: int, resume: bool = False) -> None:
+    def __init__(
+        self, folder: Path, scenario: Scenario, rank: int, run: str, resume: bool = False
+    ) -> None:
         """Create or open the file in a run folder that has a run.h5; OSError if that fails."""
         self.path = folder / peer_file(rank)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         specs = layout(scenario) | {f"now/{name}": spec for name, spec in STATUS.items()}
-        owner = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
-        owner["run"] = identity(folder)
+        owner = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid(), "run": run}
         with atomic_hdf5(self.path, new=not resume) as file:
             file.attrs.update(owner)
             for name in ("failure", "released"):

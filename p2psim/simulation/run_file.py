@@ -38,6 +38,7 @@ ELSEWHERE = (
     "The data are in the folder 'peers' beside this file, and are NaN without it. `p2psim join` "
     "writes all of them into one file."
 )
+ID_LENGTH = 32  # characters of the identifier of a run
 CLAIM = ".claim"  # the peer that creates a file of this name writes run.h5
 
 
@@ -107,12 +108,13 @@ def clear(folder: Path, everything: bool) -> None:
             file.unlink(missing_ok=True)
 
 
-def create_run_file(folder: Path, scenario: Scenario, library: str, resumed: int = 0) -> None:
-    """Write run.h5. Its datasets refer to the peers' files by relative paths.
+def create_run_file(folder: Path, scenario: Scenario, library: str, resumed: int = 0) -> str:
+    """Write run.h5; return the identifier of the run.
 
-    So the folder can be moved, and a missing peer file leaves the rest readable. `library` is the
-    name of the transport's library. resumed: the round after which the run in the folder goes on,
-    whose attributes then remain; 0 for a new run.
+    The datasets refer to the peers' files by relative paths. So the folder can be moved, and a
+    missing peer file leaves the rest readable. `library` is the name of the transport's library.
+    resumed: the round after which the run in the folder goes on, whose attributes then remain; 0
+    for a new run.
     """
     n, attributes = scenario.peers, run_attributes(scenario, library)
     if resumed:
@@ -143,6 +145,7 @@ def create_run_file(folder: Path, scenario: Scenario, library: str, resumed: int
         for rank in range(n if scenario.scheduled else 0):
             file[f"schedule/{rank:05d}"] = h5py.ExternalLink(schedule_file(rank), "schedule")
         replace(folder / "run.h5", file)
+    return str(attributes["id"])
 
 
 def run_attributes(scenario: Scenario, library: str) -> dict[str, Any]:
@@ -189,16 +192,17 @@ def name_dimensions(file: Any) -> None:
 
 
 def identity(folder: Path) -> str:
-    """Return the identifier of the run in this folder, which no other run has.
+    """Return the identifier of the run in this folder, which no other run has."""
+    with h5py.File(folder / "run.h5", "r", locking=False) as file:
+        return str(file.attrs["id"])
 
-    Waits for run.h5, which a peer on another node may have written a moment ago.
-    """
+
+def wait_until_visible(folder: Path) -> None:
+    """Wait for run.h5, which a peer on another node may have written a moment ago."""
     end = time.monotonic() + VISIBLE_SECONDS
     while not (folder / "run.h5").exists() and time.monotonic() < end:
         os.listdir(folder)  # else a network file system may keep reporting that no file exists
         time.sleep(0.1)
-    with h5py.File(folder / "run.h5", "r", locking=False) as file:
-        return str(file.attrs["id"])
 
 
 def status(folder: Path) -> str:

@@ -128,10 +128,8 @@ def run_rounds(
     rank, resume = parts.transport.rank, store.round > 0
     simulation = None
     try:
-        if writes_run_file:
-            run_file.create_run_file(folder, scenario, parts.transport.library, store.round)
-        control.barrier()  # a failure can be recorded only after run.h5 exists
-        log = Recorder(folder, scenario, rank, resume)
+        startup.create_run_file(scenario, parts.transport.library, store, control, writes_run_file)
+        log = Recorder(folder, scenario, rank, store.run, resume)
         crash_report.register(log.path)
         events = EventLog(folder, rank, resume) if scenario.scheduled else None
         simulation = Simulation(scenario, parts.transport, control, log, events, parts.watchdog)

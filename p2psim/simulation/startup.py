@@ -16,6 +16,7 @@ import numpy as np
 
 from p2psim.errors import AbortedError, InputError
 from p2psim.experiment.holdings import Holdings
+from p2psim.experiment.scenario import Scenario
 from p2psim.network.collectives import ControlChannel
 from p2psim.simulation import checkpoint, devices, run_file, run_folder
 from p2psim.simulation.checkpoint import CheckpointStore, DamagedError
@@ -98,7 +99,7 @@ def open_store(
     """
     rank = control.rank
     data = holdings.fingerprint(rank)
-    store = CheckpointStore(folder, rank, data, lambda: run_file.identity(folder))
+    store = CheckpointStore(folder, rank, data, run_file.identity(folder) if resume else "")
     # Read before the collective: after it, another peer may begin to clear the folder.
     complete = resume and run_file.is_complete(folder)
     store.round = select_checkpoint(store, control) if resume else 0
@@ -160,6 +161,18 @@ def create_run_folder(folder: Path, control: ControlChannel, anew: bool) -> bool
     for write in (clear, claim_file):
         raise_on_all(capture_error(write_or_refuse, folder, write), control)
     return claimed
+
+
+def create_run_file(
+    scenario: Scenario, library: str, store: CheckpointStore, control: ControlChannel, writes: bool
+) -> None:
+    """Write run.h5 on the peer that has `writes`; give `store` the identifier of the run.
+
+    `library` is the name of the transport's library. After this call a failure can be recorded.
+    """
+    run = run_file.create_run_file(store.folder, scenario, library, store.round) if writes else ""
+    store.run = control.common_text(run, run_file.ID_LENGTH)
+    run_file.wait_until_visible(store.folder)
 
 
 def write_or_refuse(folder: Path, write: Callable[[], None]) -> None:

@@ -28,12 +28,16 @@ from tests.support.thorough import thorough
 
 PEERS, VICTIM = 4, 2
 ODD = f"""
-import os, time
+import os, sys, time
+from pathlib import Path
 import numpy as np
 from p2psim.algorithms.d_psgd import DPSGD
 from p2psim.data.digits import Digits
 from p2psim.launcher import environment
 from p2psim.registry import plugin
+
+AT_FORK = set()  # modules that the fork server had imported
+os.register_at_fork(after_in_child=lambda: AT_FORK.update(sys.modules))
 
 @plugin("data", "odd")
 class OddDigits(Digits):
@@ -57,13 +61,16 @@ class Odd(DPSGD):
         while self.what == "loop" and net.rank == {VICTIM} and oracle.step_count:
             pass
         x = super().local(x, oracle, net)
-        if net.rank != {VICTIM} and self.what not in ("sleep", "steady"):
+        if net.rank != {VICTIM} and self.what not in ("sleep", "steady", "imports"):
             return x
         for _ in range(20 if self.what == "steady" else 0):
             oracle.grad(x)
             time.sleep(0.4)
         if self.what == "sleep":
             time.sleep(1000)
+        if self.what == "imports":
+            later = sys.modules.keys() - AT_FORK if "torch" in AT_FORK else {{"torch"}}
+            Path(f"imports-{{net.rank}}").write_text(" ".join(later))
         if self.what == "chdir":
             os.chdir("/")
         return {{"short": x[:5], "double": x.astype(float), "none": None}}.get(self.what, x)
@@ -138,6 +145,19 @@ def test_a_plug_in_may_go_elsewhere(tmp_path: Path) -> None:
     file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": "chdir"})
     ended = run(p2psim("run", file, "--out", "out"), tmp_path)
     assert ended.code == 0, ended.stderr
+
+
+@pytest.mark.thorough
+def test_a_forked_rank_imports_nothing(tmp_path: Path) -> None:
+    """Every rank would hold a module of its own that the fork server could have shared.
+
+    Only the rank that writes run.h5 imports one of h5py's.
+    """
+    file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": "imports"})
+    ended = run(p2psim("run", file, "--out", "out"), tmp_path)
+    assert ended.code == 0, ended.stderr
+    texts = [(tmp_path / f"imports-{rank}").read_text() for rank in range(PEERS)]
+    assert sorted(texts) == [*[""] * (PEERS - 1), "h5py._hl.dims"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="no setpriv here")

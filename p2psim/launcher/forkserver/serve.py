@@ -14,6 +14,8 @@ from p2psim.launcher.forkserver.job import Application
 from p2psim.launcher.forkserver.server import IGNORED, Server
 
 LISTENING = 3  # descriptor of the listening socket, inherited from the stub
+# Modules that ranks import on first use.
+LATER = ("numpy.ctypeslib", "p2psim.simulation.evaluation", "p2psim.simulation.oracle")
 # Any experiment: to build it imports the modules that are imported on first use.
 EXAMPLE = {
     "name": "example",
@@ -31,8 +33,8 @@ def load() -> None:
     from p2psim import registry
     from p2psim.launcher import mpi_init
 
-    for module in ("evaluation", "oracle"):
-        importlib.import_module(f"p2psim.simulation.{module}")
+    for module in LATER:
+        importlib.import_module(module)
     for kind in registry.FOLDERS:
         registry.names(kind)
     warm_up()

@@ -37,6 +37,7 @@ def prepare_to_fork() -> str:
     """Arrange memory for many forks; returns the reason why forking is unsafe, "" if it is safe."""
     threads = len(os.listdir("/proc/self/task"))
     gc.collect()
+    allocator.free_unused_hdf5_memory()
     allocator.fill_holes_before_fork()
     gc.freeze()  # a garbage collection in a rank then writes to no shared page
     return f"it has {threads} threads" if threads > 1 else ""

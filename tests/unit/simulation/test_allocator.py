@@ -1,7 +1,11 @@
-"""Large vectors."""
+"""Large vectors, and memory of closed files."""
 
 from __future__ import annotations
 
+import ctypes
+
+import h5py
+import h5py.h5
 import numpy as np
 import pytest
 
@@ -24,3 +28,20 @@ def test_a_vector_of_a_million_entries_lies_in_large_pages() -> None:
     vector[:] = 1
     start = vector.__array_interface__["data"][0]
     assert start % 4096 == 0  # a mapping of its own, which the system can back by large pages
+
+
+def hdf5_memory() -> int:
+    """Bytes that the HDF5 library keeps for later use."""
+    sizes = [ctypes.c_size_t() for _ in range(4)]
+    ctypes.CDLL(h5py.h5.__file__).H5get_free_list_sizes(*map(ctypes.byref, sizes))
+    return sum(size.value for size in sizes)
+
+
+def test_hdf5_gives_back_the_memory_of_a_closed_file() -> None:
+    allocator.free_unused_hdf5_memory()
+    before = hdf5_memory()
+    with h5py.File("new", "w", driver="core", backing_store=False) as file:
+        file["values"] = np.zeros(1000)
+    assert hdf5_memory() > before
+    allocator.free_unused_hdf5_memory()
+    assert hdf5_memory() <= before
