@@ -78,7 +78,7 @@ class EventLog:
         self._map()
 
     def _write(self, rows: Any) -> None:
-        with atomic_hdf5(self.path, new=True) as file:
+        with atomic_hdf5(self.path, b"") as file:
             dataset = file.create_dataset("schedule", data=rows, dtype=ROW)
             dataset.attrs.update(unit="s", meaning=MEANING)
 

@@ -8,23 +8,27 @@ Other processes on the node see the row at once, and it survives a crash of the 
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import mmap
 import os
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 
 from p2psim.errors import PeerError
 from p2psim.experiment.scenario import Scenario
-from p2psim.simulation.run_file import atomic_hdf5, lost
+from p2psim.simulation.run_file import atomic_hdf5, lost, new_hdf5
 from p2psim.simulation.run_format import PHASES, STATUS, TRAIN, fill_value, layout, peer_file
 
 FLUSH_SECONDS = 5.0  # between two flushes of the file, which come with an evaluation
+KEPT = 1 << 20  # bytes of the largest file without rows that is kept for the peers to come
+Datasets: TypeAlias = tuple[tuple[str, tuple[int, ...], str], ...]  # path, shape, type
 
 
 class Recorder:
@@ -40,22 +44,16 @@ class Recorder:
         """Create or open the file in a run folder that has a run.h5; OSError if that fails."""
         self.path = folder / peer_file(rank)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        specs = layout(scenario) | {f"now/{name}": spec for name, spec in STATUS.items()}
+        specs = datasets(scenario)
         owner = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid(), "run": run}
-        with atomic_hdf5(self.path, new=not resume) as file:
+        owner["samples"] = len(scenario.parts[rank])
+        content, offsets = (None, []) if resume else empty_file(specs)
+        with atomic_hdf5(self.path, content) as file:
             file.attrs.update(owner)
-            for name in ("failure", "released"):
-                file.attrs.pop(name, None)
-            file.attrs["samples"] = len(scenario.parts[rank])
-            # The units and meanings of all datasets are in run.h5.
-            names = dict.fromkeys(path.partition("/")[0] for path in specs)
-            groups = {name: file.require_group(name) for name in names}
-            datasets = []
-            for path, (shape, kind, _, _) in specs.items():
-                group, _, name = path.partition("/")
-                datasets.append(create_dataset(groups[group], resume, name, shape, kind))
-            file.flush()  # HDF5 assigns the offsets of the datasets only now
-            offsets = [dataset.id.get_offset() for dataset in datasets]
+            if resume:
+                for name in {"failure", "released"} & file.attrs.keys():
+                    del file.attrs[name]
+                offsets = create_datasets(file, specs)
         with open(self.path, "r+b") as opened:
             self.map = mmap.mmap(opened.fileno(), 0)
             self.inode = inode(os.fstat(opened.fileno()))
@@ -64,7 +62,7 @@ class Recorder:
             self.map.madvise(mmap.MADV_RANDOM)
         self.columns: dict[str, Any] = {
             path: np.ndarray(shape, kind, self.map, offset)
-            for (path, (shape, kind, _, _)), offset in zip(specs.items(), offsets, strict=True)
+            for (path, shape, kind), offset in zip(specs, offsets, strict=True)
         }
         self.train_columns = {name: self.columns[f"train/{name}"] for name in TRAIN}
         self.status = {name: self.columns[f"now/{name}"] for name in STATUS}
@@ -175,15 +173,51 @@ def inode(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def create_dataset(
-    group: h5py.Group, resume: bool, name: str, shape: tuple[int, ...], kind: str
-) -> h5py.Dataset:
+def datasets(scenario: Scenario) -> Datasets:
+    """Return path, shape and type of each dataset in a peer's file.
+
+    The units and meanings of all datasets are in run.h5.
+    """
+    specs = layout(scenario) | {f"now/{name}": spec for name, spec in STATUS.items()}
+    return tuple((path, shape, kind) for path, (shape, kind, _, _) in specs.items())
+
+
+def empty_file(specs: Datasets) -> tuple[bytes, list[int]]:
+    """Return the content of a file without rows, and the offsets of its datasets.
+
+    All peers of a run have the same: a fork server builds it once for them. It is kept, if small.
+    """
+    size = sum(math.prod(shape) * np.dtype(kind).itemsize for _, shape, kind in specs)
+    return build_empty_file(specs) if size <= KEPT else build_empty_file.__wrapped__(specs)
+
+
+@functools.lru_cache(maxsize=1)
+def build_empty_file(specs: Datasets) -> tuple[bytes, list[int]]:
+    """Build what `empty_file` returns."""
+    with new_hdf5() as file:
+        offsets = create_datasets(file, specs)
+        return file.id.get_file_image(), offsets
+
+
+def create_datasets(file: h5py.File, specs: Datasets) -> list[int]:
+    """Create all datasets that the file does not have yet; return the offsets of all."""
+    names = dict.fromkeys(path.partition("/")[0] for path, _, _ in specs)
+    groups = {name: file.require_group(name) for name in names}
+    created = []
+    for path, shape, kind in specs:
+        group, _, name = path.partition("/")
+        created.append(create_dataset(groups[group], name, shape, kind))
+    file.flush()  # HDF5 assigns the offsets of the datasets only now
+    return [dataset.id.get_offset() for dataset in created]
+
+
+def create_dataset(group: h5py.Group, name: str, shape: tuple[int, ...], kind: str) -> h5py.Dataset:
     """Create a dataset of the type `kind`, full of fill values; return it.
 
-    The fill values are written, so that the disk space of every entry is allocated. With `resume`
-    the rows of the file are kept, also if the run gets more rounds.
+    The fill values are written, so that the disk space of every entry is allocated. The rows of an
+    earlier dataset of this name are kept, also if the run gets more rounds.
     """
-    earlier = group.get(name) if resume else None
+    earlier = group.get(name)
     if earlier is not None and earlier.shape == shape:
         return earlier
     values = np.full(shape, fill_value(kind), kind)

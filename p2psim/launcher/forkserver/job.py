@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from p2psim.experiment.holdings import Holdings
 from p2psim.launcher import environment, ranks, run_requests, runner, slurm
+from p2psim.simulation.recorder import datasets, empty_file
 
 
 class Application(Protocol):
@@ -56,6 +57,7 @@ class Job:
             scenario = request.scenario()
             holdings = Holdings(scenario)
             _ = holdings.test  # read the test set, a cached property
+            empty_file(datasets(scenario))  # kept for all ranks
             if self.ranks == scenario.peers:  # all peers run here: read the file once for all
                 holdings.read_all()
             return request, scenario, holdings
