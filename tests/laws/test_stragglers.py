@@ -179,6 +179,7 @@ def probabilities(draws: int = 200_000) -> dict[int, float]:
     return {done: float((r == done).mean()) for done in range(BLOCKS + 1)}
 
 
+@pytest.mark.thorough
 def test_how_many_blocks_stragglers_finish(tmp_path: Path) -> None:
     """Section 12: r = 3, 2, 1 with .695, .275, .030."""
     known, claimed = probabilities(), {3: 0.695, 2: 0.275, 1: 0.030}
@@ -237,6 +238,7 @@ def test_what_is_refused(algorithm: Table, time: Table, says: str, tmp_path: Pat
     assert says in str(raised.value)
 
 
+@pytest.mark.thorough
 def test_lots_are_drawn_from_one_to_all(tmp_path: Path) -> None:
     run = lgc(tmp_path, partial="random", rounds=200)
     slow = run.algorithm["blocks_done"][run.algorithm["among_fastest"] == 0]
@@ -266,6 +268,7 @@ def when_below(run: Run, level: float) -> float:
     return float(run.eval["time"][:, rows].max(axis=0)[np.argmax(loss <= level)])
 
 
+@pytest.mark.thorough
 def test_gossip_that_waits_for_nobody_is_faster(tmp_path: Path) -> None:
     waiting = gossiping(tmp_path, "d-psgd", 12)
     free = gossiping(tmp_path, "async-gossip", 120)

@@ -298,6 +298,7 @@ def test_ctrl_c(slow: Program, tmp_path: Path) -> None:
     assert wait_until_ended(ranks)
 
 
+@pytest.mark.thorough
 def test_ctrl_c_twice(slow: Program, tmp_path: Path) -> None:
     """Where the peers do not come to a checkpoint, a second one ends them."""
     ranks = descendants(slow.process.pid)

@@ -110,6 +110,8 @@ ALIKE_OTHERS = (
     "full-sgd",
     "k-sgd",
 )
+# Variants that differ from others in arithmetic alone, which threads and ranks have in common.
+COMPUTED_ALIKE = ("all-reduce", "deep-squeeze-sign", "d-psgd-atc")
 LAUNCHED = ("choco-stale-qsgd", "sgp-one-peer-exponential")
 ALIKE = ("all-reduce", "full-sgd")  # all peers have the same model
 
@@ -177,7 +179,10 @@ def test_the_reference_is_a_run_that_learns(name: str, debugged: Reference) -> N
 
 @pytest.mark.parametrize(
     "name",
-    [thorough(name) if name in (*ALIKE_OTHERS, *LAUNCHED) else name for name in VARIANTS],
+    [
+        thorough(name) if name in (*ALIKE_OTHERS, *COMPUTED_ALIKE, *LAUNCHED) else name
+        for name in VARIANTS
+    ],
 )
 def test_mpiexec_gives_the_bits_of_debug(name: str, debugged: Reference, tmp_path: Path) -> None:
     file = write(tmp_path, VARIANTS[name])

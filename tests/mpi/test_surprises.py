@@ -123,6 +123,7 @@ def test_what_a_phase_must_not_return(what: str, told: str, tmp_path: Path) -> N
     assert any(f"peer {VICTIM} on " in line and told in line for line in ended.stderr.splitlines())
 
 
+@pytest.mark.thorough
 def test_all_peers_hang(tmp_path: Path) -> None:
     """None waits for another, so that none would look."""
     file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": "sleep"}, run={"patience": 1.0})
@@ -204,7 +205,9 @@ def test_closed_streams(streams: str, tmp_path: Path) -> None:
     ("what", "cause"),
     [
         ("alike", "ValueError: of all peers"),
-        ("breakpoint", "the debugger has ended; breakpoints need a terminal: run with --debug"),
+        thorough(
+            "breakpoint", "the debugger has ended; breakpoints need a terminal: run with --debug"
+        ),
     ],
 )
 def test_what_all_peers_fail_with_is_said_once(what: str, cause: str, tmp_path: Path) -> None:
@@ -247,6 +250,7 @@ def test_a_stop_that_a_peer_cannot_hear(way: str, tmp_path: Path) -> None:
 LONG: Table = {"rounds": 100_000, "algorithm": {"name": "odd.py:Odd", "what": "steady"}}
 
 
+@pytest.mark.thorough
 def test_two_runs_at_once_in_one_folder(tmp_path: Path) -> None:
     """One of them runs and the other one is refused, even if both may replace what is there."""
     command = p2psim("run", odd(tmp_path, **LONG), "--out", "out", "--force")

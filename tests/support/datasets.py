@@ -14,3 +14,10 @@ def open_data(name: str, folder: Path | str = ".", **params: Any) -> Data:
     data: Data = registry.names("data")[name](**params)
     data.open(str(folder))
     return data
+
+
+def sklearn_metrics() -> Any:
+    """Return sklearn.metrics, whose import would take seconds in every process of the tests."""
+    from sklearn import metrics
+
+    return metrics

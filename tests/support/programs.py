@@ -151,7 +151,7 @@ def wait_for_rounds(run: Path, program: Program, rounds: int = 1) -> None:
     while (state := results.progress(run)) is None or state[0] < rounds:
         assert program.process.poll() is None, program.text(program.err)
         assert time.monotonic() < end, program.text(program.err)
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def descendants(pid: int) -> list[int]:

@@ -66,7 +66,7 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
     return {**TABLE, "algorithm": {"name": "odd.py:Odd"}, "topology": "ring"}
 
 
-@pytest.mark.parametrize("debug", [True, False])
+@pytest.mark.parametrize("debug", [True, thorough(False)])
 def test_a_peer_that_fails(odd: Table, debug: bool) -> None:
     with pytest.raises(PeerError, match=r"peer 2 on .* of round 4: RuntimeError: on purpose"):
         api.run(odd, set={"algorithm.fails": 4}, debug=debug)

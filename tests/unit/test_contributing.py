@@ -150,6 +150,7 @@ def enter(path: Path, block: str, *tables: str) -> None:
     path.write_text(text.replace(first, f"{functions}{first}", 1))
 
 
+@pytest.mark.thorough
 def test_a_built_in_algorithm_takes_four_steps(tmp_path: Path) -> None:
     """Take the four steps in a copy of the checkout, and run its law tests there."""
     blocks = {path: textwrap.dedent(body) for path, body in INNER.findall(TEXT)}

@@ -19,6 +19,7 @@ from tests.support.programs import (
     with_changes,
     write,
 )
+from tests.support.thorough import thorough
 
 TEXT: Table = {
     "data": {"name": "text", "file": "my.txt", "length": 16, "partition": "contiguous"},
@@ -163,15 +164,20 @@ def test_the_data_that_the_cases_start_from_fit(changes: Table, bench: Bench) ->
     assert invoke("plan", bench.file).exit_code == 0
 
 
-def test_one_spoiled_sample_of_large_data_is_refused_by_its_peer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "fragment"),
+    [
+        ("data.value", "nan", "inputs of training sample 299999 hold NaN"),
+        thorough("data.label", 5, "a label is 5"),
+    ],
+)
+def test_one_spoiled_sample_of_large_data_is_refused_by_its_peer(
+    key: str, value: object, fragment: str, tmp_path: Path
+) -> None:
     """The launcher does not read all samples of large data; the peers do before they begin."""
     (tmp_path / "own.py").write_text(PLUGIN)
     changes = {**OWN, "peers": 2, "data.rows": 300_000, "data.partition": "contiguous"}
-    for key, value, fragment in (
-        ("data.value", "nan", "inputs of training sample 299999 hold NaN"),
-        ("data.label", 5, "a label is 5"),
-    ):
-        write(tmp_path, with_changes(GOOD, {**changes, key: value}))
-        ended = run(p2psim("run", "experiment.toml", "--out", "out"), tmp_path)
-        assert_refused(ended.code, "\n".join(ended.messages()), (fragment, "correct the data"))
-        assert not (tmp_path / "out").exists()
+    write(tmp_path, with_changes(GOOD, {**changes, key: value}))
+    ended = run(p2psim("run", "experiment.toml", "--out", "out"), tmp_path)
+    assert_refused(ended.code, "\n".join(ended.messages()), (fragment, "correct the data"))
+    assert not (tmp_path / "out").exists()

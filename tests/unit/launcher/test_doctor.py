@@ -187,6 +187,7 @@ def test_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.locking(False).level == OK
 
 
+@pytest.mark.thorough
 def test_what_a_run_takes_on_the_disk(tmp_path: Path) -> None:
     file = write(tmp_path, with_changes(GOOD, {"peers": 2, "rounds": 500}))
     plan, _ = software.load_experiment(file, (), tmp_path / "out")

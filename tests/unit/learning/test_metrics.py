@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sklearn import metrics as sklearn_metrics
 
 from p2psim import registry
 from p2psim.base import Batch, DataSpec, Metric, Task
 from p2psim.errors import InputError
+from tests.support.datasets import sklearn_metrics
 
 RANDOM = np.random.default_rng(7)
 LABELS = RANDOM.integers(0, 2, 500)
@@ -53,7 +53,7 @@ def auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:
 def test_auc_is_that_of_scikit_learn(kind: str) -> None:
     # scikit-learn refuses infinite scores; only the order of scores matters.
     finite = np.minimum(SCORES[kind], 1e300)
-    assert abs(auc(SCORES[kind], LABELS) - sklearn_metrics.roc_auc_score(LABELS, finite)) <= 1e-12
+    assert abs(auc(SCORES[kind], LABELS) - sklearn_metrics().roc_auc_score(LABELS, finite)) <= 1e-12
 
 
 def test_auc_counts_pairs() -> None:
@@ -78,9 +78,9 @@ def test_regression_metrics_are_those_of_scikit_learn(columns: int, dtype: Any) 
     outputs = (targets + 0.5 * RANDOM.standard_normal(targets.shape)).astype(dtype)
     task = bound("regression", DataSpec((4,), columns), targets)
     flat = targets.ravel().astype(np.float64), outputs.ravel().astype(np.float64)
-    rmse = np.sqrt(sklearn_metrics.mean_squared_error(*flat))
+    rmse = np.sqrt(sklearn_metrics().mean_squared_error(*flat))
     assert abs(evaluate(task.metrics["rmse"], outputs, targets) / rmse - 1) <= 1e-12
-    r2 = sklearn_metrics.r2_score(*flat)
+    r2 = sklearn_metrics().r2_score(*flat)
     assert abs(evaluate(task.metrics["r2"], outputs, targets) - r2) <= 1e-12
     loss = task.loss(torch.from_numpy(outputs), Batch(None, torch.from_numpy(targets), 1.0))
     assert abs(2 * loss.item() / rmse**2 - 1) <= 1e-5
