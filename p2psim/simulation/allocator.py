@@ -61,10 +61,12 @@ def keep_freed_memory() -> None:
 def free_unused_hdf5_memory() -> None:
     """Free the memory that the HDF5 library has kept of closed files, half a megabyte or more."""
     import h5py.h5
+    from h5py._objects import phil  # the lock of all calls into HDF5; other threads may call, too
 
     library = ctypes.CDLL(h5py.h5.__file__)  # linked to HDF5; h5py itself offers no such function
-    if hasattr(library, "H5garbage_collect"):
-        library.H5garbage_collect()
+    with phil:
+        if hasattr(library, "H5garbage_collect"):
+            library.H5garbage_collect()
 
 
 def fill_holes_before_fork() -> None:

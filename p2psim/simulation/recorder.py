@@ -193,7 +193,7 @@ def empty_file(specs: Datasets) -> tuple[bytes, list[int]]:
 
 @functools.lru_cache(maxsize=1)
 def build_empty_file(specs: Datasets) -> tuple[bytes, list[int]]:
-    """Build what `empty_file` returns."""
+    """Build the content and the offsets that `empty_file` returns."""
     with new_hdf5() as file:
         offsets = create_datasets(file, specs)
         return file.id.get_file_image(), offsets

@@ -218,9 +218,17 @@ def identity(folder: Path) -> str:
 
 
 def wait_until_visible(folder: Path) -> None:
-    """Wait for run.h5, which a peer on another node may have written a moment ago."""
+    """Wait for run.h5, which a peer on another node may have written a moment ago.
+
+    FileNotFoundError if it does not appear: then the nodes do not share the run folder.
+    """
     end = time.monotonic() + VISIBLE_SECONDS
-    while not (folder / "run.h5").exists() and time.monotonic() < end:
+    while not (folder / "run.h5").exists():
+        if time.monotonic() > end:
+            raise FileNotFoundError(
+                f"another peer has written {str(folder / 'run.h5')!r}, but this peer does not find "
+                f"it after {VISIBLE_SECONDS:.0f} s: all nodes must share the run folder"
+            )
         os.listdir(folder)  # else a network file system may keep reporting that no file exists
         time.sleep(0.1)
 
