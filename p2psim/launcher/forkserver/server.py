@@ -39,7 +39,6 @@ def prepare_to_fork() -> str:
     gc.collect()
     allocator.free_unused_hdf5_memory()
     allocator.fill_holes_before_fork()
-    gc.enable()
     gc.freeze()  # a garbage collection in a rank then writes to no shared page
     return f"it has {threads} threads" if threads > 1 else ""
 
