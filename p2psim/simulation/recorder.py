@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import mmap
 import os
 import socket
@@ -24,7 +23,15 @@ import numpy as np
 from p2psim.errors import PeerError
 from p2psim.experiment.scenario import Scenario
 from p2psim.simulation.run_file import atomic_hdf5, lost, new_hdf5
-from p2psim.simulation.run_format import PHASES, STATUS, TRAIN, fill_value, layout, peer_file
+from p2psim.simulation.run_format import (
+    PHASES,
+    STATUS,
+    TRAIN,
+    data_bytes,
+    fill_value,
+    layout,
+    peer_file,
+)
 
 FLUSH_SECONDS = 5.0  # between two flushes of the file, which come with an evaluation
 KEPT = 1 << 20  # bytes of the largest file without rows that is kept for the peers to come
@@ -187,7 +194,7 @@ def empty_file(specs: Datasets) -> tuple[bytes, list[int]]:
 
     All peers of a run have the same: a fork server builds it once for them. It is kept, if small.
     """
-    size = sum(math.prod(shape) * np.dtype(kind).itemsize for _, shape, kind in specs)
+    size = data_bytes((shape, kind) for _, shape, kind in specs)
     return build_empty_file(specs) if size <= KEPT else build_empty_file.__wrapped__(specs)
 
 
@@ -201,27 +208,22 @@ def build_empty_file(specs: Datasets) -> tuple[bytes, list[int]]:
 
 def create_datasets(file: h5py.File, specs: Datasets) -> list[int]:
     """Create all datasets that the file does not have yet; return the offsets of all."""
-    names = dict.fromkeys(path.partition("/")[0] for path, _, _ in specs)
-    groups = {name: file.require_group(name) for name in names}
-    created = []
-    for path, shape, kind in specs:
-        group, _, name = path.partition("/")
-        created.append(create_dataset(groups[group], name, shape, kind))
+    created = [create_dataset(file, *spec) for spec in specs]
     file.flush()  # HDF5 assigns the offsets of the datasets only now
     return [dataset.id.get_offset() for dataset in created]
 
 
-def create_dataset(group: h5py.Group, name: str, shape: tuple[int, ...], kind: str) -> h5py.Dataset:
+def create_dataset(file: h5py.File, path: str, shape: tuple[int, ...], kind: str) -> h5py.Dataset:
     """Create a dataset of the type `kind`, full of fill values; return it.
 
     The fill values are written, so that the disk space of every entry is allocated. The rows of an
-    earlier dataset of this name are kept, also if the run gets more rounds.
+    earlier dataset at this path are kept, also if the run gets more rounds.
     """
-    earlier = group.get(name)
+    earlier = file.get(path)
     if earlier is not None and earlier.shape == shape:
         return earlier
     values = np.full(shape, fill_value(kind), kind)
     if earlier is not None:
         values[: len(earlier)] = earlier[...]
-        del group[name]
-    return group.create_dataset(name, data=values)
+        del file[path]
+    return file.create_dataset(path, data=values)

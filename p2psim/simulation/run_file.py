@@ -133,7 +133,6 @@ def create_run_file(folder: Path, scenario: Scenario, library: str, resumed: int
                 file[f"cost/{name}"] = getattr(scenario.account, name)
                 file[f"cost/{name}"].attrs.update(unit=unit, meaning=meaning)
         for path, (shape, kind, unit, meaning) in layout(scenario).items():
-            file.require_group(os.path.dirname(path))
             dataset = create_joint_dataset(file, path, n, shape, kind)
             dataset.attrs.update(unit=unit, meaning=meaning)
         for name, metric in scenario.task.metrics.items():
@@ -165,7 +164,9 @@ def create_joint_dataset(
         properties.set_virtual(space, peer_file(rank).encode(), path.encode(), own)
     space.select_all()
     type_ = h5py.h5t.py_create(dtype)
-    return h5py.Dataset(h5py.h5d.create(file.id, path.encode(), type_, space, properties))
+    dataset = h5py.Dataset(h5py.h5d.create(file.id, None, type_, space, properties))
+    file[path] = dataset  # also creates the group
+    return dataset
 
 
 def run_attributes(scenario: Scenario, library: str) -> dict[str, Any]:

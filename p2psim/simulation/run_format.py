@@ -6,6 +6,8 @@ Each peer writes a file of its own, and `run.h5` shows the files of all peers as
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,11 @@ def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str
         },
         "final/x": ((scenario.parameters,), kind, "", "the peer's vector at the end"),
     }
+
+
+def data_bytes(datasets: Iterable[tuple[tuple[int, ...], str]]) -> int:
+    """Return the bytes of the entries of datasets, each given by its shape and type."""
+    return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in datasets)
 
 
 def fill_value(kind: str) -> Any:

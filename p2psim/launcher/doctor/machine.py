@@ -82,13 +82,11 @@ def disk(examination: Examination) -> int:
     """Return the bytes of all peers' files, and of run.h5 if it will hold the same data."""
     if examination.scenario is None:
         return 0
-    import numpy as np
-
     from p2psim.simulation import run_format
 
     layout = run_format.layout(examination.scenario).values()
-    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype, *_ in layout]
-    peers = int(examination.scenario.peers * sum(sizes))
+    one = run_format.data_bytes((shape, kind) for shape, kind, *_ in layout)
+    peers = int(examination.scenario.peers * one)
     return 2 * peers if peers <= examination.scenario.experiment.run.join * 2**20 else peers
 
 

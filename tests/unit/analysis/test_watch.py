@@ -185,7 +185,8 @@ def test_a_line_per_change_until_it_is_done(stage: Stage, tmp_path: Path) -> Non
         stage.to(3, 4, 4, 4)
         said(started, "slowest peer 0, 1 behind")
         time.sleep(1.5)  # it may have read the files of the peers while they were written
-        before = started.text(started.out)
+        before = said(started, "slowest peer 0, 1 behind")
+        assert "slowest peer 0, 1 behind" in before.splitlines()[-1]
         time.sleep(2.5)  # nothing changes: nothing is said
         assert started.text(started.out) == before
         stage.to(ROUNDS, status="done")
