@@ -37,7 +37,7 @@ def main() -> None:
     transport = MPITransport()
     folder = Path(transport.comm.bcast(tempfile.mkdtemp() if transport.rank == 0 else None))
     # On the classes, because `run_peer` creates the instances itself.
-    for name in ("set_phase", "train", "algorithm_row", "evaluation"):
+    for name in ("set_phase", "train", "algorithm_metric", "evaluation"):
         setattr(recorder.Recorder, name, timed("rows", getattr(recorder.Recorder, name)))
     event_log.EventLog.event = timed("schedule", event_log.EventLog.event)  # type: ignore[method-assign]
     began = time.perf_counter()

@@ -74,40 +74,45 @@ class Transfer(PendingTransfer):
         self.net.alarm(seconds, sorted({self.others[index] for index in undone}))
 
     def ready(self) -> float:
-        return max((arrival.at for arrival in self.arrivals()), default=0.0)
-
-    def arrivals(self) -> list[Arrival]:
-        """Return the arrival of each message, by sender in rank order; none without a link."""
         self.complete()
-        link, rank = self.net.link, self.net.rank
-        if link is None:
-            return []
-        arrivals = []
-        for j, header, _ in self.receiving.parts:
-            nbytes, sent_at, _, _ = HEADER.unpack_from(header.data)
-            arrivals.append(Arrival(j, sent_at, link.arrival(j, rank, sent_at, nbytes)))
-        return arrivals
+        return max((arrival.at for arrival in self._read()[1]), default=0.0)
 
     def wait(self) -> dict[int, Message]:
-        if self.net.link:
-            self.net.clock.arrivals(self.arrivals())
-        return self.take()
+        self.complete()
+        messages, arrivals = self._read()
+        self.net.clock.arrivals(arrivals)
+        return self._deliver(messages)
 
     def take(self) -> dict[int, Message]:
         """Return the messages by sender in rank order, whatever the clock says."""
         self.complete()
-        net, template = self.net, self.template
-        net.in_flight.discard(self)
+        return self._deliver(self._read()[0])
+
+    def _read(self) -> tuple[dict[int, Message], list[Arrival]]:
+        """Return the messages, and the arrival of each, in rank order; no arrivals without a link.
+
+        RuntimeError if a message is of another consensus step, or of another size.
+        """
+        net, template, link = self.net, self.template, self.net.link
         messages: dict[int, Message] = {}
+        arrivals = []
         for j, header, buffer in self.receiving.parts:
-            nbytes, _, step, entries = HEADER.unpack_from(header.data)
+            nbytes, sent_at, step, entries = HEADER.unpack_from(header.data)
             if step != self.step or entries != self.entries[j]:
                 raise RuntimeError(
                     f"consensus step {self.step} expects {self.entries[j]} entries from peer {j}, "
                     f"which sent {entries} in its step {step}: all peers must exchange alike"
                 )
+            if link:
+                arrivals.append(Arrival(j, sent_at, link.arrival(j, net.rank, sent_at, nbytes)))
             messages[j] = Packet(net.pool, buffer[:nbytes], template.codec, entries, template.dtype)
-            net.bytes_received += nbytes
+        return messages, arrivals
+
+    def _deliver(self, messages: dict[int, Message]) -> dict[int, Message]:
+        """Count the received messages and return them; the transfer is over."""
+        self.net.in_flight.discard(self)
+        for message in messages.values():
+            self.net.bytes_received += message.payload.size
         return messages
 
 

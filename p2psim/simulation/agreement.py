@@ -30,6 +30,9 @@ class Decision(NamedTuple):
     stop: bool = False
 
 
+GO_ON = Decision()
+
+
 class RoundAgreement:
     """Decision after each round, the same on every peer. A stop includes a checkpoint.
 
@@ -60,7 +63,7 @@ class RoundAgreement:
         """
         due = self.every is not None and round_ % self.every == 0
         if round_ < self.next:
-            return self.restart_period(Decision(checkpoint=due))
+            return self.restart_period(Decision(checkpoint=True)) if due else GO_ON
         if self.steps is None:
             self.steps = self.begin_collective()
         for _ in self.steps:

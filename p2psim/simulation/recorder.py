@@ -13,7 +13,6 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -141,10 +140,9 @@ class Recorder:
         """Return the mean real time of a round so far; infinity before the first is complete."""
         return self.columns["train/wall"][self.rounds - 1] / self.rounds if self.rounds else np.inf
 
-    def algorithm_row(self, round_: int, values: Mapping[str, float]) -> None:
-        """Record the algorithm's own metrics of a round (from 1) in /algorithm."""
-        for name, value in values.items():
-            self.columns[f"algorithm/{name}"][round_ - 1] = value
+    def algorithm_metric(self, round_: int, name: str, value: float) -> None:
+        """Record a metric of the algorithm's own, of a round (from 1), in /algorithm."""
+        self.columns[f"algorithm/{name}"][round_ - 1] = value
 
     def evaluation(self, round_: int, phase: str, **values: Any) -> None:
         """Record the next row of /eval."""

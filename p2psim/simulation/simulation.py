@@ -192,8 +192,8 @@ class Simulation:
             energy=self.oracle.energy,
             **self.net.counters(),
         )
-        metrics = {name: getattr(self.algorithm, name) for name in self.algorithm.metrics}
-        self.log.algorithm_row(self.round, metrics)
+        for name in self.algorithm.metrics:
+            self.log.algorithm_metric(self.round, name, getattr(self.algorithm, name))
         return x
 
     def check_vector(self, x: Vector) -> Vector:
