@@ -202,7 +202,8 @@ def check(table: Table, folder: Path) -> Experiment:
             "the run's folder is called so"
         )
     if (head["rounds"] is None) == (head["epochs"] is None):
-        raise InputError("give either rounds or epochs, and not both")
+        problem = "neither is given" if head["rounds"] is None else "both are given"
+        raise InputError(f"give either rounds or epochs, such as rounds = 100: {problem}")
     parts: Table = {}
     for name, section in (("data", DataSection), ("model", ModelSection), ("algorithm", None)):
         parts[name], parts[f"{name}_section"], resolved[name] = build.mixed(name, section, table)

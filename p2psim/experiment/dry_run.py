@@ -218,7 +218,7 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
     """Execute the rounds of this peer without a network, and return what was counted and logged.
 
     It uses, and changes, the scenario's own algorithm and optimizer. InputError if the algorithm
-    cannot run with these parameters.
+    cannot run with these parameters, or calls exit.
     """
     for compressor in scenario.experiment.algorithm.compressors():
         compressor.bind(scenario.shapes, RandomStream(0, "rehearsal", rank))
@@ -226,6 +226,11 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
         return execute_or_extrapolate(scenario, rank)
     except FloatingPointError as error:  # of the parameters: a dry run has no data
         raise InputError(f"algorithm: {error}") from None
+    except SystemExit as error:
+        raise InputError(
+            f"algorithm: it has ended the program (SystemExit: {error.code}) in a round that was "
+            "tried before the start; let it raise another exception"
+        ) from error
 
 
 def execute_or_extrapolate(scenario: Scenario, rank: int) -> DryRun:

@@ -103,8 +103,11 @@ MISSING: dict[str, tuple[Changes, Fragments]] = {
     "algorithm": ({"algorithm": REMOVED}, ("algorithm = {}", "allowed: ", "d-psgd")),
     "topology": ({"topology": REMOVED}, ("topology: give either a name", "p2psim list topology")),
     "topology-twice": ({"topology.file": "a.edgelist"}, ("topology: give either a name",)),
-    "rounds-and-epochs": ({"rounds": REMOVED}, ("give either rounds or epochs",)),
-    "rounds-and-epochs-both": ({"epochs": 2.0}, ("give either rounds or epochs", "not both")),
+    "rounds-and-epochs": (
+        {"rounds": REMOVED},
+        ("give either rounds or epochs", "neither is given"),
+    ),
+    "rounds-and-epochs-both": ({"epochs": 2.0}, ("give either rounds or epochs", "both are given")),
     "parameter": ({"data.partition": "skew"}, ("data.partition.s is missing", "--set data.")),
 }
 # A key that nobody knows -> what it is corrected to.

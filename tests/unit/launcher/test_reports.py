@@ -25,6 +25,11 @@ class Bad(Algorithm):
 """
 
 
+EXITS = BAD.replace("x if net.rank == 0 else self.fail()", "self.fail()").replace(
+    'raise RuntimeError("on purpose")', "raise SystemExit(0)"
+)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "bad.py").write_text(BAD)
@@ -86,6 +91,16 @@ def test_a_plug_in_that_fails_is_located(debug: tuple[str, ...], folder: Path) -
     assert "Traceback" not in ended.stderr
     shown = run(p2psim("show", "out"), folder).stdout
     assert f"{folder / 'bad.py'} line 10" in shown.replace("\n", "")
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_plug_in_that_calls_exit_is_refused(command: str, folder: Path) -> None:
+    """The dry run before the start finds this; exit code 0 would look like success."""
+    (folder / "bad.py").write_text(EXITS)
+    ended = run(p2psim(command, "experiment.toml", "--set", "algorithm='bad.py:Bad'"), folder)
+    assert_refused(
+        ended.code, ended.messages()[-1], ("SystemExit: 0", f"{folder / 'bad.py'} line 10")
+    )
 
 
 def test_the_traceback_of_a_rank_is_printed_on_request(folder: Path) -> None:
