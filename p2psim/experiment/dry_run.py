@@ -223,7 +223,8 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
     for compressor in scenario.experiment.algorithm.compressors():
         compressor.bind(scenario.shapes, RandomStream(0, "rehearsal", rank))
     try:
-        return execute_or_extrapolate(scenario, rank)
+        with np.errstate(over="ignore", invalid="ignore"):  # as in a run
+            return execute_or_extrapolate(scenario, rank)
     except FloatingPointError as error:  # of the parameters: a dry run has no data
         raise InputError(f"algorithm: {error}") from None
     except SystemExit as error:
