@@ -68,7 +68,8 @@ def mean_difference(local: Curve, consensus: Curve, lag: int) -> float:
     _, of_local, of_consensus = np.intersect1d(
         local.rounds - lag, consensus.rounds, return_indices=True
     )
-    change = consensus.values[:, of_consensus] - local.values[:, of_local]
+    with np.errstate(invalid="ignore"):  # infinity - infinity, of a run that has diverged
+        change = consensus.values[:, of_consensus] - local.values[:, of_local]
     change = change[np.isfinite(change)]
     return float(change.mean()) if change.size else float("nan")
 
