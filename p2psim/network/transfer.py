@@ -74,25 +74,24 @@ class Transfer(PendingTransfer):
         self.net.alarm(seconds, sorted({self.others[index] for index in undone}))
 
     def ready(self) -> float:
-        self.complete()
         return max((arrival.at for arrival in self._read()[1]), default=0.0)
 
     def wait(self) -> dict[int, Message]:
-        self.complete()
         messages, arrivals = self._read()
         self.net.clock.arrivals(arrivals)
         return self._deliver(messages)
 
     def take(self) -> dict[int, Message]:
         """Return the messages by sender in rank order, whatever the clock says."""
-        self.complete()
         return self._deliver(self._read()[0])
 
     def _read(self) -> tuple[dict[int, Message], list[Arrival]]:
-        """Return the messages, and the arrival of each, in rank order; no arrivals without a link.
+        """Complete the transfer; return the messages, and their arrivals, in rank order.
 
-        RuntimeError if a message is of another consensus step, or of another size.
+        There are no arrivals without a link. RuntimeError if a message is of another consensus
+        step, or of another size.
         """
+        self.complete()
         net, template, link = self.net, self.template, self.net.link
         messages: dict[int, Message] = {}
         arrivals = []

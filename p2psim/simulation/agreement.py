@@ -30,7 +30,7 @@ class Decision(NamedTuple):
     stop: bool = False
 
 
-GO_ON = Decision()
+GO_ON = Decision()  # after most rounds, so that none is built anew
 
 
 class RoundAgreement:
@@ -62,13 +62,14 @@ class RoundAgreement:
         Only in some rounds, the same ones on every peer, do the peers exchange messages.
         """
         due = self.every is not None and round_ % self.every == 0
+        scheduled = Decision(checkpoint=True) if due else GO_ON
         if round_ < self.next:
-            return self.restart_period(Decision(checkpoint=True)) if due else GO_ON
+            return self.restart_period(scheduled)
         if self.steps is None:
             self.steps = self.begin_collective()
         for _ in self.steps:
             if self.gap >= SHORT:
-                return self.restart_period(Decision(checkpoint=due))
+                return self.restart_period(scheduled)
         self.steps = None
         elapsed, late, stop = self.requests.tolist()
         # The elapsed time is a maximum over the peers, so all of them choose the same gap.
