@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from p2psim.errors import STOPPED
+from p2psim.errors import STOPPED, exit_code
 from p2psim.launcher import environment
 
 SHORT = ("list", "show", "compare", "--help", "-h")  # commands that print a text and end
@@ -49,13 +49,14 @@ def run_short_command() -> NoReturn:
     Garbage collection and the shutdown of the interpreter would take a tenth of its time.
     """
     gc.disable()
+    code = 0
     try:
         command_line().main()
     except SystemExit as end:
-        code = end.code
+        code = exit_code(end)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(int(code or 0))
+    os._exit(code)
 
 
 def command_line() -> Any:

@@ -68,6 +68,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def exit_code(end: SystemExit) -> int:
+    """Return the exit code of a process that ends by this exception, as Python chooses it."""
+    return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
 def in_one_line(error: BaseException) -> str:
     """Return the type and the text of an unexpected exception in one line.
 

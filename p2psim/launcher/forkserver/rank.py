@@ -13,6 +13,7 @@ import traceback
 from collections.abc import MutableMapping
 from typing import Any, NoReturn
 
+from p2psim.errors import exit_code
 from p2psim.launcher.forkserver.job import Job
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -88,7 +89,7 @@ def run(job: Job) -> int:
     try:
         job.run(sys.argv[1:])
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = exit_code(end)
     except BaseException:
         traceback.print_exc()
         code = 1
