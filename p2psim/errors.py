@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from traceback import walk_tb
+from types import FrameType
 
 LONGEST_VALUE = 120  # characters of a value in a message
 USER_MODULES: set[str] = set()  # names of modules with plug-ins that are not p2psim's own
@@ -84,6 +85,14 @@ def in_one_line(error: BaseException) -> str:
     return f"{name}: {error}".replace("\n", " ").removesuffix(": ")
 
 
+def location(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """Return "FILE line N" of the first frame in a user's plug-in, "" if there is none."""
+    for frame, line in frames:
+        if frame.f_globals.get("__name__") in USER_MODULES:
+            return f"{frame.f_code.co_filename} line {line}"
+    return ""
+
+
 def origin(error: BaseException) -> str:
     """Return where in a user's plug-in an error started, "" if it started elsewhere.
 
@@ -97,9 +106,8 @@ def origin(error: BaseException) -> str:
         following = following.__cause__ or following.__context__
     for link in reversed(chain):
         frames = list(walk_tb(link.__traceback__))
-        for frame, line in reversed(frames):
-            if frame.f_globals.get("__name__") in USER_MODULES:
-                return f"{frame.f_code.co_filename} line {line}"
+        if place := location(reversed(frames)):
+            return place
         lacking = [(getattr(link, "obj", None), "")]  # of an AttributeError
         for frame, _ in frames[-1:]:  # an interface's method that the class does not define
             lacking.append((frame.f_locals.get("self"), f"method {frame.f_code.co_name} of "))

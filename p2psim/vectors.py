@@ -42,6 +42,15 @@ def add_scaled(x: Vector, a: float, y: Vector, out: Vector) -> Vector:
     return out
 
 
+def check_like(result: Any, x: Vector) -> Vector:
+    """Return `result`; TypeError unless it is a vector with the shape and the type of x."""
+    if not isinstance(result, np.ndarray) or (result.shape, result.dtype) != (x.shape, x.dtype):
+        array = isinstance(result, np.ndarray)
+        other = f"{result.dtype} {result.shape}" if array else type(result).__name__
+        raise TypeError(f"it has returned {other}, not {x.dtype} {x.shape}")
+    return result
+
+
 def squared_norm(v: Vector) -> float:
     """Return ||v||^2, summed in float64.
 

@@ -8,7 +8,7 @@ Every neighbor is assumed to send messages like those of this peer.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
@@ -18,11 +18,13 @@ import numpy as np
 from p2psim.base import Message, Vector
 from p2psim.errors import InputError
 from p2psim.experiment.scenario import Scenario
+from p2psim.experiment.trial import Trial
 from p2psim.learning.oracle import LocalOracle
 from p2psim.network.clock import Clock
 from p2psim.network.messages import Packet
 from p2psim.network.neighborhood import Neighborhood, PendingTransfer
 from p2psim.rng import RandomStream, generator
+from p2psim.vectors import check_like
 
 NOISE = 2**20 - 3  # different entries of a vector of noise
 MOST_STEPS = 256  # local or consensus steps of a round; longer rounds are extrapolated
@@ -164,16 +166,23 @@ class NoiseOracle(LocalOracle):
     It does without the optimizers, whose kernels are torch's: `p2psim plan` must not import torch.
     """
 
-    def __init__(self, scenario: Scenario, net: DryRunNeighborhood, x: Vector) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        net: DryRunNeighborhood,
+        x: Vector,
+        alive: Callable[[], None],
+    ) -> None:
         compute = scenario.experiment.time.compute
         super().__init__(scenario.setting, net.rank, PlainStep(), compute, net.clock, x)
-        self.net, self.noise = net, noise("dry run", x.size, x.dtype)
+        self.net, self.noise, self.alive = net, noise("dry run", x.size, x.dtype), alive
 
     def local_step(self, x: Vector, at: Vector | None = None) -> Vector:
         x -= self.step(x if at is None else at)
         return x
 
     def _evaluate(self, x: Vector, samples: int | None) -> Vector:
+        self.alive()
         self.net.log.acts.append("work")
         return self.noise
 
@@ -218,13 +227,16 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
     """Execute the rounds of this peer without a network, and return what was counted and logged.
 
     It uses, and changes, the scenario's own algorithm and optimizer. InputError if the algorithm
-    cannot run with these parameters, or calls exit.
+    cannot run with these parameters, returns no vector, calls exit, or makes no progress.
     """
     for compressor in scenario.experiment.algorithm.compressors():
         compressor.bind(scenario.shapes, RandomStream(0, "rehearsal", rank))
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # as in a run
-            return execute_or_extrapolate(scenario, rank)
+        with (
+            np.errstate(over="ignore", invalid="ignore"),  # as in a run
+            Trial(scenario.experiment.run.patience) as trial,
+        ):
+            return execute_or_extrapolate(scenario, rank, trial.progress)
     except FloatingPointError as error:  # of the parameters: a dry run has no data
         raise InputError(f"algorithm: {error}") from None
     except SystemExit as error:
@@ -234,7 +246,7 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
         ) from error
 
 
-def execute_or_extrapolate(scenario: Scenario, rank: int) -> DryRun:
+def execute_or_extrapolate(scenario: Scenario, rank: int, alive: Callable[[], None]) -> DryRun:
     """Execute the rounds, or extrapolate from rounds with at most MOST_STEPS steps.
 
     The counts are linear in the numbers of local and consensus steps, hence determined by two or
@@ -243,7 +255,7 @@ def execute_or_extrapolate(scenario: Scenario, rank: int) -> DryRun:
     learning = scenario.experiment.learning
     steps = learning.local_steps, learning.consensus_steps
     if max(steps) <= MOST_STEPS:
-        return execute(scenario, rank)
+        return execute(scenario, rank, alive)
     short = min(steps[0], MOST_STEPS), min(steps[1], MOST_STEPS)
     slopes = [
         Fraction(count - executed, executed - executed // 2)
@@ -257,7 +269,7 @@ def execute_or_extrapolate(scenario: Scenario, rank: int) -> DryRun:
     terms = []
     for (local, consensus), factor in corners.items():
         shorter = with_steps(scenario, local, consensus)
-        terms.append(Term(factor, shorter, execute(shorter, rank)))
+        terms.append(Term(factor, shorter, execute(shorter, rank, alive)))
     dry_run = terms[0].run._replace(terms=terms)
     net = dry_run.net
     net.messages_sent = extrapolate([(term.factor, term.run.net.messages_sent) for term in terms])
@@ -291,26 +303,36 @@ def with_steps(scenario: Scenario, local: int, consensus: int) -> Scenario:
     return shorter
 
 
-def execute(scenario: Scenario, rank: int) -> DryRun:
+def execute(scenario: Scenario, rank: int, alive: Callable[[], None]) -> DryRun:
     """Execute two periods of the topology; return the dry run.
 
-    Messages, bytes and state are those of the first period, receive blocks those of both.
+    Messages, bytes and state are those of the first period, receive blocks those of both. `alive`
+    is called before every gradient and every phase.
     """
     algorithm, net = scenario.experiment.algorithm, DryRunNeighborhood(scenario, rank)
     dtype = np.dtype(scenario.experiment.model_section.dtype)
     x = noise("dry run start", scenario.parameters, dtype)
-    oracle, optimizer = NoiseOracle(scenario, net, x), scenario.experiment.learning.optimizer
+    oracle, optimizer = NoiseOracle(scenario, net, x, alive), scenario.experiment.learning.optimizer
     optimizer.start(x)
     algorithm.start(x, oracle, net)
     start = net.log.take()
     net.bytes_at_start, net.bytes_sent, net.messages_sent = net.bytes_sent, 0, 0
     net.blocks.clear()
 
+    def one_phase(name: str, x: Vector) -> Vector:
+        alive()
+        result = getattr(algorithm, name)(x, oracle, net)
+        try:
+            return check_like(result, x)
+        except TypeError as error:
+            plugin = scenario.experiment.table["algorithm"]["name"]
+            raise InputError(f"algorithm {plugin!r}, method {name!r}: {error}") from None
+
     def one_round(x: Vector) -> Vector:
         oracle.begin(x)
-        x = algorithm.local(x, oracle, net)
+        x = one_phase("local", x)
         for _ in range(scenario.experiment.learning.consensus_steps):
-            x = algorithm.consensus(x, oracle, net)
+            x = one_phase("consensus", x)
             net.advance()
         oracle.end(x)
         return x

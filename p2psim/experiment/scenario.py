@@ -16,7 +16,7 @@ import numpy as np
 
 from p2psim import memory, rng
 from p2psim.base import Indices, Model, Setting, Shape, Task
-from p2psim.errors import InputError, quoted
+from p2psim.errors import InputError
 from p2psim.experiment import config
 from p2psim.experiment.config import Experiment
 from p2psim.experiment.run_length import mean_steps, rounds_of
@@ -312,25 +312,6 @@ def tensors(experiment: Experiment) -> list[Shape]:
         "make its layers smaller",
     )
     return shapes
-
-
-def check_build(scenario: Scenario) -> None:
-    """Check that a model of the user builds parameters of the shapes that `shapes` returns.
-
-    InputError otherwise. `prepare` does not call this function, because building a model imports
-    torch. Models of p2psim are not checked here: the tests check them.
-    """
-    experiment, model = scenario.experiment, scenario.experiment.model
-    if type(model).__module__.startswith("p2psim."):
-        return
-    data, name = experiment.data, experiment.table["model"]["name"]
-    module = model.build(data.shape, data.outputs)
-    built = [tuple(parameter.shape) for parameter in module.parameters()]
-    if built != scenario.shapes:
-        raise InputError(
-            f"model {name!r}: `build` makes parameters of the shapes {quoted(built)}, but `shapes` "
-            f"gives {quoted(scenario.shapes)}; make them agree"
-        )
 
 
 def check_precision(experiment: Experiment) -> None:

@@ -33,7 +33,7 @@ from p2psim.launcher.stopping import StopRequest, set_handlers
 from p2psim.network.mpi import MPITransport
 from p2psim.network.threads import run_threads
 from p2psim.network.transport import Transport
-from p2psim.simulation import allocator, checkpoint, run_file, run_folder, session
+from p2psim.simulation import allocator, checkpoint, model_check, run_file, run_folder, session
 from p2psim.simulation.run_format import COMPLETE
 from p2psim.simulation.watchdog import HangDetector
 
@@ -145,11 +145,13 @@ def check(request: Request, warn: Callable[[str], object] = show_warning) -> Siz
     else:
         run_folder.check_folder(request.folder, request.force)
     run_folder.check_writable(request.folder)
-    scenario.check_build(checked)
-    Holdings(checked).check()  # a damaged file shows here
+    holdings = Holdings(checked)
+    holdings.check()  # a damaged file shows here
+    model_check.check_model(holdings)
+    unused = plan.unused_optimizer(checked)  # by a dry run, which tries the algorithm as well
     warnings = [plan.diagnose(checked).get("warning", "")]
     if "optimizer" in request.table.get("learning", {}):  # else nobody expects an effect
-        warnings.append(plan.unused_optimizer(checked))
+        warnings.append(unused)
     prefix = f"{request.label}: " if request.label else ""
     for text in filter(None, warnings):
         warn(f"warning: {prefix}{text}")
@@ -165,9 +167,9 @@ def run_rank(
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     stop_requested = StopRequest(request.folder).listen(*ranks.STOPPING)
     session.check_size(own, size)
-    launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher checks the build and reports
+    launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher checks the model and reports
     if not launched:
-        scenario.check_build(own)
+        model_check.check_model(holdings)
     mpi_init.init_mpi(size)
     transport = MPITransport()
     if rank == 0 and not launched:

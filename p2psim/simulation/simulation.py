@@ -25,6 +25,7 @@ from p2psim.simulation.bound import BoundAttributes
 from p2psim.simulation.checkpoint import CheckpointStore
 from p2psim.simulation.event_log import EventLog
 from p2psim.simulation.recorder import Recorder
+from p2psim.vectors import check_like
 
 
 class Stateful(Protocol):
@@ -168,15 +169,15 @@ class Simulation:
 
     def one_round(self, x: Vector) -> Vector:
         """Run the local phase and the consensus phase and record one row; returns the model."""
-        due = self.round in self.due
+        own, due = self.model.x, self.round in self.due
         self.set_phase("local")
         self.oracle.begin(x)
-        x = self.check_vector(self.algorithm.local(x, self.oracle, self.net))
+        x = check_like(self.algorithm.local(x, self.oracle, self.net), own)
         if due:
             self.evaluate(x)
         self.set_phase("consensus")
         for _ in range(self.consensus_steps):
-            x = self.check_vector(self.algorithm.consensus(x, self.oracle, self.net))
+            x = check_like(self.algorithm.consensus(x, self.oracle, self.net), own)
             self.net.advance()
         self.oracle.end(x)
         if due:
@@ -194,16 +195,6 @@ class Simulation:
         )
         for name in self.algorithm.metrics:
             self.log.algorithm_metric(self.round, name, getattr(self.algorithm, name))
-        return x
-
-    def check_vector(self, x: Vector) -> Vector:
-        """Return the result of a phase; TypeError unless it is a vector like the model's."""
-        own = self.model.x
-        if x is own:
-            return x
-        if not isinstance(x, np.ndarray) or (x.shape, x.dtype) != (own.shape, own.dtype):
-            result = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-            raise TypeError(f"it has returned {result}, not {own.dtype} {own.shape}")
         return x
 
     def save(self, x: Vector, store: CheckpointStore) -> None:

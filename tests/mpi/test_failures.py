@@ -44,7 +44,7 @@ from p2psim.base import Algorithm
 from p2psim.models.linear import LinearModel
 from p2psim.registry import plugin
 
-HERE = threading.local()
+HERE = type("Here", (threading.local,), {"phase": None})()
 
 def at(phase):
     HERE.phase = phase
@@ -60,7 +60,7 @@ class Failing(Algorithm):
     def start(self, x, oracle, net):
         HERE.rank, HERE.round = net.rank, 0
         at("start")
-        measure = oracle.mean_loss
+        measure = getattr(oracle, "mean_loss", None)  # none before the start
         oracle.mean_loss = lambda: at("record") or measure()
 
     def local(self, x, oracle, net):

@@ -1,0 +1,121 @@
+"""Plug-ins of a user are tried before a rank starts; failures are refused in one sentence."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from p2psim.experiment import trial
+from tests.support.programs import GOOD, REMOVED, Bench, bench_in, p2psim, run, with_changes, write
+
+MINE = "plug.py:Mine"
+ALGORITHM = """import time
+from p2psim.base import Algorithm
+from p2psim.registry import plugin
+
+@plugin("algorithm", "mine")
+class Mine(Algorithm):
+    def local(self, x, oracle, net):
+        {local}
+
+    def consensus(self, x, oracle, net):
+        return {consensus}
+"""
+MODEL = """from p2psim.registry import plugin
+
+@plugin("model", "mine")
+class Mine:
+    def shapes(self, inputs, outputs):
+        return {shapes}
+
+    def build(self, inputs, outputs):
+        from torch import nn
+
+        return nn.Sequential({layers})
+"""
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return bench_in(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("local", "consensus", "message"),
+    [
+        ("return None", "x", "method 'local': it has returned NoneType, not float32 (610,)"),
+        ("return x", "x[:5]", "method 'consensus': it has returned float32 (5,), not float32"),
+        ("return x", "x.astype(float)", "it has returned float64 (610,), not float32 (610,)"),
+    ],
+)
+def test_a_phase_that_returns_no_vector_is_refused(
+    local: str, consensus: str, message: str, bench: Bench
+) -> None:
+    (bench.folder / "plug.py").write_text(ALGORITHM.format(local=local, consensus=consensus))
+    # Without an optimizer of the user: the algorithm is tried in any case.
+    write(bench.folder, with_changes(GOOD, {"algorithm": MINE, "learning": REMOVED}))
+    bench.check_refused("algorithm 'plug.py:Mine'", message)
+
+
+def test_an_algorithm_that_hangs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plug.py").write_text(ALGORITHM.format(local="time.sleep(1000)", consensus="x"))
+    write(tmp_path, with_changes(GOOD, {"algorithm": MINE, "run.patience": 1.0}))
+    for command in ("run", "plan"):
+        ended = run(p2psim(command, "experiment.toml"), tmp_path, limit=60)
+        assert ended.code == 2, ended.stderr
+        (message,) = ended.messages()
+        assert re.search(r"no progress for \d s; correct the algorithm", message)
+        assert message.endswith(f"({tmp_path / 'plug.py'} line 8)")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_slow_trial_is_announced(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The note comes once; progress starts the period anew."""
+    monkeypatch.setattr(trial, "NOTICE", 0.1)
+    with trial.Trial(patience=30.0) as block:
+        for _ in range(4):
+            time.sleep(0.06)
+            block.progress()
+        assert capfd.readouterr().err == ""
+        time.sleep(0.45)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("p2psim: a round of the algorithm is tried before the start")
+    assert line.endswith("the trial ends after 30 s (run.patience)")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "layers", "fragments"),
+    [
+        (
+            "[(10, 64), (10,)]",
+            "nn.Flatten(), nn.Linear(64, 10, bias=False)",
+            ("[(10, 64)], but `shapes` gives [(10, 64), (10,)]", "agree"),
+        ),
+        (
+            "[(10, 32), (10,)]",
+            "nn.Flatten(), nn.Linear(32, 10)",
+            (
+                "cannot process the samples of data 'digits', each of shape (1, 8, 8)",
+                "RuntimeError",
+            ),
+        ),
+        (
+            "[(7, 64), (7,)]",
+            "nn.Flatten(), nn.Linear(64, 7)",
+            ("shape (2, 7) for 2 samples, but the task 'classification' needs (2, 10)",),
+        ),
+    ],
+    ids=["parameters", "inputs", "outputs"],
+)
+def test_a_model_that_does_not_fit_is_refused(
+    shapes: str, layers: str, fragments: tuple[str, ...], bench: Bench
+) -> None:
+    (bench.folder / "plug.py").write_text(MODEL.format(shapes=shapes, layers=layers))
+    write(bench.folder, with_changes(GOOD, {"model": MINE}))
+    call = ("run", bench.file, "--out", "out")
+    bench.check_refused("model 'plug.py:Mine'", *fragments, call=call)
