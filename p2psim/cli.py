@@ -313,9 +313,10 @@ def plot(runs: tuple[Path, ...], target: Path | None, timeline: bool, rounds: st
 @click.option("--force", is_flag=True, help="Replace the file.")
 def join(run: Path, target: Path | None, force: bool) -> None:
     """Join the files of a run into one. Its default name is RUN/joined.h5."""
-    from p2psim.analysis import results
+    from p2psim.analysis.join import join_run
+    from p2psim.launcher.output import show_warning
 
-    click.echo(results.join(run, target, force))
+    click.echo(join_run(run, target, force, show_warning))
 
 
 @main.command("list")

@@ -56,9 +56,21 @@ class AbortedError(Exception):
     report_from_any_rank = False
 
 
+def spelled(value: object) -> str:
+    """Return a value as an experiment file spells it, with strings in single quotes."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        entries = ", ".join(f"{key} = {spelled(inner)}" for key, inner in value.items())
+        return f"{{{entries}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(spelled, value))}]"
+    return repr(value)
+
+
 def quoted(value: object) -> str:
-    """Return repr(value) for a message; "..." replaces the middle of a long one."""
-    text = repr(value)
+    """Return a value for a message; "..." replaces the middle of a long one."""
+    text = spelled(value)
     if len(text) <= LONGEST_VALUE:
         return text
     return f"{text[: LONGEST_VALUE * 2 // 3]}...{text[-LONGEST_VALUE // 3 :]}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
 from p2psim.base import KINDS
-from p2psim.errors import USER_MODULES, InputError, quoted, suggest
+from p2psim.errors import USER_MODULES, InputError, in_one_line, quoted, suggest
 
 FOLDERS = {
     "algorithm": "p2psim.algorithms",
@@ -124,10 +124,11 @@ def forget_files() -> None:
         del sys.modules[name]
 
 
-def load_file(path: Path) -> Any:
+def load_file(path: Path, of_user: bool = True) -> Any:
     """Return a Python file as a module; InputError if it cannot be loaded.
 
-    The file need not be on the import path, and it is loaded once only.
+    The file need not be on the import path, and it is loaded once only. Messages name lines of a
+    file that is `of_user`.
     """
     name = f"{USER}{path.resolve()}"
     if name in sys.modules:
@@ -136,11 +137,11 @@ def load_file(path: Path) -> Any:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    USER_MODULES.add(name)
+    USER_MODULES.update([name] * of_user)
     sys.modules[name] = module  # dataclasses look up annotations there
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise InputError(f"{str(path)!r} cannot be loaded: {error!r}") from error
+        raise InputError(f"{str(path)!r} cannot be loaded: {in_one_line(error)}") from error
     return module

@@ -40,7 +40,7 @@ class RunStatus:
     name: str  # of the run's folder, or of its file
     state: str  # in words, see results.state
     over: bool  # complete, failed, stopped or killed
-    failures: list[str]  # reasons
+    failures: list[str]  # reasons, and files that are missing
     written: int  # modification time of run.h5 in nanoseconds
     done: NDArray[np.int64]  # rounds completed, by peer
     rounds: int  # of the whole run
@@ -90,11 +90,13 @@ def status_of(file: Any, origin: Path, before: RunStatus | None) -> RunStatus:
         state = results.state(status, members, done, rounds)
         over = not state.startswith("running (")
     state = state if over else "running"
+    # At the start of a run its files are created one after the other.
+    lost = results.lost(members) if over or done.any() else []
     return RunStatus(
         name=origin.parent.resolve().name if origin.name == "run.h5" else origin.name,
         state=state,
         over=over,
-        failures=results.reasons(members, attributes),
+        failures=results.reasons(members, attributes) + lost,
         written=origin.stat().st_mtime_ns,
         done=done,
         rounds=rounds,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import os
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from p2psim import memory
 from p2psim.errors import InputError
 from p2psim.simulation import run_folder
-from p2psim.simulation.join import copy, events_of
+from p2psim.simulation.join import events_of
 from p2psim.simulation.run_format import COMPLETE
 
 Array: TypeAlias = NDArray[np.float64]
@@ -271,6 +270,11 @@ def reasons(members: list[Table], attributes: Table) -> list[str]:
     return merge(causes) or [str(text) for text in attributes.get("failures", [])]
 
 
+def lost(members: list[Table]) -> list[str]:
+    """Return the peers whose files are missing or cannot be read, each with the reason."""
+    return [f"peer {i}: {member['lost']}" for i, member in enumerate(members) if "lost" in member]
+
+
 def merge(causes: list[str]) -> list[str]:
     """Return each cause once: "peers 1 and 4 on HOST failed ..." for peers that failed alike."""
     peers: dict[str, list[str]] = {}  # by what follows the rank, or by a cause without a rank
@@ -361,31 +365,3 @@ def check_members(file: h5py.File) -> None:
     for path in files:
         if path.exists() and not path.is_file():  # HDF5 would wait for it
             raise ValueError(f"{path.name} is no file")
-
-
-def join(path: Path, target: Path | None = None, force: bool = False) -> Path:
-    """Write the run as one self-contained file (default: RUN/joined.h5); return its path.
-
-    InputError if the file exists, unless `force` is set, or if it cannot be written.
-    """
-    origin = run_path(path)
-    target = target or origin.parent / "joined.h5"
-    if not target.parent.is_dir():
-        raise InputError(f"there is no folder {str(target.parent)!r}: give another --to")
-    if target.exists() and (not force or target.is_dir() or target.samefile(origin)):
-        cure = "" if force or target.is_dir() else ", or --force to replace it"
-        raise InputError(f"{str(target)!r} exists: give another file with --to{cure}")
-    # Written under another name first, so that a reader never opens half a file.
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    reasons = read(path).failures
-    try:
-        with open_run(path) as source, h5py.File(partial, "w", locking=False) as file:
-            with damage(path):
-                copy(source, file)
-            file.attrs.update({"failures": reasons} if reasons else {})
-        partial.replace(target)
-    except OSError as error:
-        raise InputError(f"cannot write {str(target)!r} ({error}); give another --to") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return target

@@ -171,7 +171,7 @@ SECTIONS = ("data", "model", "learning", "algorithm", "topology", "time", "eval"
 def read(path: Path) -> Table:
     """Read an experiment file into nested tables; InputError if it is missing or no valid TOML."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # a mark may precede it
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"there is no experiment file {str(path)!r}; give a .toml file") from None
     except (ValueError, RecursionError) as error:  # of the parser, of UTF-8, of long numbers
@@ -330,13 +330,15 @@ class Builder:
             default_name = spec.default if spec.metadata.get("implied") else None
             return self.plugin(kind_of(options[0]), value, path, default_name=default_name)
         # TOML allows nan and inf, and msgspec accepts them as floats.
-        suffix = "" if all(map(math.isfinite, numbers(value))) else ", finite"
+        finite = all(map(math.isfinite, numbers(value)))
         try:
-            if suffix:
+            if not finite:
                 raise msgspec.ValidationError
             return msgspec.convert(value, hint), value
         except msgspec.ValidationError:
-            raise InputError(f"{path} = {quoted(value)}: give {describe(hint)}{suffix}") from None
+            limit = "" if finite else ", finite"
+            limit += ", at most 2^63 - 1" * (isinstance(value, int) and value > LARGEST)
+            raise InputError(f"{path} = {quoted(value)}: give {describe(hint)}{limit}") from None
 
 
 def kind_of(interface: Any) -> str:
@@ -363,6 +365,7 @@ def numbers(value: Any) -> Iterator[float]:
 
 
 WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+LARGEST = 2**63 - 1  # whole number of 64 bits
 BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}"}
 
 
@@ -374,7 +377,7 @@ def describe(hint: Any) -> str:
             text.format(getattr(meta, name))
             for meta in args[1:]
             for name, text in BOUNDS.items()
-            if getattr(meta, name, None) not in (None, 2**63 - 1)  # no limit but that of 64 bits
+            if getattr(meta, name, None) not in (None, LARGEST)
         ]
         return " ".join([describe(args[0]), " and ".join(limits)]).strip()
     if origin is Literal:

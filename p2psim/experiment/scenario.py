@@ -222,8 +222,8 @@ def select_classes(labels: Indices, classes: list[int] | None) -> Indices:
     if classes is None:
         return np.arange(labels.size)
     known = np.unique(labels)
-    if not classes or not np.isin(classes, known).all():
-        raise InputError(f"data.classes = {classes}: give some of {known.tolist()}")
+    if not classes or not np.isin(classes, known).all() or len(set(classes)) < len(classes):
+        raise InputError(f"data.classes = {classes}: give some of {known.tolist()}, each once")
     return np.flatnonzero(np.isin(labels, classes))
 
 
@@ -266,11 +266,12 @@ def check_outputs(experiment: Experiment, task: Task) -> None:
     method = getattr(model, "output_shape", None)
     shape = method(experiment.data.shape, spec.outputs) if method else (spec.outputs,)
     if shape != needed:
+        name = table["model"]["name"]
         raise InputError(
-            f"model {table['model']['name']!r} gives outputs of shape {shape} for a sample, but "
-            f"the task {table['learning']['task']['name']!r} needs {needed}; give the model other "
-            "parameters (see `p2psim list model`), choose another model or, with learning.task, "
-            "another task"
+            f"model {name!r} gives outputs of shape {shape} for a sample, but the task "
+            f"{table['learning']['task']['name']!r} needs {needed}; give the model other "
+            f"parameters (see `p2psim list model {name}`), choose another model or, with "
+            "learning.task, another task"
         )
 
 

@@ -180,7 +180,7 @@ def options(key: str, values: Any) -> list[tuple[str, Table]]:
         return [(label(key, value), {key: value}) for value in values]
     if isinstance(values, dict) and values and all(isinstance(v, dict) for v in values.values()):
         return [(re.sub(UNSAFE, "_", name), dict(dotted(case))) for name, case in values.items()]
-    where = f"sweep.{key}" if key else "sweep"
+    where = f"sweep.{key} = {quoted(values)}" if key else "sweep"
     raise InputError(
         f'{where}: [sweep] holds lists by dotted key, such as "algorithm.gamma" = [0.1, 0.2], and '
         '[sweep.case] tables by name, such as fast = { "learning.optimizer.lr" = 0.5 }'

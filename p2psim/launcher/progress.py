@@ -14,6 +14,7 @@ from p2psim.analysis.monitor import Pace
 
 # (rounds that every peer has completed, rounds of the run, mean training loss over the peers)
 State = tuple[int, int, float]
+HUGE = 1e5  # a loss from here on is printed with an exponent
 
 
 class Progress:
@@ -70,5 +71,6 @@ class Progress:
         """Draw the state: `done` of `total` rounds at monotonic time `now`, mean loss `loss`."""
         self.first = self.first or (now, done)
         elapsed, rounds = now - self.first[0], done - self.first[1]
-        rate = f"{rounds / elapsed:.1f}/s" if rounds else "starting"
-        self.bar.update(self.task, completed=done, total=total, rate=rate, loss=f"{loss:.4f}")
+        rate = f"{rounds / elapsed:.1f}/s" if rounds > 0 else "starting"
+        digits = ".4f" if abs(loss) < HUGE else ".3g"
+        self.bar.update(self.task, completed=done, total=total, rate=rate, loss=f"{loss:{digits}}")

@@ -65,8 +65,16 @@ class Request:
         return arguments + ["--force"] * self.force + ["--resume"] * self.resume
 
     def scenario(self) -> scenario.Scenario:
-        """Build a new Scenario, since peers of one process must not share plug-in objects."""
-        loaded = scenario.load(self.table, self.paths or self.file.resolve().parent)
+        """Build a new Scenario, since peers of one process must not share plug-in objects.
+
+        The InputError for a combination of a sweep begins with its label.
+        """
+        try:
+            loaded = scenario.load(self.table, self.paths or self.file.resolve().parent)
+        except InputError as error:
+            if not self.label:
+                raise
+            raise InputError(f"{self.label}: {error}") from error
         loaded.experiment.settings = self.settings
         return loaded
 

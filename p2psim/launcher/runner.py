@@ -137,14 +137,16 @@ def check(request: Request, warn: Callable[[str], object] = show_warning) -> Siz
     """Check everything that can be checked before a rank starts; InputError if it cannot run."""
     checked = request.scenario()
     run_folder.check_idle(request.folder)
-    # In a sweep, an interrupted run may not have reached this combination: that is no surprise.
-    if request.resume and not request.has_run and not request.label:
-        warn(f"no run in {request.folder} to resume: starting a new run")
     if request.resumes_run:
         run_folder.check_same(request.folder, checked)
     else:
         run_folder.check_folder(request.folder, request.force)
+    if request.label:
+        run_folder.check_sweep(request.base)
     run_folder.check_writable(request.folder)
+    # In a sweep, an interrupted run may not have reached this combination: that is no surprise.
+    if request.resume and not request.has_run and not request.label:
+        warn(f"no run in {request.folder} to resume: starting a new run")
     holdings = Holdings(checked)
     holdings.check()  # a damaged file shows here
     model_check.check_model(holdings)

@@ -197,7 +197,9 @@ def _find(name: Any, file: Any, folder: Path) -> Path:
 
 def _python(path: Path) -> Callable[..., Any]:
     """Return the function `graph` of a Python file."""
-    graph: Callable[..., Any] | None = getattr(load_file(path), "graph", None)
+    graph: Callable[..., Any] | None = getattr(
+        load_file(path, of_user=path not in _files().values()), "graph", None
+    )
     if graph is None:
         raise InputError(f"topology.file: {path.name} defines no graph(n, ...); add this function")
     return graph

@@ -50,10 +50,21 @@ def check_folder(folder: Path, force: bool) -> None:
             "file: give another folder with --out DIR"
         )
     if folder.exists() and any(folder.iterdir()) and not force:
-        resume = "--resume to continue the run in it, " * (folder / "run.h5").exists()
+        if (folder / "run.h5").exists():
+            state, remedy = "holds a run", "--resume to continue this run, or --force to replace it"
+        else:
+            state, remedy = "is not empty", "or --force to put the run beside the files in it"
         raise InputError(
-            f"the run folder {str(folder)!r} exists and is not empty: give another with --out "
-            f"DIR, {resume}or --force to replace what is in it"
+            f"the run folder {str(folder)!r} {state}: give another with --out DIR, {remedy}"
+        )
+
+
+def check_sweep(folder: Path) -> None:
+    """Check that the folder of a sweep holds no single run, which would hide the sweep's runs."""
+    if (folder / "run.h5").exists():
+        raise InputError(
+            f"the folder {str(folder)!r} of this [sweep] holds a single run: give another folder "
+            "with --out DIR, or move that run to another folder"
         )
 
 

@@ -93,9 +93,9 @@ def test_threads_and_ranks_give_the_same_bits(small: Any, threads: Any) -> None:
 
 
 def test_a_joined_file_is_a_run(threads: Any, tmp_path: Path) -> None:
-    from p2psim.analysis import results
+    from p2psim.analysis.join import join_run
 
-    alone = api.load(results.join(threads.path, tmp_path / "alone.h5"))
+    alone = api.load(join_run(threads.path, tmp_path / "alone.h5"))
     assert alone.train.identical(threads.train)
     assert alone.eval.identical(threads.eval)
     assert alone.final.tobytes() == threads.final.tobytes()
@@ -210,7 +210,7 @@ def test_mistakes_are_input_errors_and_write_nothing(
 
 
 def test_wrong_options(threads: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="exists and is not empty"):
+    with pytest.raises(InputError, match="holds a run"):
         api.run(TABLE, out=threads.path)
     with pytest.raises(InputError, match="give one of them"):
         api.run(TABLE, out=threads.path, force=True, resume=True)

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from p2psim.analysis import results, tables
+from p2psim.analysis import monitor, results, tables
+from p2psim.analysis.join import join_run
 from p2psim.cli import main
 from p2psim.errors import InputError, PeerError
 from p2psim.simulation import join
@@ -120,7 +121,7 @@ def test_without_classes_loss_stands_for_accuracy(make: Make) -> None:
 
 @pytest.mark.parametrize("joined", [False, True])
 def test_failed_run_says_who_and_how_far(failed: Path, joined: bool) -> None:
-    path = results.join(failed, failed / "joined.h5", force=True) if joined else failed
+    path = join_run(failed, failed / "joined.h5", force=True) if joined else failed
     text = tables.summary(path)
     assert text.startswith("small: failed (rounds 3")
     assert "! peer 2 on " in text
@@ -231,7 +232,7 @@ def test_running_run(copy: Path) -> None:
     assert results.read(copy).state == "running (rounds 0 of 6)"
     assert line(tables.summary(copy), "training loss") == ["nan"]
     spoil(copy, 0, 0, os.getpid())
-    assert "running when it was joined" in tables.summary(results.join(copy))
+    assert "running when it was joined" in tables.summary(join_run(copy))
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
@@ -243,7 +244,12 @@ def test_a_lost_peer_leaves_the_rest_readable(copy: Path, damage: str) -> None:
         path.write_bytes(content[:3000] if damage == "cut" else b"")
     text = tables.summary(copy)
     assert f"! peer 1: its file {'is missing' if damage == 'missing' else 'cannot be read'}" in text
-    run = results.read(results.join(copy))
+    lines: list[str] = []
+    run = results.read(join_run(copy, warn=lines.append))
+    (lost,) = lines
+    assert lost.startswith("peer 1: its file ")
+    assert lost.endswith(": all of its values are NaN")
+    assert monitor.look(copy).failures == [lost.partition(": all")[0]]
     assert np.isnan(run.train["loss"][1]).all()
     assert np.isfinite(run.train["loss"][[0, 2, 3]]).all()
     assert "! peer 1: no round recorded" in tables.summary(copy / "joined.h5")
@@ -287,7 +293,7 @@ def scales(dataset: h5py.Dataset) -> list[list[str]]:
 
 
 def test_joined_file_is_equal_and_stands_alone(copy: Path, tmp_path: Path) -> None:
-    target = results.join(copy, tmp_path / "alone.h5")
+    target = join_run(copy, tmp_path / "alone.h5")
     with h5py.File(copy / "run.h5") as origin, h5py.File(target) as made:
         assert plain(made.attrs) == plain(origin.attrs)
         assert datasets(made).keys() == datasets(origin).keys()
@@ -313,7 +319,7 @@ def test_joined_file_is_equal_and_stands_alone(copy: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("joined", [False, True])
 def test_xarray_opens_it_with_named_dimensions(copy: Path, joined: bool) -> None:
     xarray = pytest.importorskip("xarray")
-    path = results.join(copy) if joined else copy / "run.h5"
+    path = join_run(copy) if joined else copy / "run.h5"
     with xarray.open_dataset(path, group="eval", engine="h5netcdf") as opened:
         assert opened["class_accuracy"].dims == ("peer", "row", "class")
         assert opened["accuracy"].sizes == {"peer": 4, "row": 6}
@@ -336,9 +342,9 @@ def test_join_that_fails_leaves_nothing(copy: Path, monkeypatch: pytest.MonkeyPa
         raise OSError("disk full")
 
     before = sorted(copy.iterdir())
-    monkeypatch.setattr(results, "copy", broken)
+    monkeypatch.setattr("p2psim.analysis.join.copy", broken)
     with pytest.raises(InputError, match="disk full"):
-        results.join(copy)
+        join_run(copy)
     assert sorted(copy.iterdir()) == before
 
 

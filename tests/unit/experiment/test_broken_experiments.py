@@ -33,7 +33,7 @@ Fragments: TypeAlias = tuple[str, ...]
 WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
     "word-for-number": ({"peers": "six"}, ("peers = 'six'", "a whole number >= 1")),
     "fraction-of-a-peer": ({"peers": 2.5}, ("peers = 2.5", "a whole number >= 1")),
-    "true-peers": ({"peers": True}, ("peers = True", "a whole number >= 1")),
+    "true-peers": ({"peers": True}, ("peers = true", "a whole number >= 1")),
     "no-peers": ({"peers": 0}, ("peers = 0", ">= 1")),
     "giant-peers": ({"peers": 10**9}, ("peers = 1000000000: ", "GiB", "give fewer peers")),
     "peers-beyond-64-bits": ({"peers": 2**63}, ("peers = 9223372036854775808",)),
@@ -331,7 +331,7 @@ def test_an_occupied_run_folder(bench: Bench) -> None:
         path.write_text("mine")
     for debug in ((), ("--debug",)):
         call = ("run", bench.file, "--out", "out", *debug)
-        bench.check_refused("run folder 'out' exists", "--out DIR", "--force", call=call)
+        bench.check_refused("run folder 'out' is not empty", "--out DIR", "--force", call=call)
     for peers in (8, 4):  # the second time over an older run with more peers
         setting = ("--set", f"peers={peers}")
         result = invoke("run", bench.file, "--out", out, "--debug", "--force", *setting)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from p2psim.launcher import ranks
+from p2psim.launcher import progress, ranks
 from tests.support.programs import GOOD, Program, assert_refused, p2psim, run, with_changes, write
 
 BAD = """from p2psim.base import Algorithm
@@ -130,3 +130,15 @@ def test_a_run_that_a_file_limit_ends_names_the_limit(folder: Path) -> None:
     ended = run([*command, *p2psim("run", "experiment.toml", "--out", "out")], folder)
     assert ended.code == 3
     assert "(ulimit -f): raise that" in ended.messages()[-1]
+
+
+@pytest.mark.parametrize(
+    ("later", "loss", "rate", "printed"),
+    [(9, 0.5, "2.0/s", "0.5000"), (0, 1.5e30, "starting", "1.5e+30")],
+    ids=["usual", "begun-anew-and-diverged"],
+)
+def test_progress_shows_rate_and_loss(later: int, loss: float, rate: str, printed: str) -> None:
+    bar = progress.Progress("run", lambda: None, shown=False)
+    bar.show(10.0, 5, 20, 1.0)
+    bar.show(12.0, later, 20, loss)
+    assert bar.bar.tasks[0].fields == {"rate": rate, "loss": printed}

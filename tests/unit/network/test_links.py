@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from p2psim.analysis import results
+from p2psim.analysis.join import join_run
 from p2psim.errors import InputError
 from p2psim.experiment import scenario
 from tests.support.programs import invoke
@@ -94,7 +95,7 @@ def test_timelines_that_are_refused_and_joined_runs(tmp_path: Path) -> None:
     assert "give one round, or first:last" in said(place, "--timeline", "--rounds", "1-2")
     assert "shows one run, not 2" in said(place, place, "--timeline")
     assert "--rounds belongs to --timeline" in said(place, "--rounds", "1:2")
-    joined = results.join(place)
+    joined = join_run(place)
     here, there = results.schedules(place), results.schedules(joined)
     assert all((one == other).all() for one, other in zip(here, there, strict=True))
     for path in place.glob("peers/schedule-00002.h5"):

@@ -317,7 +317,7 @@ def test_python_file(tmp_path: Path) -> None:
         ({"name": "ring", "weights": ["metropolis"]}, "topology.weights"),
         ({"name": "random-regular", "degre": 3}, "topology.degre: unknown parameter; did you mean"),
         ({"name": "random-regular", "degree": "3"}, "topology.degree = '3': Expected `int`"),
-        ({"name": "erdos-renyi", "p": True}, "topology.p = True: Expected `float`"),
+        ({"name": "erdos-renyi", "p": True}, "topology.p = true: Expected `float`"),
         ({"name": "erdos-renyi", "p": 0}, "topology: p = 0"),
         ({"name": "erdos-renyi", "p": 1e-6}, "topology: no connected graph was found"),
         ({"name": "random-regular", "degree": 1}, "topology: no connected graph"),

@@ -1,0 +1,77 @@
+"""Sentences about mistakes in an experiment: spelling of values, keys, places and remedies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from p2psim.errors import spelled
+from tests.support.programs import GOOD, Bench, bench_in, invoke, with_changes, write
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return bench_in(tmp_path, monkeypatch)
+
+
+def test_values_are_spelled_as_in_the_file() -> None:
+    value = {"name": "mlp", "hidden": [1, 2.5], "deep": [{"on": True, "off": False}]}
+    text = "{name = 'mlp', hidden = [1, 2.5], deep = [{on = true, off = false}]}"
+    assert spelled(value) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"seed": 2**63}, ("seed = 9223372036854775808", ">= 0, at most 2^63 - 1")),
+        ({"data.classes": [0, 0]}, ("data.classes = [0, 0]", "each once")),
+        ({"sweep": {"seed": []}}, ("sweep.seed = []: [sweep] holds lists",)),
+        (
+            {"sweep": {"topology.name": ["ring", "torus"]}, "peers": 7},
+            ("name=torus: topology: ", "peers"),
+        ),
+        ({"algorithm": "plug.py:Mine"}, ("plug.py' cannot be loaded: SyntaxError: ", "line 1)")),
+        (
+            {"data": {"name": "text", "file": "words.txt"}, "model": "transformer"},
+            ("see `p2psim list model transformer`",),
+        ),
+    ],
+    ids=["seed", "classes", "sweep", "combination", "syntax", "outputs"],
+)
+def test_is_refused(changes: dict[str, object], fragments: tuple[str, ...], bench: Bench) -> None:
+    (bench.folder / "plug.py").write_text("class Mine(:\n")
+    (bench.folder / "words.txt").write_text("to be or not to be " * 1000)
+    write(bench.folder, with_changes(GOOD, changes))
+    bench.check_refused(*fragments)
+
+
+def test_a_mark_of_the_encoding_may_precede_the_file(bench: Bench) -> None:
+    bench.file.write_bytes(b"\xef\xbb\xbf" + bench.file.read_bytes())
+    result = invoke("plan", bench.file)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_graph_of_p2psim_is_no_place_of_a_mistake(bench: Bench) -> None:
+    write(bench.folder, with_changes(GOOD, {"topology": {"name": "hypercube"}, "peers": 6}))
+    result = invoke("plan", bench.file)
+    assert result.stderr.endswith("take name = 'exponential'\n")
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
+def test_a_sweep_is_not_put_beside_a_single_run(force: tuple[str, ...], bench: Bench) -> None:
+    ended = invoke("run", bench.file, "--out", "out", "--debug")
+    assert ended.exit_code == 0, ended.output
+    bench.check_refused(
+        "'out' holds a run", "--resume to", call=("run", bench.file, "--out", "out")
+    )
+    write(bench.folder, with_changes(GOOD, {"sweep": {"seed": [1, 2]}}))
+    fragments = ("folder 'out' of this [sweep] holds a single run", "--out DIR")
+    bench.check_refused(*fragments, call=("run", bench.file, "--out", "out", *force))
+
+
+def test_a_folder_of_other_files_is_no_run_to_resume(bench: Bench) -> None:
+    (bench.folder / "out").mkdir()
+    (bench.folder / "out" / "notes.txt").touch()
+    call = ("run", bench.file, "--out", "out", "--resume")
+    bench.check_refused("run folder 'out' is not empty", call=call)
