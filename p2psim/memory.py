@@ -47,6 +47,6 @@ def check(needed: int, subject: str, cure: str) -> None:
     """
     if needed > available():
         raise InputError(
-            f"{subject} would take {needed / 2**30:,.0f} GiB of memory, more than the "
+            f"{subject} would take {needed / 2**30:,.1f} GiB of memory, more than the "
             f"{available() / 2**30:,.1f} GiB of this machine; {cure}"
         )

@@ -149,9 +149,7 @@ def memory(scenario: Scenario, most: DryRunNeighborhood, state: int) -> float:
     buffers = sum(size * blocks for size, blocks in most.blocks.items()) + 4 * d
     sample = 4 * math.prod(scenario.experiment.data.shape)
     samples = max(map(len, scenario.parts)) * sample
-    b, cost = max(map(scenario.batch_size, range(scenario.peers))), scenario.cost
-    activations = 4 * b * cost_model.stored_activations(cost) if cost else 0
-    return PROCESS + 2 * d + state + buffers + samples + activations
+    return PROCESS + 2 * d + state + buffers + samples + scenario.activations
 
 
 def virtual_time(scenario: Scenario, dry_run: DryRun) -> str:

@@ -20,7 +20,7 @@ from p2psim.errors import InputError
 from p2psim.experiment import config
 from p2psim.experiment.config import Experiment
 from p2psim.experiment.run_length import mean_steps, rounds_of
-from p2psim.models.cost_model import Account, account
+from p2psim.models.cost_model import Account, account, stored_activations
 from p2psim.models.layers import Cost
 from p2psim.network import topology
 from p2psim.registry import find
@@ -115,6 +115,12 @@ class Scenario:
         return account(self.cost, self.parameters, b) if self.cost else None
 
     @property
+    def activations(self) -> int:
+        """Bytes of the activations that a step on the largest minibatch stores; 0 if unknown."""
+        b = max(map(self.batch_size, range(self.peers)))
+        return 4 * b * stored_activations(self.cost) if self.cost else 0
+
+    @property
     def widest(self) -> int:
         """Entries of the largest activation of one sample; a guess without a method `widest`."""
         data, method = self.experiment.data, getattr(self.experiment.model, "widest", None)
@@ -186,6 +192,13 @@ def prepare(experiment: Experiment) -> Scenario:
         f"rounds = {scenario.rounds} with {head.peers} peers: the records",
         "give fewer rounds",
     )
+    if experiment.run.device == "cpu":
+        size = max(map(scenario.batch_size, range(head.peers)))
+        memory.check(
+            scenario.activations,
+            f"data.batch_size: a minibatch of {size:,} samples in the model",
+            "give a smaller data.batch_size",
+        )
     return scenario
 
 

@@ -143,6 +143,7 @@ def table_of(form: str, number: int) -> Table:
     learning = {"local_steps": case.T, "consensus_steps": case.S}
     return {
         **TABLE,
+        "peers": max(TABLE["peers"], case.options.get("k", 0)),
         **graph,
         "algorithm": case.algorithm(named(form)),
         "learning": {"optimizer": {"name": "sgd", **case.optimizer}, **learning},

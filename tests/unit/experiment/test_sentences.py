@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from p2psim import memory
 from p2psim.errors import spelled
-from tests.support.programs import GOOD, Bench, bench_in, invoke, with_changes, write
+from tests.support.programs import GOOD, REMOVED, Bench, bench_in, invoke, with_changes, write
 
 
 @pytest.fixture
@@ -75,3 +76,14 @@ def test_a_folder_of_other_files_is_no_run_to_resume(bench: Bench) -> None:
     (bench.folder / "out" / "notes.txt").touch()
     call = ("run", bench.file, "--out", "out", "--resume")
     bench.check_refused("run folder 'out' is not empty", call=call)
+
+
+def test_a_minibatch_that_exceeds_the_memory_is_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a batch_size it is all samples of a peer, 178 images, each in 4096 channels."""
+    monkeypatch.setattr(memory, "available", lambda: 50 * 2**20)
+    model = {"name": "cnn", "channels": [4096, 8]}
+    write(bench.folder, with_changes(GOOD, {"model": model, "data.batch_size": REMOVED}))
+    text = "data.batch_size: a minibatch of 178 samples in the model would take "
+    bench.check_refused(text, "more than the 0.0 GiB", "give a smaller data.batch_size")
