@@ -238,7 +238,10 @@ def data() -> None:
 @data.command()
 @click.argument("name")
 def fetch(name: str) -> None:
-    """Download mnist, cifar10, imagenette or ag-news into $P2PSIM_DATA and verify it."""
+    """Download a data set into $P2PSIM_DATA and verify it.
+
+    NAME: mnist, cifar10, imagenette, ag-news or tiny-shakespeare.
+    """
     from p2psim.data import fetch as downloads
 
     click.echo(downloads.fetch(name))

@@ -31,9 +31,10 @@ def watch(path: Path, once: bool, patience: float) -> None:
                         view.runs(monitor.look())
                         last_read = now
                     except InputError:
-                        if once or now - last_read > patience or not may_begin(path):
+                        known = bool(monitor.statuses)
+                        if once or now - last_read > patience or not (known or may_begin(path)):
                             raise
-                        if not monitor.statuses:
+                        if not known:
                             view.notify(f"waiting up to {patience:g} s for {str(path)!r} to begin")
                 if monitor.statuses and (once or ended(monitor, patience)):
                     return
@@ -41,8 +42,13 @@ def watch(path: Path, once: bool, patience: float) -> None:
 
 
 def may_begin(path: Path) -> bool:
-    """Return True if a run can still be created at `path`."""
-    return path.is_dir() or (path.parent.is_dir() and not path.exists())
+    """Return True if a run can still be created at `path`.
+
+    A run.h5 that exists is never a part of one: it has been moved there as a whole.
+    """
+    if path.is_dir():
+        return not (path / "run.h5").exists()
+    return path.parent.is_dir() and not path.exists()
 
 
 def ended(monitor: RunMonitor, patience: float) -> bool:

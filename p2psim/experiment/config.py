@@ -78,7 +78,8 @@ class Learning:
     task: Task | None = None
     rule: LearningRule = "bp"  # type: ignore[assignment]
     precision: Literal["fp32", "int8"] = "fp32"
-    optimizer: LocalOptimizer = "sgd"  # type: ignore[assignment]
+    # A table without a name gives parameters of the default: optimizer = { lr = 0.01 }.
+    optimizer: LocalOptimizer = field(default="sgd", metadata={"implied": True})  # type: ignore[assignment]
     local_steps: Count = 1
     consensus_steps: Count = 1
     l2: NonNegative = 0.0
@@ -93,7 +94,7 @@ class Time:
     """
 
     compute: StepTimeModel | None = None
-    # A table without a name gives parameters of the default: link = { latency = 1e-4 }.
+    # As with the optimizer: link = { latency = 1e-4 }.
     link: LinkModel = field(default="uniform", metadata={"implied": True})  # type: ignore[assignment]
     schedule: bool = True
     realize: bool = False
@@ -266,7 +267,8 @@ class Builder:
         if not isinstance(table, dict) or not isinstance(table.get("name"), str):
             allowed = ", ".join(sorted(registry.names(kind)))
             need = 'give a name, or a table with name = "..."'
-            raise InputError(f"{path} = {quoted(value)}: {need}; allowed: {allowed}")
+            state = "is missing" if value == {} else f"= {quoted(value)}"
+            raise InputError(f"{path} {state}: {need}; allowed: {allowed}")
         try:
             cls = registry.find(kind, table["name"], self.folder)
         except InputError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -19,15 +20,17 @@ class Trial:
     """Block that ends by InputError after `patience` seconds without a call of `progress`.
 
     A note on stderr precedes the end. Signals reach the main thread only: elsewhere there is no
-    limit. Calls of `breakpoint` are ignored in the block: they are meant for the run.
+    limit. Calls of `breakpoint` are ignored in the block: they are meant for the run. The current
+    folder is the same after the block.
     """
 
     def __init__(self, patience: float) -> None:
         self.patience, self.since = patience, time.monotonic()
         self.on = threading.current_thread() is threading.main_thread()
-        self.handler: Any = None  # of the caller, as the next two
+        self.handler: Any = None  # of the caller, as the next three
         self.breakpoint = sys.breakpointhook
         self.timer = (0.0, 0.0)
+        self.folder = os.getcwd()
 
     def __enter__(self) -> Trial:
         sys.breakpointhook = lambda *arguments, **options: None
@@ -43,6 +46,7 @@ class Trial:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
+        os.chdir(self.folder)
         sys.breakpointhook = self.breakpoint
         if self.on:
             signal.setitimer(signal.ITIMER_REAL, *self.timer)

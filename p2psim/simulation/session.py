@@ -145,12 +145,14 @@ def run_rounds(
             events.close()
         # No peer ends before all have finished, and one that has diverged is enough.
         return "diverged" if control.maximum(np.array([float(diverged)]))[0] else "done"
-    except (AbortedError, KeyboardInterrupt, PeerError, StoppedError):
+    except (AbortedError, PeerError, StoppedError):
         raise
     except HangError as error:
         recorded = record_failure(folder, error.culprit, str(error))
         raise PeerError(str(error), recorded) from None
     except BaseException as error:  # also SystemExit of a plug-in: no other peer may wait forever
+        if isinstance(error, KeyboardInterrupt) and stop_requested():
+            raise  # of a signal, not of a plug-in
         text = f"peer {rank} on {socket.gethostname()} failed at the start: {in_one_line(error)}"
         text = simulation.failure(error) if simulation else text
         text = with_origin(text, error)

@@ -28,7 +28,7 @@ from tests.support.thorough import thorough
 
 PEERS, VICTIM = 4, 2
 ODD = f"""
-import os, sys, time
+import os, sys, threading, time
 from pathlib import Path
 import numpy as np
 from p2psim.algorithms.d_psgd import DPSGD
@@ -74,6 +74,10 @@ class Odd(DPSGD):
             Path(f"imports-{{net.rank}}").write_text(" ".join(later))
         if self.what == "chdir":
             os.chdir("/")
+        if self.what == "interrupt" and late:
+            raise KeyboardInterrupt
+        if self.what == "thread" and late:
+            threading.Thread(target=time.sleep, args=(1000,), name="endless", daemon=False).start()
         return {{"short": x[:5], "double": x.astype(float), "none": None}}.get(self.what, x)
 """
 SMALL: Table = {
@@ -122,6 +126,27 @@ def test_what_a_phase_must_not_return(what: str, told: str, tmp_path: Path) -> N
     ended = invoke("run", file, "--out", tmp_path / "out", "--debug")
     assert ended.exit_code == 3, ended.output
     assert any(f"peer {VICTIM} on " in line and told in line for line in ended.stderr.splitlines())
+
+
+@pytest.mark.parametrize("debug", [("--debug",), thorough(())], ids=["debug", "ranks"])
+def test_an_interrupt_that_a_plug_in_raises_is_a_failure(
+    debug: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": "interrupt"})
+    ended = run(p2psim("run", file, "--out", "out", *debug), tmp_path)
+    assert ended.code == 3, ended.stderr
+    *_, message = ended.messages()
+    assert re.match(rf"p2psim: peer {VICTIM} on .* round 3: KeyboardInterrupt \(.*odd.py", message)
+
+
+@pytest.mark.thorough
+def test_a_thread_of_a_plug_in_does_not_keep_the_run_alive(tmp_path: Path) -> None:
+    file = odd(tmp_path, algorithm={"name": "odd.py:Odd", "what": "thread"})
+    ended = run(p2psim("run", file, "--out", "out"), tmp_path, limit=60)
+    assert ended.code == 0, ended.stderr
+    assert results.read(tmp_path / "out").state == "done"
+    (message,) = ended.messages()
+    assert "a peer ends although threads of a plug-in go on (endless): " in message
 
 
 @pytest.mark.thorough

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import MutableMapping
 from typing import Any, NoReturn
@@ -81,6 +82,24 @@ def adapt(environment: MutableMapping[str, str], variables: dict[str, str]) -> N
     environment.update({k: v for k, v in variables.items() if environment.get(k) != v})
 
 
+def await_threads(limit: float = 10.0) -> None:
+    """Wait until the threads that a plug-in has started end, `limit` seconds in all.
+
+    The rank ends without those that go on, and a message names them.
+    """
+    end = time.monotonic() + limit
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    others = [thread for thread in others if not thread.daemon]
+    for thread in others:
+        thread.join(max(0.0, end - time.monotonic()))
+    if names := ", ".join(thread.name for thread in others if thread.is_alive()):
+        print(
+            f"p2psim: a peer ends although threads of a plug-in go on ({names}): end them in the "
+            "plug-in, or make them daemons",
+            file=sys.stderr,
+        )
+
+
 def run(job: Job) -> int:
     """Run the job, then the exit handlers of Python and MPI; returns the exit code."""
     from mpi4py import MPI
@@ -93,7 +112,7 @@ def run(job: Job) -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
-    for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):  # type: ignore[attr-defined]
+    for step in (await_threads, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):
         with contextlib.suppress(BaseException):
             step()
     if MPI.Is_initialized() and not MPI.Is_finalized():

@@ -26,6 +26,7 @@ def test_values_are_spelled_as_in_the_file() -> None:
     ("changes", "fragments"),
     [
         ({"seed": 2**63}, ("seed = 9223372036854775808", ">= 0, at most 2^63 - 1")),
+        ({"algorithm": {}}, ("algorithm is missing: give a name, or a table with name",)),
         ({"data.classes": [0, 0]}, ("data.classes = [0, 0]", "each once")),
         ({"sweep": {"seed": []}}, ("sweep.seed = []: [sweep] holds lists",)),
         (
@@ -38,7 +39,7 @@ def test_values_are_spelled_as_in_the_file() -> None:
             ("see `p2psim list model transformer`",),
         ),
     ],
-    ids=["seed", "classes", "sweep", "combination", "syntax", "outputs"],
+    ids=["seed", "algorithm", "classes", "sweep", "combination", "syntax", "outputs"],
 )
 def test_is_refused(changes: dict[str, object], fragments: tuple[str, ...], bench: Bench) -> None:
     (bench.folder / "plug.py").write_text("class Mine(:\n")
@@ -51,6 +52,15 @@ def test_a_mark_of_the_encoding_may_precede_the_file(bench: Bench) -> None:
     bench.file.write_bytes(b"\xef\xbb\xbf" + bench.file.read_bytes())
     result = invoke("plan", bench.file)
     assert result.exit_code == 0, result.output
+
+
+def test_the_optimizer_may_be_left_to_its_default(bench: Bench) -> None:
+    write(bench.folder, with_changes(GOOD, {"learning": REMOVED}))
+    result = invoke("plan", bench.file, "--set", "learning.optimizer.lr=0.5")
+    assert result.exit_code == 0, result.output
+    bench.check_refused(
+        "optimizer.rate", call=("plan", bench.file, "--set", "learning.optimizer.rate=1")
+    )
 
 
 def test_a_graph_of_p2psim_is_no_place_of_a_mistake(bench: Bench) -> None:

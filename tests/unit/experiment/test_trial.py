@@ -9,10 +9,20 @@ from pathlib import Path
 import pytest
 
 from p2psim.experiment import trial
-from tests.support.programs import GOOD, REMOVED, Bench, bench_in, p2psim, run, with_changes, write
+from tests.support.programs import (
+    GOOD,
+    REMOVED,
+    Bench,
+    bench_in,
+    invoke,
+    p2psim,
+    run,
+    with_changes,
+    write,
+)
 
 MINE = "plug.py:Mine"
-ALGORITHM = """import time
+ALGORITHM = """import os, time
 from p2psim.base import Algorithm
 from p2psim.registry import plugin
 
@@ -70,6 +80,15 @@ def test_an_algorithm_that_hangs_is_refused(tmp_path: Path) -> None:
         assert re.search(r"no progress for \d s; correct the algorithm", message)
         assert message.endswith(f"({tmp_path / 'plug.py'} line 8)")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_trial_does_not_change_the_current_folder(bench: Bench) -> None:
+    text = ALGORITHM.format(local="return os.chdir('/') or x", consensus="x")
+    (bench.folder / "plug.py").write_text(text)
+    write(bench.folder, with_changes(GOOD, {"algorithm": MINE}))
+    result = invoke("plan", bench.file)
+    assert result.exit_code == 0, result.output
+    assert Path.cwd() == bench.folder
 
 
 def test_a_slow_trial_is_announced(
