@@ -51,9 +51,11 @@ def check_folder(folder: Path, force: bool) -> None:
         )
     if folder.exists() and any(folder.iterdir()) and not force:
         if (folder / "run.h5").exists():
-            state, remedy = "holds a run", "--resume to continue this run, or --force to replace it"
+            state = "holds a run"
+            remedy = "continue this run with --resume, or replace it with `p2psim run --force`"
         else:
-            state, remedy = "is not empty", "or --force to put the run beside the files in it"
+            state = "is not empty"
+            remedy = "or put the run beside the files in it with `p2psim run --force`"
         raise InputError(
             f"the run folder {str(folder)!r} {state}: give another with --out DIR, {remedy}"
         )

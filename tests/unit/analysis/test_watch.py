@@ -269,7 +269,7 @@ def test_a_damaged_run_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.h5").write_bytes(b"no HDF5")
     ended = run(p2psim("watch", "run", "--wait", 1000), tmp_path, LIMIT)
-    assert_refused(ended.code, ended.stderr, ["'run'", "cannot be read as a run"])
+    assert_refused(ended.code, ended.stderr, ["'run/run.h5' cannot be read as a run"])
 
 
 def test_a_sweep_is_a_line_for_each_run(whole: Path, tmp_path: Path) -> None:

@@ -98,9 +98,9 @@ WRONG_VALUES: dict[str, tuple[Changes, Fragments]] = {
 }
 MISSING: dict[str, tuple[Changes, Fragments]] = {
     "peers": ({"peers": REMOVED}, ("peers is missing", "--set peers=")),
-    "data": ({"data": REMOVED}, ("data = {}", "allowed: ", "digits")),
-    "model": ({"model": REMOVED}, ("model = {}", "allowed: ", "mlp")),
-    "algorithm": ({"algorithm": REMOVED}, ("algorithm = {}", "allowed: ", "d-psgd")),
+    "data": ({"data": REMOVED}, ("data is missing", "allowed: ", "digits")),
+    "model": ({"model": REMOVED}, ("model is missing", "allowed: ", "mlp")),
+    "algorithm": ({"algorithm": REMOVED}, ("algorithm is missing", "allowed: ", "d-psgd")),
     "topology": ({"topology": REMOVED}, ("topology: give either a name", "p2psim list topology")),
     "topology-twice": ({"topology.file": "a.edgelist"}, ("topology: give either a name",)),
     "rounds-and-epochs": (

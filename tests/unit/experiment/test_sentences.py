@@ -74,7 +74,7 @@ def test_a_sweep_is_not_put_beside_a_single_run(force: tuple[str, ...], bench: B
     ended = invoke("run", bench.file, "--out", "out", "--debug")
     assert ended.exit_code == 0, ended.output
     bench.check_refused(
-        "'out' holds a run", "--resume to", call=("run", bench.file, "--out", "out")
+        "'out' holds a run", "with --resume", call=("run", bench.file, "--out", "out")
     )
     write(bench.folder, with_changes(GOOD, {"sweep": {"seed": [1, 2]}}))
     fragments = ("folder 'out' of this [sweep] holds a single run", "--out DIR")
