@@ -24,6 +24,9 @@ from p2psim.network.transport import ALARM, RequestAlarm
 HEADER_TAG, PAYLOAD_TAG = 1, 2
 # Bytes. The sender of a larger payload may have to wait until its receiver has received it.
 EAGER = 4096
+# Requests in one MPI_Testall. MPICH 5.0.2 leaves persistent requests active, so that they cannot be
+# started again, if more than 64 requests are tested and some of them are not persistent.
+MOST_TESTED = 64
 POLLS = 32  # before the core is given away: one poll progresses one message, or a part of it
 # Seconds, which Linux rounds up to about 60 microseconds. A yield would be shorter, but it often
 # returns at once although other ranks could run, and ten of them cost more than one nap.
@@ -186,9 +189,12 @@ class MPITransport:
     def wait(self, requests: list[Any], alarm: RequestAlarm) -> None:
         test_all, began = self.mpi.Request.Testall, 0.0
         next_alarm = ALARM
+        blocks = [requests[at : at + MOST_TESTED] for at in range(0, len(requests), MOST_TESTED)]
         while True:
             for _ in range(POLLS):
-                if test_all(requests):
+                while blocks and test_all(blocks[-1]):
+                    blocks.pop()
+                if not blocks:
                     while self.waiting_senders:
                         self.bell.ring(self.waiting_senders.pop())
                     return

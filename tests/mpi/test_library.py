@@ -1,4 +1,4 @@
-"""mpiexec of one MPI library with mpi4py of another: refused at once, with what to do."""
+"""MPI libraries: one that does not fit mpi4py is refused; a defect of one is avoided."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from p2psim.analysis import results
 from p2psim.launcher import mpi_libraries, ranks
 from p2psim.launcher.doctor.machine import SHARED, files_in_use
 from tests.support import foreign_mpi
@@ -29,6 +30,15 @@ def test_the_libraries_here_belong_together(tmp_path: Path) -> None:
     """Else the tests below would show nothing."""
     ended = run(p2psim("run", write(tmp_path, TABLE), "--out", "out"), tmp_path)
     assert ended.code == 0, ended.stderr
+
+
+def test_many_neighbors_of_which_a_part_repeats(tmp_path: Path) -> None:
+    """34 persistent receives and 34 sends that are not: MPICH must not test all of them at once."""
+    algorithm = {"name": "p2pl", "eta_d": 0.0}
+    file = write(tmp_path, {**TABLE, "peers": 18, "topology": "complete", "algorithm": algorithm})
+    ended = run(p2psim("run", file, "--out", "out"), tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert results.read(tmp_path / "out").state == "done"
 
 
 def test_the_launcher_refuses_before_it_starts_a_rank(tmp_path: Path) -> None:
