@@ -145,6 +145,11 @@ def print_traceback(error: BaseException) -> None:
     traceback.print_exception(error)
 
 
+def notice(text: str) -> None:
+    """Print a message that reports no error on stderr."""
+    print(f"p2psim: {text}", file=sys.stderr, flush=True)
+
+
 def suggest(name: str, allowed: Iterable[str]) -> str:
     """Return the end of an error message about an unknown `name`: the nearest and all valid ones.
 

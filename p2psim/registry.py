@@ -137,7 +137,8 @@ def load_file(path: Path, of_user: bool = True) -> Any:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    USER_MODULES.update([name] * of_user)
+    if of_user:
+        USER_MODULES.add(name)
     sys.modules[name] = module  # dataclasses look up annotations there
     try:
         spec.loader.exec_module(module)

@@ -7,6 +7,7 @@ Every neighbor is assumed to send messages like those of this peer.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -234,6 +235,7 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
     try:
         with (
             np.errstate(over="ignore", invalid="ignore"),  # as in a run
+            contextlib.chdir("."),  # a plug-in may change the current folder
             Trial(scenario.experiment.run.patience) as trial,
         ):
             return execute_or_extrapolate(scenario, rank, trial.progress)

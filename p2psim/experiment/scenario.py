@@ -66,6 +66,11 @@ class Scenario:
         return min(self.experiment.data_section.batch_size or local_samples, local_samples)
 
     @property
+    def largest_batch(self) -> int:
+        """Samples of the largest minibatch of all peers."""
+        return max(map(self.batch_size, range(self.peers)))
+
+    @property
     def steps_per_epoch(self) -> int:
         """Local steps of an epoch: full minibatches of the peer that has the most of them."""
         return max(len(self.parts[i]) // self.batch_size(i) for i in range(self.peers))
@@ -111,14 +116,12 @@ class Scenario:
     @cached_property
     def account(self) -> Account | None:
         """Cost of one iteration of the peer with the largest minibatch; None without `cost`."""
-        b = max(map(self.batch_size, range(self.peers)))
-        return account(self.cost, self.parameters, b) if self.cost else None
+        return account(self.cost, self.parameters, self.largest_batch) if self.cost else None
 
     @property
     def activations(self) -> int:
         """Bytes of the activations that a step on the largest minibatch stores; 0 if unknown."""
-        b = max(map(self.batch_size, range(self.peers)))
-        return 4 * b * stored_activations(self.cost) if self.cost else 0
+        return 4 * self.largest_batch * stored_activations(self.cost) if self.cost else 0
 
     @property
     def widest(self) -> int:
@@ -193,10 +196,9 @@ def prepare(experiment: Experiment) -> Scenario:
         "give fewer rounds",
     )
     if experiment.run.device == "cpu":
-        size = max(map(scenario.batch_size, range(head.peers)))
         memory.check(
             scenario.activations,
-            f"data.batch_size: a minibatch of {size:,} samples in the model",
+            f"data.batch_size: a minibatch of {scenario.largest_batch:,} samples in the model",
             "give a smaller data.batch_size",
         )
     return scenario

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -11,7 +10,7 @@ from traceback import walk_stack
 from types import FrameType, TracebackType
 from typing import Any
 
-from p2psim.errors import InputError, location
+from p2psim.errors import InputError, location, notice
 
 NOTICE = 10.0  # seconds without progress until a note
 
@@ -20,17 +19,15 @@ class Trial:
     """Block that ends by InputError after `patience` seconds without a call of `progress`.
 
     A note on stderr precedes the end. Signals reach the main thread only: elsewhere there is no
-    limit. Calls of `breakpoint` are ignored in the block: they are meant for the run. The current
-    folder is the same after the block.
+    limit. Calls of `breakpoint` are ignored in the block: they are meant for the run.
     """
 
     def __init__(self, patience: float) -> None:
         self.patience, self.since = patience, time.monotonic()
         self.on = threading.current_thread() is threading.main_thread()
-        self.handler: Any = None  # of the caller, as the next three
+        self.handler: Any = None  # of the caller, as the next two
         self.breakpoint = sys.breakpointhook
         self.timer = (0.0, 0.0)
-        self.folder = os.getcwd()
 
     def __enter__(self) -> Trial:
         sys.breakpointhook = lambda *arguments, **options: None
@@ -46,7 +43,6 @@ class Trial:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        os.chdir(self.folder)
         sys.breakpointhook = self.breakpoint
         if self.on:
             signal.setitimer(signal.ITIMER_REAL, *self.timer)
@@ -66,10 +62,8 @@ class Trial:
             )
         if NOTICE <= waited < 2 * NOTICE:
             place = location(walk_stack(frame))
-            print(
-                "p2psim: a round of the algorithm is tried before the start, and has made no "
-                f"progress for {waited:.0f} s{f' ({place})' * bool(place)}; the trial ends after "
-                f"{self.patience:.0f} s (run.patience)",
-                file=sys.stderr,
-                flush=True,
+            notice(
+                "a round of the algorithm is tried before the start, and has made no progress "
+                f"for {waited:.0f} s{f' ({place})' * bool(place)}; the trial ends after "
+                f"{self.patience:.0f} s (run.patience)"
             )

@@ -6,7 +6,6 @@ reports the error and all others end without a message.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from p2psim.errors import AbortedError, InputError
+from p2psim.errors import AbortedError, InputError, notice
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.collectives import ControlChannel
@@ -135,11 +134,6 @@ def select_checkpoint(store: CheckpointStore, control: ControlChannel) -> int:
     if control.rank == 0:
         notice(f"going on after round {last}" if last else "no checkpoint: from the beginning")
     return last
-
-
-def notice(text: str) -> None:
-    """Print a message that reports no error."""
-    print(f"p2psim: {text}", file=sys.stderr, flush=True)
 
 
 def create_run_folder(folder: Path, control: ControlChannel, anew: bool) -> bool:

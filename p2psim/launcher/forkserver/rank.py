@@ -14,7 +14,7 @@ import traceback
 from collections.abc import MutableMapping
 from typing import Any, NoReturn
 
-from p2psim.errors import exit_code
+from p2psim.errors import exit_code, notice
 from p2psim.launcher.forkserver.job import Job
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -88,15 +88,14 @@ def await_threads(limit: float = 10.0) -> None:
     The rank ends without those that go on, and a message names them.
     """
     end = time.monotonic() + limit
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    others = [thread for thread in others if not thread.daemon]
+    main = threading.main_thread()
+    others = [thread for thread in threading.enumerate() if not thread.daemon and thread != main]
     for thread in others:
         thread.join(max(0.0, end - time.monotonic()))
     if names := ", ".join(thread.name for thread in others if thread.is_alive()):
-        print(
-            f"p2psim: a peer ends although threads of a plug-in go on ({names}): end them in the "
-            "plug-in, or make them daemons",
-            file=sys.stderr,
+        notice(
+            f"a peer ends although threads of a plug-in go on ({names}): end them in the plug-in, "
+            "or make them daemons"
         )
 
 

@@ -21,7 +21,6 @@ from tests.support.programs import (
     Bench,
     Malicious,
     Table,
-    bench_in,
     cifar10,
     idx,
     invoke,
@@ -251,11 +250,6 @@ FILES: dict[str, tuple[Changes, Callable[[Path], object], Fragments]] = {
         ("algorithm", "Flaot"),
     ),
 }
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return bench_in(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", FILES)

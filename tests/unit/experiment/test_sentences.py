@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from p2psim import memory
 from p2psim.errors import spelled
-from tests.support.programs import GOOD, REMOVED, Bench, bench_in, invoke, with_changes, write
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return bench_in(tmp_path, monkeypatch)
+from tests.support.programs import GOOD, REMOVED, Bench, invoke, with_changes, write
 
 
 def test_values_are_spelled_as_in_the_file() -> None:

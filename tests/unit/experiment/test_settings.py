@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from p2psim import memory
-from tests.support.programs import GOOD, Bench, bench_in, invoke, with_changes, write
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return bench_in(tmp_path, monkeypatch)
+from tests.support.programs import GOOD, Bench, invoke, with_changes, write
 
 
 def test_records_beyond_the_memory_are_refused(

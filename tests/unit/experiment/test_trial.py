@@ -13,7 +13,6 @@ from tests.support.programs import (
     GOOD,
     REMOVED,
     Bench,
-    bench_in,
     invoke,
     p2psim,
     run,
@@ -46,11 +45,6 @@ class Mine:
 
         return nn.Sequential({layers})
 """
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return bench_in(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
