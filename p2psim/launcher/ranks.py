@@ -202,7 +202,7 @@ def remove_leftovers(folder: Path = Path("/tmp"), limit: float = 10.0) -> None:
     files = [path for path in folder.glob("hydra_hwloc_xmlfile_*") if is_mine(path)]
     end = time.monotonic() + limit
     while files and (running := proxies()):
-        if time.monotonic() > end or not any(map(is_started_here, running)):
+        if time.monotonic() > end or all(map(is_started_elsewhere, running)):
             return
         time.sleep(0.05)
     for path in files:
@@ -236,11 +236,17 @@ def proxies() -> list[Path]:
     return folders
 
 
-def is_started_here(process: Path) -> bool:
-    """Return True if this launcher has started the process with the /proc folder `process`."""
-    with contextlib.suppress(OSError):
-        return f"P2PSIM_LAUNCHED={os.getpid()}-".encode() in (process / "environ").read_bytes()
-    return False
+def is_started_elsewhere(process: Path) -> bool:
+    """Return True if another program has started the process with the /proc folder `process`.
+
+    A process that is ending shows an empty environment: nobody can tell who has started it.
+    """
+    try:
+        environment_bytes = (process / "environ").read_bytes()
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's process; otherwise it has ended
+    mark = f"P2PSIM_LAUNCHED={os.getpid()}-".encode()
+    return bool(environment_bytes) and mark not in environment_bytes
 
 
 def end_with_parent() -> Callable[[], object] | None:

@@ -22,7 +22,7 @@ def test_what_mpich_left_stays_while_a_proxy_may_need_it(
     left, proxy = tmp_path / "hydra_hwloc_xmlfile_a1B2c3", tmp_path / "hydra_pmi_proxy"
     left.touch()
     shutil.copy(shutil.which("sleep") or "", proxy)
-    mark = {"P2PSIM_LAUNCHED": f"{os.getpid()}-1"} if whose.startswith("ours") else {}
+    mark = {"P2PSIM_LAUNCHED": f"{os.getpid() if whose.startswith('ours') else 1}-1"}
     proxies = ranks.proxies
     with subprocess.Popen([proxy, "1" if "ends" in whose else "60"], env=mark) as process:
         here = Path(f"/proc/{process.pid}")
@@ -37,6 +37,20 @@ def test_what_mpich_left_stays_while_a_proxy_may_need_it(
         ranks.remove_leftovers(tmp_path, 0.3 if "alive" in whose else 30)
         process.kill()
     assert left.exists() == (whose in ("another", "ours, alive"))
+
+
+def test_a_proxy_that_ends_while_it_is_looked_at_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "hydra_hwloc_xmlfile_a1B2c3"
+    left.touch()
+    with subprocess.Popen(["true"]) as process:
+        while Path(f"/proc/{process.pid}/environ").read_bytes():  # until it is a zombie
+            time.sleep(0.01)
+        running = iter([[Path(f"/proc/{process.pid}")], [Path("/proc/0")], []])
+        monkeypatch.setattr(ranks, "proxies", lambda: next(running))
+        ranks.remove_leftovers(tmp_path)
+    assert not left.exists()
 
 
 def test_what_mpich_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
