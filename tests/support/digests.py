@@ -223,6 +223,9 @@ RUNS: dict[str, Table] = {
         algorithm={"name": "sgp"}, topology={"name": "exponential"}, peers=6
     ),
     "topology-complete": topology("complete", weights="max-degree"),
+    "topology-complete-of-20": case(
+        peers=20, rounds=4, model={"name": "mlp", "hidden": [8]}, topology={"name": "complete"}
+    ),
     "quadratic": case(
         data={"name": "quadratic", "file": "problem.npz"},
         model={"name": "vector", "dtype": "float64"},
