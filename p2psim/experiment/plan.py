@@ -54,7 +54,7 @@ def plan(scenario: Scenario) -> dict[str, str]:
         "virtual time": virtual_time(scenario, dry_run),
         **account(scenario),
         **({} if dry_run.optimizer_used else {"optimizer": UNUSED}),
-        **as_published(scenario, most),
+        **published_count(scenario, most),
         **diagnose(scenario),
     }
 
@@ -85,7 +85,7 @@ def account(scenario: Scenario) -> dict[str, str]:
     return {**lines, "energy": f"{lines['energy']}; {joules:,.4g} J per peer in the run"}
 
 
-def as_published(scenario: Scenario, net: DryRunNeighborhood) -> dict[str, str]:
+def published_count(scenario: Scenario, net: DryRunNeighborhood) -> dict[str, str]:
     """Return a peer's traffic as a paper counts it beside the real traffic, as {label: text}.
 
     Return {} without a published count. The paper counts one message a step on any graph
@@ -100,9 +100,11 @@ def as_published(scenario: Scenario, net: DryRunNeighborhood) -> dict[str, str]:
         return {}
     steps = scenario.rounds * scenario.experiment.learning.consensus_steps
     nbytes, formula = counts[0]
-    text = f"{steps * nbytes / 1e9:.4g} GB (one message a step, {steps:,} x {formula} bytes)"
+    text = f"{steps * nbytes / 1e9:.4g} GB per peer in the run, if one message a step is counted"
     real = net.bytes_sent / scenario.topology.period * scenario.rounds / 1e9
-    return {"as published": f"per peer in the run {text}; here {real:.4g} GB are sent"}
+    return {
+        "published count": f"{text} ({steps:,} x {formula} bytes); {real:.4g} GB are really sent"
+    }
 
 
 def diagnose(scenario: Scenario) -> dict[str, str]:

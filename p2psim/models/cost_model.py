@@ -101,13 +101,13 @@ class Account:
         used, (fp32, int8) = list(PICOJOULE).index(precision), self.energy
         mib = [size / 2**20 for size in (*self.memory, self.parameters)]
         return {
-            "operations": f"{self.macs:,} MACs per sample; {self.additions[used]:,.0f} additions "
-            f"and {self.multiplications[used]:,.0f} multiplications per step of {self.batch} "
-            f"samples in {precision}",
+            "operations": f"{self.macs:,} multiply-adds (MACs) per sample; in {precision} "
+            f"{self.additions[used]:,.0f} additions and {self.multiplications[used]:,.0f} "
+            f"multiplications per step of {self.batch} samples",
             "energy": f"{format_mj(fp32)} mJ in fp32, {format_mj(int8)} mJ in int8 per step "
             f"({fp32 / int8:.4g} times less)",
             "layer memory": f"{mib[0]:.2f} MiB in fp32, {mib[1]:.2f} MiB in int8 (activations "
-            f"and {COPIES} copies of x, as published); without training {mib[2]:.2f} MiB",
+            f"and {COPIES} copies of x); without training {mib[2]:.2f} MiB",
         }
 
 
