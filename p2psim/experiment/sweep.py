@@ -143,7 +143,8 @@ def combinations(table: Table) -> list[tuple[str, Table]]:
     """Return (name, tables) of each combination of [sweep]; one combination without a sweep.
 
     A dotted key with a list takes its values in turn. A table such as [sweep.case] has named cases:
-    each case is a table of keys, dotted or nested, and sets all of them, sections first.
+    each case is a table of keys, dotted or nested, and sets all of them. Sections are set first,
+    then the keys inside them, whatever the order in [sweep].
     InputError for contradictory or equal combinations.
     """
     table = dict(table)
@@ -157,10 +158,10 @@ def combinations(table: Table) -> list[tuple[str, Table]]:
             raise InputError(f"[sweep] has several values for {min(twice)} in one combination")
         if "sweep" in (key.partition(".")[0] for key in keys):
             raise InputError("[sweep]: a case holds another sweep; give all cases side by side")
-        for _, settings in choices:
-            # A section first: set later, it would replace the keys inside it.
-            for key in sorted(settings, key=lambda key: key.count(".")):
-                put(combination, key, copy.deepcopy(settings[key]))
+        settings = {key: value for _, chosen in choices for key, value in chosen.items()}
+        # A section first: set later, it would replace the keys inside it.
+        for key in sorted(settings, key=lambda key: key.count(".")):
+            put(combination, key, copy.deepcopy(settings[key]))
         tables.append(("-".join(name for name, _ in choices), combination))
     names = [name for name, _ in tables]
     for name in names:

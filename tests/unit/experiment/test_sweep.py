@@ -47,6 +47,13 @@ def test_in_a_case_a_plug_in_comes_before_its_parameters(turn: int) -> None:
     assert made["algorithm"] == {"name": "isolated", "eta_d": 0.5}
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_key_reaches_the_plug_in_of_another_entry_in_any_order(turn: int) -> None:
+    items = [("algorithm.eta_d", [0.1, 0.2]), ("algorithm", [{"name": "isolated"}])][::turn]
+    made = [table["algorithm"] for _, table in combinations({**TABLE, "sweep": dict(items)})]
+    assert made == [{"name": "isolated", "eta_d": eta_d} for eta_d in (0.1, 0.2)]
+
+
 def test_what_two_entries_set_is_refused() -> None:
     with pytest.raises(InputError, match="several values for seed in one combination"):
         combinations({"sweep": {"seed": [1, 2], "case": {"a": {"seed": 3}}}})
