@@ -33,6 +33,9 @@ def assign(
     InputError for a malformed setting, and for a key that [sweep] would overwrite.
     """
     table = copy.deepcopy(table)
+    replaced = replace_length(table, [text.partition("=")[0].strip() for text in assignments])
+    if replaced:
+        say("--set {1}: it replaces {0}".format(*replaced))
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(KEY, key.strip()):
@@ -53,6 +56,7 @@ def update(table: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
     TOML does not have.
     """
     copied: Table = toml_like(table)
+    replace_length(copied, list(settings))
     for key, value in settings.items():
         if not isinstance(key, str) or not re.fullmatch(KEY, key):
             raise InputError(f"set: {key!r} is no key; give a dotted key such as 'algorithm.gamma'")
@@ -85,6 +89,17 @@ def toml_like(value: Any, key: str = "") -> Any:
         f"{key} = {value!r}: give a number, a string, true or false, a list or a table; leave the "
         "key out for its default"
     )
+
+
+def replace_length(table: Table, keys: Sequence[str]) -> tuple[str, str] | None:
+    """Remove `rounds` where the keys set `epochs`, and the reverse; return the pair, None for none.
+
+    The experiment has only one of the two. If both are set, it is refused later.
+    """
+    for old, new in (("rounds", "epochs"), ("epochs", "rounds")):
+        if new in keys and old not in keys and table.pop(old, None) is not None:
+            return old, new
+    return None
 
 
 def overwriting(table: Table, key: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from p2psim.errors import InputError
-from p2psim.experiment.sweep import assign, combinations
+from p2psim.experiment.sweep import assign, combinations, update
 
 CASES = {"local DSGD": {"algorithm.eta_d": 0.0}, "DSGD": {"rounds": 20, "algorithm": "d-psgd"}}
 TABLE: dict[str, Any] = {
@@ -59,6 +59,16 @@ def test_what_two_entries_set_is_refused() -> None:
         combinations({"sweep": {"seed": [1, 2], "case": {"a": {"seed": 3}}}})
     with pytest.raises(InputError, match="a case holds another sweep"):
         combinations({"sweep": {"case": {"a": {"sweep": {"seed": [1, 2]}}}}})
+
+
+@pytest.mark.parametrize(("given", "removed"), [("epochs", "rounds"), ("rounds", "epochs")])
+def test_one_length_of_a_run_replaces_the_other(given: str, removed: str) -> None:
+    said: list[str] = []
+    table = {"name": "a", removed: 2}
+    assert assign(table, [f"{given}=7"], say=said.append) == {"name": "a", given: 7}
+    assert said == [f"--set {given}: it replaces {removed}"]
+    assert update(table, {given: 7}) == {"name": "a", given: 7}
+    assert assign(table, ["epochs=7", "rounds=8"]) == {"name": "a", "epochs": 7, "rounds": 8}
 
 
 @pytest.mark.parametrize("key", ["seed", "algorithm", "rounds"])
