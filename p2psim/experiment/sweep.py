@@ -33,9 +33,6 @@ def assign(
     InputError for a malformed setting, and for a key that [sweep] would overwrite.
     """
     table = copy.deepcopy(table)
-    replaced = replace_length(table, [text.partition("=")[0].strip() for text in assignments])
-    if replaced:
-        say("--set {1}: it replaces {0}".format(*replaced))
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(KEY, key.strip()):
@@ -45,6 +42,8 @@ def assign(
                 f"--set {quoted(text)}: [sweep] has values for {name}, which would take its "
                 "place: change them there, or choose a combination with --only K"
             )
+        if replaced := replace_length(table, [key.strip()]):
+            say(f"--set {quoted(text)}: it replaces {replaced}")
         set_key(table, key.strip(), toml_value(value.strip(), text), folder, say)
     return table
 
@@ -91,15 +90,15 @@ def toml_like(value: Any, key: str = "") -> Any:
     )
 
 
-def replace_length(table: Table, keys: Sequence[str]) -> tuple[str, str] | None:
-    """Remove `rounds` where the keys set `epochs`, and the reverse; return the pair, None for none.
+def replace_length(table: Table, keys: Sequence[str]) -> str:
+    """Remove `rounds` if the keys set `epochs`, and the reverse; return the removed key, or "".
 
-    The experiment has only one of the two. If both are set, it is refused later.
+    An experiment has only one of the two. If the keys set both, it is refused later.
     """
     for old, new in (("rounds", "epochs"), ("epochs", "rounds")):
         if new in keys and old not in keys and table.pop(old, None) is not None:
-            return old, new
-    return None
+            return old
+    return ""
 
 
 def overwriting(table: Table, key: str) -> str:

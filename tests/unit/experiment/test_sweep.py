@@ -66,9 +66,10 @@ def test_one_length_of_a_run_replaces_the_other(given: str, removed: str) -> Non
     said: list[str] = []
     table = {"name": "a", removed: 2}
     assert assign(table, [f"{given}=7"], say=said.append) == {"name": "a", given: 7}
-    assert said == [f"--set {given}: it replaces {removed}"]
+    assert said == [f"--set '{given}=7': it replaces {removed}"]
+    assert assign(table, [f"{removed}=8", f"{given}=7"]) == {"name": "a", given: 7}  # the last one
     assert update(table, {given: 7}) == {"name": "a", given: 7}
-    assert assign(table, ["epochs=7", "rounds=8"]) == {"name": "a", "epochs": 7, "rounds": 8}
+    assert update(table, {given: 7, removed: 8}) == {"name": "a", given: 7, removed: 8}
 
 
 @pytest.mark.parametrize("key", ["seed", "algorithm", "rounds"])
