@@ -8,7 +8,7 @@ they are handed to the transport; headers are counted in `header_bytes`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from p2psim.base import LinkModel, Message, Payload
@@ -35,6 +35,16 @@ Alarm: TypeAlias = Callable[[float, list[int]], None]
 
 def silent(seconds: float, peers: list[int]) -> None:
     """Ignore an alarm."""
+
+
+def flat(started: Iterable[tuple[int, list[Any]]]) -> tuple[list[Any], list[int]]:
+    """Return the requests of all pairs (peer, its requests), and the peer of each request."""
+    requests: list[Any] = []
+    others: list[int] = []
+    for j, own in started:
+        requests += own
+        others += [j] * len(own)
+    return requests, others
 
 
 class Transfer(PendingTransfer):
@@ -163,12 +173,8 @@ class PeerNeighborhood(Neighborhood):
             assert isinstance(prepared.buffers, ReceiveBuffers)
             return prepared.buffers, prepared.requests.start(), prepared.others
         buffers = ReceiveBuffers(self.pool, sizes, room)
-        requests, others = [], []
-        for j, header, payload in buffers.parts:
-            started = self.transport.receive(header, payload, j)
-            requests += started
-            others += [j] * len(started)
-        return buffers, requests, others
+        receive = self.transport.receive
+        return buffers, *flat((j, receive(h, payload, j)) for j, h, payload in buffers.parts)
 
     def start_sending(
         self, own: Mapping[int, Packet], step: int
@@ -196,12 +202,8 @@ class PeerNeighborhood(Neighborhood):
         self.messages_sent += len(packets)
         if prepared:
             return buffers, prepared.requests.start(), prepared.others
-        requests, others = [], []
-        for header, (j, packet) in zip(buffers.parts, own.items(), strict=True):
-            started = self.transport.send(header, packet.payload, j)
-            requests += started
-            others += [j] * len(started)
-        return buffers, requests, others
+        headers, send = dict(zip(own, buffers.parts, strict=True)), self.transport.send
+        return buffers, *flat((j, send(headers[j], own[j].payload, j)) for j in own)
 
     def _prepare_receive(self, sizes: Mapping[int, int]) -> Prepared:
         buffers = ReceiveBuffers(self.pool, sizes)
