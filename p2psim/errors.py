@@ -11,6 +11,7 @@ from types import FrameType
 
 LONGEST_VALUE = 120  # characters of a value in a message
 USER_MODULES: set[str] = set()  # names of modules with plug-ins that are not p2psim's own
+SMALLER_STEPS = "lower the learning rate, or the step size of the algorithm"  # cure of a divergence
 STOPPED = 4  # exit code of a run that was stopped on request
 
 
@@ -54,6 +55,14 @@ class AbortedError(Exception):
 
     exit_code = 2  # mostly of a refusal: a failure of a peer ends all ranks by an abort
     report_from_any_rank = False
+
+
+class ReturnValueError(TypeError):
+    """Value that a method of a plug-in must not return; messages name the class of `plugin`."""
+
+    def __init__(self, text: str, plugin: object) -> None:
+        super().__init__(text)
+        self.obj = plugin
 
 
 def spelled(value: object) -> str:
@@ -120,7 +129,7 @@ def origin(error: BaseException) -> str:
         frames = list(walk_tb(link.__traceback__))
         if place := location(reversed(frames)):
             return place
-        lacking = [(getattr(link, "obj", None), "")]  # of an AttributeError
+        lacking = [(getattr(link, "obj", None), "")]  # of an AttributeError or ReturnValueError
         for frame, _ in frames[-1:]:  # an interface's method that the class does not define
             lacking.append((frame.f_locals.get("self"), f"method {frame.f_code.co_name} of "))
         for owner, method in lacking:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from p2psim.base import Payload, Shape, Stream, Vector
+from p2psim.errors import SMALLER_STEPS
 
 # 64 Ki entries: 256 KiB of float32 fit in a common L2 cache, and the overhead of a NumPy call (half
 # a microsecond) is small compared with the work on one chunk. A multiple of 8, so that one bit per
@@ -234,5 +235,5 @@ def not_finite(codec: Any) -> FloatingPointError:
     """Return the error for a vector with an entry that is NaN or infinite."""
     return FloatingPointError(
         f"{display_name(codec)}: the vector to compress holds NaN or infinity; "
-        f"the run has diverged (lower lr, gamma or eta_d)"
+        f"the run has diverged ({SMALLER_STEPS})"
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from p2psim.analysis import metrics, results
 from p2psim.analysis.results import Array, Run, Table, column, open_run, read
+from p2psim.errors import SMALLER_STEPS
 from p2psim.models import cost_model
 from p2psim.simulation.run_format import PHASES
 
@@ -169,7 +170,7 @@ def diverged(run: Run) -> list[str]:
     last = run.eval["loss"][:, -1:]
     # Before status "diverged" existed, such a run was done.
     if run.state == "diverged" or (run.state == "done" and not np.isfinite(last).all()):
-        return [f"diverged: {first_divergence(run)} (lower lr, gamma or eta_d)"]
+        return [f"diverged: {first_divergence(run)} ({SMALLER_STEPS})"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # about rounds without a gradient
         loss = np.nanmean(run.train["loss"], axis=0)
@@ -177,7 +178,7 @@ def diverged(run: Run) -> list[str]:
     if loss.size < 2 or loss[-1] <= GROWTH * abs(loss[0]):
         return []
     text = f"the training loss has grown from {loss[0]:.4g} to {loss[-1]:.4g}"
-    return [f"{text}: diverging (lower lr, gamma or eta_d)"]
+    return [f"{text}: diverging ({SMALLER_STEPS})"]
 
 
 def first_divergence(run: Run) -> str:

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from p2psim.base import Message, Vector
-from p2psim.errors import InputError
+from p2psim.errors import InputError, quoted
 from p2psim.experiment.scenario import Scenario
-from p2psim.experiment.trial import Trial
+from p2psim.experiment.trial import Trial, check_names
 from p2psim.learning.oracle import LocalOracle
 from p2psim.network.clock import Clock
 from p2psim.network.messages import Packet
@@ -236,7 +236,9 @@ def rehearse(scenario: Scenario, rank: int) -> DryRun:
         with (
             np.errstate(over="ignore", invalid="ignore"),  # as in a run
             contextlib.chdir("."),  # a plug-in may change the current folder
-            Trial(scenario.experiment.run.patience) as trial,
+            Trial(
+                scenario.experiment.run.patience, "a round of the algorithm", "the algorithm"
+            ) as trial,
         ):
             return execute_or_extrapolate(scenario, rank, trial.progress)
     except FloatingPointError as error:  # of the parameters: a dry run has no data
@@ -337,6 +339,7 @@ def execute(scenario: Scenario, rank: int, alive: Callable[[], None]) -> DryRun:
             x = one_phase("consensus", x)
             net.advance()
         oracle.end(x)
+        check_algorithm_metrics(scenario)
         return x
 
     rounds = []
@@ -349,6 +352,22 @@ def execute(scenario: Scenario, rank: int, alive: Callable[[], None]) -> DryRun:
     net.bytes_sent, net.messages_sent = sent
     period = scenario.topology.period
     return DryRun(net, state, oracle.optimizer_used, start, rounds[:period], rounds[period:])
+
+
+def check_algorithm_metrics(scenario: Scenario) -> None:
+    """Check that the algorithm's metrics are numbers after a round; InputError otherwise."""
+    algorithm = scenario.experiment.algorithm
+    where = f"algorithm {scenario.experiment.table['algorithm']['name']!r}: metrics"
+    check_names(algorithm.metrics, where)
+    for name in algorithm.metrics:
+        value = getattr(algorithm, name, None)
+        try:
+            float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{where}: the attribute {name!r} is {quoted(value)} after a round; set it to a "
+                "number in every round"
+            ) from None
 
 
 def array_bytes(plugin: object) -> int:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p2psim.base import Indices
 from p2psim.errors import InputError
+from p2psim.experiment.data_check import Raw, check_pair, check_samples
 from p2psim.experiment.scenario import Scenario
 
 SMALL = 2**20  # entries of all training samples; up to this number, all are read for the check
-Raw: TypeAlias = tuple[
-    NDArray[Any], NDArray[Any]
-]  # inputs and targets in the data set's own format
 
 
 class Holdings:
@@ -25,14 +22,20 @@ class Holdings:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
+        self.name: str = scenario.experiment.table["data"]["name"]
         self.parts: dict[int, Raw] = {}  # training samples by rank
 
     def train(self, rank: int) -> Raw:
         """Return the training samples of a peer."""
         if rank not in self.parts:
-            scenario = self.scenario
-            self.parts[rank] = scenario.experiment.data.train(scenario.parts[rank])
+            self.parts[rank] = self._read(self.scenario.parts[rank])
         return self.parts[rank]
+
+    def _read(self, samples: Indices) -> Raw:
+        """Return these training samples, checked to be inputs and targets."""
+        numbers = samples.view()
+        numbers.flags.writeable = False  # a data set must not change the partition
+        return check_pair(self.name, "train", self.scenario.experiment.data.train(numbers))
 
     def bind_task(self, rank: int) -> None:
         """Read the samples of a peer, check them, and bind the task to its targets."""
@@ -48,38 +51,58 @@ class Holdings:
         """
         data, used = self.scenario.experiment.data, np.concatenate(self.scenario.parts)
         if used.size * math.prod(data.shape) <= SMALL:
-            self._check("training", data.train(used), used)
+            self._check("training", self._read(used), used)
         self.bind_task(0)
+        self._check_classes()
 
     def _check(self, kind: str, samples: Raw, numbers: Indices) -> None:
         """Check samples with these numbers in the data set; InputError if they do not fit."""
-        check_finite(self.scenario, kind, *samples, numbers)
-        self.scenario.task.check(self.scenario.experiment.data.spec(), samples[1])
+        experiment = self.scenario.experiment
+        dtype = experiment.model_section.dtype
+        check_samples(self.name, experiment.data, kind, samples, numbers, dtype)
+        self.scenario.task.check(experiment.data.spec(), samples[1])
+
+    def _check_classes(self) -> None:
+        """Check that the labels, by which data is split, are the classes that peer 0 trains on."""
+        data, (_, targets) = self.scenario.experiment.data, self.train(0)
+        if not data.classes or targets.ndim > 1 or targets.dtype.kind not in "iu":
+            return
+        numbers = self.scenario.parts[0]
+        labels = data.labels()[numbers]
+        if (labels != targets).any():
+            row = int(np.flatnonzero(labels != targets)[0])
+            raise InputError(
+                f"data {self.name!r}: training sample {numbers[row]} has class {targets[row]}, but "
+                f"`labels` gives {labels[row]} for it; make `labels` and `train` agree"
+            )
 
     @cached_property
     def test(self) -> Raw:
         """Test samples of the experiment's classes, the same on every peer."""
         experiment = self.scenario.experiment
-        inputs, targets = experiment.data.test()
+        inputs, targets = check_pair(self.name, "test", experiment.data.test())
         classes = experiment.data_section.classes
         if classes is None:
             return inputs, targets
         mask = np.isin(targets, classes)
-        return inputs[mask], targets[mask]
+        return rows(inputs, mask), targets[mask]
 
     def read_all(self) -> None:
         """Read the samples of all peers at once, for processes forked from this one to share."""
         parts = self.scenario.parts
-        inputs, targets = self.scenario.experiment.data.train(np.concatenate(parts))
-        cuts = np.cumsum([len(part) for part in parts])[:-1]
-        pieces = zip(np.split(inputs, cuts), np.split(targets, cuts), strict=True)
+        inputs, targets = self._read(np.concatenate(parts))
+        ends = np.cumsum([len(part) for part in parts])
+        slices = [slice(end - len(part), end) for end, part in zip(ends, parts, strict=True)]
+        pieces = [(rows(inputs, piece), targets[piece]) for piece in slices]
         self.parts = dict(enumerate(pieces))
         _ = self.test  # read now: the property caches it for the forked processes
 
     def fingerprint(self, rank: int) -> str:
         """Return a digest of a peer's training samples and of the test labels."""
         digest = hashlib.blake2b(digest_size=16)
-        for array in (*self.train(rank), self.test[1]):
+        inputs, targets = self.train(rank)
+        columns = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+        for array in (*columns, targets, self.test[1]):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
@@ -88,15 +111,8 @@ class Holdings:
         self.parts.clear()
 
 
-def check_finite(
-    scenario: Scenario, kind: str, inputs: Any, targets: NDArray[Any], numbers: Indices
-) -> None:
-    """Check that all entries are finite; InputError with the number of a sample otherwise."""
-    columns = inputs if isinstance(inputs, dict) else {"inputs": inputs}
-    for name, array in {**columns, "targets": targets}.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
-            raise InputError(
-                f"data {scenario.experiment.table['data']['name']!r}: {name} of {kind} sample "
-                f"{numbers[row]} hold NaN or infinity; correct the data"
-            )
+def rows(inputs: Any, selection: Any) -> Any:
+    """Return the selected rows (a slice or a mask) of an array, or of each array of a dict."""
+    if isinstance(inputs, dict):
+        return {name: array[selection] for name, array in inputs.items()}
+    return inputs[selection]

@@ -19,6 +19,7 @@ from p2psim.base import Indices, Model, Setting, Shape, Task
 from p2psim.errors import InputError
 from p2psim.experiment import config
 from p2psim.experiment.config import Experiment
+from p2psim.experiment.data_check import check_attributes, check_labels
 from p2psim.experiment.run_length import mean_steps, rounds_of
 from p2psim.models.cost_model import Account, account, stored_activations
 from p2psim.models.layers import Cost
@@ -170,6 +171,7 @@ def prepare(experiment: Experiment) -> Scenario:
         "give fewer peers",
     )
     data.open(str(experiment.folder))
+    check_attributes(experiment.table["data"]["name"], data)
     # The partition needs the labels; mixing weights and steps per epoch need the partition.
     parts = split(experiment)
     graph = topology.build(
@@ -220,9 +222,9 @@ def split(experiment: Experiment) -> list[Indices]:
         partition = find("partition", "iid", experiment.folder)()
         experiment.table["data"]["partition"] = {"name": "iid"}
     stream = rng.generator(head.seed, "partition")
-    labels = experiment.data.labels()
+    name = experiment.table["data"]["name"]
+    labels = check_labels(name, experiment.data.labels())
     if section.classes and not experiment.data.classes:
-        name = experiment.table["data"]["name"]
         raise InputError(f"data.classes: the data set {name!r} has no classes; remove the key")
     used = select_classes(labels, section.classes)
     try:

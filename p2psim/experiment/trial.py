@@ -1,16 +1,18 @@
-"""Trial of an algorithm before the start, in which a plug-in may wait or loop for ever."""
+"""Trial of plug-ins before the start: a limit on its time, and checks of what it shows."""
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
 import time
+from collections.abc import Collection, Mapping
 from traceback import walk_stack
 from types import FrameType, TracebackType
 from typing import Any
 
-from p2psim.errors import InputError, location, notice
+from p2psim.errors import InputError, location, notice, quoted
 
 NOTICE = 10.0  # seconds without progress until a note
 
@@ -22,7 +24,9 @@ class Trial:
     limit. Calls of `breakpoint` are ignored in the block: they are meant for the run.
     """
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float, action: str, plugin: str) -> None:
+        """Name the action that is tried and the plug-in that does it, for the messages."""
+        self.action, self.plugin = action, plugin
         self.patience, self.since = patience, time.monotonic()
         self.on = threading.current_thread() is threading.main_thread()
         self.handler: Any = None  # of the caller, as the next two
@@ -57,13 +61,24 @@ class Trial:
         waited = time.monotonic() - self.since
         if waited >= self.patience:
             raise InputError(
-                f"algorithm: a round that was tried before the start has made no progress for "
-                f"{waited:.0f} s; correct the algorithm, or give a larger run.patience"
+                f"{self.action} was tried before the start, and has made no progress for "
+                f"{waited:.0f} s; correct {self.plugin}, or give a larger run.patience"
             )
         if NOTICE <= waited < 2 * NOTICE:
             place = location(walk_stack(frame))
             notice(
-                "a round of the algorithm is tried before the start, and has made no progress "
+                f"{self.action} is tried before the start, and has made no progress "
                 f"for {waited:.0f} s{f' ({place})' * bool(place)}; the trial ends after "
                 f"{self.patience:.0f} s (run.patience)"
             )
+
+
+def check_names(metrics: Any, where: str, reserved: Collection[str] = ()) -> None:
+    """Check that metrics are a dict whose keys can name datasets; InputError otherwise."""
+    if not isinstance(metrics, Mapping):
+        raise InputError(f"{where} = {quoted(metrics)}; give a dict by name")
+    for name in metrics:
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
+            raise InputError(f"{where}: {name!r} is no name; give letters, digits, '_' and '-'")
+        if name in reserved or name.startswith("mean_model_"):
+            raise InputError(f"{where}: the name {name!r} is taken; choose another name")

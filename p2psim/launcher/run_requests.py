@@ -172,5 +172,7 @@ def select(requests: list[Request], only: int | None) -> list[tuple[int, Request
     if only is None:
         return list(enumerate(requests))
     if not 0 <= only < len(requests):
-        raise InputError(f"--only {only}: the combinations are numbered 0 to {len(requests) - 1}")
+        raise InputError(
+            f"--only {only}: give a number from 0 to {len(requests) - 1}, one of the combinations"
+        )
     return [(only, requests[only])]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import os
 import sys
 import termios
@@ -27,13 +26,13 @@ from p2psim.experiment import plan, scenario
 from p2psim.experiment.holdings import Holdings
 from p2psim.launcher import environment, mpi_init, ranks
 from p2psim.launcher.output import RankErrors, Reports, show_warning
-from p2psim.launcher.progress import Progress
+from p2psim.launcher.progress import Progress, State
 from p2psim.launcher.run_requests import Request, print_notes, select
 from p2psim.launcher.stopping import StopRequest, set_handlers
 from p2psim.network.mpi import MPITransport
 from p2psim.network.threads import run_threads
 from p2psim.network.transport import Transport
-from p2psim.simulation import allocator, checkpoint, model_check, run_file, run_folder, session
+from p2psim.simulation import allocator, checkpoint, learning_check, run_file, run_folder, session
 from p2psim.simulation.run_format import COMPLETE
 from p2psim.simulation.watchdog import HangDetector
 
@@ -149,7 +148,7 @@ def check(request: Request, warn: Callable[[str], object] = show_warning) -> Siz
         warn(f"no run in {request.folder} to resume: starting a new run")
     holdings = Holdings(checked)
     holdings.check()  # a damaged file shows here
-    model_check.check_model(holdings)
+    learning_check.check_learning(holdings)
     unused = plan.unused_optimizer(checked)  # by a dry run, which tries the algorithm as well
     warnings = [plan.diagnose(checked).get("warning", "")]
     if "optimizer" in request.table.get("learning", {}):  # else nobody expects an effect
@@ -171,7 +170,7 @@ def run_rank(
     session.check_size(own, size)
     launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher checks the model and reports
     if not launched:
-        model_check.check_model(holdings)
+        learning_check.check_learning(holdings)
     mpi_init.init_mpi(size)
     transport = MPITransport()
     if rank == 0 and not launched:
@@ -252,7 +251,11 @@ def start_ranks(
     name, began = ranks.launch_name(), False
     process = ranks.start(launcher, size.peers, request.arguments(number), name, errors.file)
     detector, hang = HangDetector(request.folder, size.peers, size.patience), ""
-    poll = functools.partial(results.progress, request.folder)
+
+    def poll() -> State | None:
+        # Until the ranks have begun, run.h5 is that of a run that they will replace.
+        return results.progress(request.folder) if began else None
+
     bar = Progress(request.folder.name, poll, reports.progress)
     with ranks.terminated_on_error(process), bar as progress:
         handled = 0  # signals
@@ -310,6 +313,8 @@ def check_end(
     if code > 0 and (reasons := results.failures(request.folder)):
         raise PeerError("; ".join(reasons) + limits + resume_hint(request.folder))
     cause = "mpiexec was killed by signal" if code < 0 else "the ranks have ended with exit code"
+    if not code:
+        cause = "a rank has left the program before the run was complete, with exit code"
     where = f"; the rows so far are in {request.folder}" if request.has_run else " at the start"
     raise PeerError(f"{cause} {abs(code)}{where}{limits}{resume_hint(request.folder)}")
 

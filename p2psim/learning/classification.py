@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from p2psim.base import Batch, DataSpec, Task
+from p2psim.errors import InputError
 from p2psim.learning.metrics import check_labels, class_metrics
 from p2psim.registry import plugin
 
@@ -24,6 +25,13 @@ class Classification(Task):
 
     def check(self, spec: DataSpec, targets: NDArray[Any]) -> None:
         check_labels(targets, spec.classes)
+        if targets.ndim != 1 or spec.outputs < spec.classes:
+            raise InputError(
+                f"learning.task: 'classification' needs one class for each sample and an output "
+                f"for each class; the data set has targets of shape {targets.shape}, "
+                f"{spec.classes} classes and {spec.outputs} outputs; correct the data set or "
+                "choose another task"
+            )
 
     def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
         self.metrics = class_metrics(spec.classes, own)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from p2psim.base import Compressor, Payload, Vector
+from p2psim.errors import ReturnValueError
 from p2psim.vectors import not_finite, read_numbers, write_numbers
 
 
@@ -72,7 +73,7 @@ class Tailed:
         self.codec, self.raw_tail = codec, raw_tail
 
     def encode(self, v: Vector, out: Payload) -> int:
-        used = self.codec.encode(v[: -self.raw_tail], out)
+        used = encode(self.codec, v[: -self.raw_tail], out)
         # The codec has checked its own entries only.
         if not np.isfinite(v[-self.raw_tail :]).all():
             raise not_finite(self.codec)
@@ -90,6 +91,31 @@ class Tailed:
 Codec: TypeAlias = Compressor | Tailed
 
 
+def encode(codec: Codec, v: Vector, out: Payload) -> int:
+    """Write C(v) into `out` and return the bytes used; ReturnValueError for an impossible number.
+
+    Without the check the memory that nobody has written would be sent and counted.
+    """
+    used = codec.encode(v, out)
+    if not isinstance(used, int | np.integer) or not 0 <= used <= out.size:
+        raise ReturnValueError(
+            f"`encode` has returned {used!r}; it must return the number of bytes that it has "
+            f"written, a whole number from 0 to {out.size} (`max_bytes`)",
+            codec,
+        )
+    return int(used)
+
+
+def room_for(codec: Codec, d: int, itemsize: int) -> int:
+    """Return the most bytes of d entries; ReturnValueError if the codec gives no whole number."""
+    most = codec.max_bytes(d, itemsize)
+    if not isinstance(most, int | np.integer) or most < 0:
+        raise ReturnValueError(
+            f"`max_bytes` has returned {most!r}; it must return a whole number of bytes >= 0", codec
+        )
+    return int(most)
+
+
 def pack(pool: Pool, v: Vector, compressor: Compressor | None, raw_tail: int) -> Packet:
     """Return C(v) as a message, a copy of v without a compressor; v may change afterwards.
 
@@ -101,6 +127,6 @@ def pack(pool: Pool, v: Vector, compressor: Compressor | None, raw_tail: int) ->
         np.copyto(copy, v)
         return Packet(pool, copy.view(np.uint8), None, v.size, v.dtype)
     codec: Codec = Tailed(compressor, raw_tail) if raw_tail else compressor
-    room = pool.take(codec.max_bytes(v.size, v.itemsize), np.uint8)
-    used = codec.encode(v, room)
+    room = pool.take(room_for(codec, v.size, v.itemsize), np.uint8)
+    used = encode(codec, v, room)
     return Packet(pool, room[:used], codec, v.size, v.dtype)

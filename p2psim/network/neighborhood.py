@@ -15,7 +15,7 @@ import numpy as np
 
 from p2psim.base import Compressor, LinkModel, Matrix, Message, Ranks, Vector
 from p2psim.network.clock import Clock
-from p2psim.network.messages import Packet, Pool, pack
+from p2psim.network.messages import Packet, Pool, pack, room_for
 from p2psim.network.topology import Topology
 from p2psim.vectors import CHUNK, chunks
 
@@ -205,7 +205,7 @@ class Neighborhood(ABC):
         """Return the most bytes of a message of `entries` entries like the template."""
         itemsize = np.dtype(template.dtype).itemsize
         codec = template.codec
-        return codec.max_bytes(entries, itemsize) if codec else entries * itemsize
+        return room_for(codec, entries, itemsize) if codec else entries * itemsize
 
     # Operations of algorithms.
 

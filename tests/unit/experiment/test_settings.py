@@ -34,6 +34,6 @@ def test_no_experiment_file(name: str, bench: Bench) -> None:
 
 @pytest.mark.parametrize("only", [-1, 1, 7])
 def test_only_out_of_range(only: int, bench: Bench) -> None:
-    fragments = (f"--only {only}", "numbered 0 to 0")
+    fragments = (f"--only {only}", "from 0 to 0")
     for command in ("run", "plan"):
         bench.check_refused(*fragments, call=(command, bench.file, "--only", only))

@@ -90,14 +90,14 @@ def test_a_slow_trial_is_announced(
 ) -> None:
     """The note comes once; progress starts the period anew."""
     monkeypatch.setattr(trial, "NOTICE", 0.1)
-    with trial.Trial(patience=30.0) as block:
+    with trial.Trial(30.0, "a round", "the algorithm") as block:
         for _ in range(4):
             time.sleep(0.06)
             block.progress()
         assert capfd.readouterr().err == ""
         time.sleep(0.45)
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("p2psim: a round of the algorithm is tried before the start")
+    assert line.startswith("p2psim: a round is tried before the start, and has made no progress")
     assert line.endswith("the trial ends after 30 s (run.patience)")
 
 
@@ -113,14 +113,14 @@ def test_a_slow_trial_is_announced(
             "[(10, 32), (10,)]",
             "nn.Flatten(), nn.Linear(32, 10)",
             (
-                "cannot process the samples of data 'digits', each of shape (1, 8, 8)",
-                "RuntimeError",
+                "cannot process the samples of data 'digits': RuntimeError",
+                "which must take samples of shape (1, 8, 8)",
             ),
         ),
         (
             "[(7, 64), (7,)]",
             "nn.Flatten(), nn.Linear(64, 7)",
-            ("shape (2, 7) for 2 samples, but the task 'classification' needs (2, 10)",),
+            ("shape (64, 7) for 64 samples, but the task 'classification' needs (64, 10)",),
         ),
     ],
     ids=["parameters", "inputs", "outputs"],
