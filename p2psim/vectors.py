@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from p2psim.base import Payload, Shape, Stream, Vector
-from p2psim.errors import SMALLER_STEPS
+from p2psim.errors import SMALLER_STEPS, ReturnValueError
 
 # 64 Ki entries: 256 KiB of float32 fit in a common L2 cache, and the overhead of a NumPy call (half
 # a microsecond) is small compared with the work on one chunk. A multiple of 8, so that one bit per
@@ -43,12 +43,15 @@ def add_scaled(x: Vector, a: float, y: Vector, out: Vector) -> Vector:
     return out
 
 
-def check_like(result: Any, x: Vector) -> Vector:
-    """Return `result`; TypeError unless it is a vector with the shape and the type of x."""
+def check_like(result: Any, x: Vector, plugin: object) -> Vector:
+    """Return `result` of a plug-in's method.
+
+    ReturnValueError unless it is a vector with the shape and the type of x.
+    """
     if not isinstance(result, np.ndarray) or (result.shape, result.dtype) != (x.shape, x.dtype):
         array = isinstance(result, np.ndarray)
         other = f"{result.dtype} {result.shape}" if array else type(result).__name__
-        raise TypeError(f"it has returned {other}, not {x.dtype} {x.shape}")
+        raise ReturnValueError(f"it has returned {other}, not {x.dtype} {x.shape}", plugin)
     return result
 
 
@@ -107,8 +110,8 @@ def check_keep_or_k(keep: float | None, k: int | None) -> None:
     """Check that exactly one of `keep` and `k` is given; ValueError otherwise."""
     if (keep is None) == (k is None):
         raise ValueError(
-            f"give either keep (the fraction of entries kept) or k (their number), "
-            f"not {'neither' if keep is None else 'both'}"
+            "give either keep (the fraction of entries kept) or k (their number); "
+            f"{'neither is' if keep is None else 'both are'} given"
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from p2psim.base import Message, Vector
-from p2psim.errors import InputError, quoted
+from p2psim.errors import InputError, ReturnValueError, quoted
 from p2psim.experiment.scenario import Scenario
 from p2psim.experiment.trial import Trial, check_names
 from p2psim.learning.oracle import LocalOracle
@@ -325,12 +325,7 @@ def execute(scenario: Scenario, rank: int, alive: Callable[[], None]) -> DryRun:
 
     def one_phase(name: str, x: Vector) -> Vector:
         alive()
-        result = getattr(algorithm, name)(x, oracle, net)
-        try:
-            return check_like(result, x)
-        except TypeError as error:
-            plugin = scenario.experiment.table["algorithm"]["name"]
-            raise InputError(f"algorithm {plugin!r}, method {name!r}: {error}") from None
+        return check_phase(scenario, name, getattr(algorithm, name)(x, oracle, net), x)
 
     def one_round(x: Vector) -> Vector:
         oracle.begin(x)
@@ -352,6 +347,17 @@ def execute(scenario: Scenario, rank: int, alive: Callable[[], None]) -> DryRun:
     net.bytes_sent, net.messages_sent = sent
     period = scenario.topology.period
     return DryRun(net, state, oracle.optimizer_used, start, rounds[:period], rounds[period:])
+
+
+def check_phase(scenario: Scenario, name: str, result: Any, x: Vector) -> Vector:
+    """Return the result of a phase for the model x; InputError if it is no vector such as x."""
+    try:
+        return check_like(result, x, scenario.experiment.algorithm)
+    except ReturnValueError as error:
+        plugin = scenario.experiment.table["algorithm"]["name"]
+        raise InputError(
+            f"algorithm {plugin!r}, method {name!r}: {error}; return the model as a vector"
+        ) from error
 
 
 def check_algorithm_metrics(scenario: Scenario) -> None:

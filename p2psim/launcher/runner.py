@@ -168,15 +168,14 @@ def run_rank(
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     stop_requested = StopRequest(request.folder).listen(*ranks.STOPPING)
     session.check_size(own, size)
-    launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher checks the model and reports
-    if not launched:
-        learning_check.check_learning(holdings)
+    launched = "P2PSIM_LAUNCHED" in os.environ  # then the launcher tries plug-ins and reports
     mpi_init.init_mpi(size)
     transport = MPITransport()
     if rank == 0 and not launched:
         print_notes([request])
     try:
-        run_peer(request, own, transport, stop_requested, environment.local_rank()[0], holdings)
+        local_rank = environment.local_rank()[0]
+        run_peer(request, own, transport, stop_requested, local_rank, holdings, not launched)
     except PeerError as error:
         if ranks.TRACEBACK in os.environ:
             print_traceback(error)

@@ -6,7 +6,9 @@ Plug-ins of p2psim are not tried here, because that imports torch: the tests che
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,8 +104,11 @@ def try_step(holdings: Holdings) -> None:
     for kind in ("task", "rule"):
         named[kind] = f"{kind} {experiment.table['learning'][kind]['name']!r}"
     rule = named["rule"]
+    # A copy: attributes that the trial sets must not be state of the run.
+    learning = replace(experiment.learning, rule=copy.deepcopy(experiment.learning.rule))
+    tried = replace(scenario, experiment=replace(experiment, learning=learning))
     with trying(rule, "failed at `bind`", "correct it"):
-        model = FlatModel(scenario, 0)
+        model = FlatModel(tried, 0)
     if model.x.size != scenario.parameters:
         raise InputError(
             f"{rule}: the model has {model.x.size} parameters after `bind`, but its `shapes` give "
@@ -123,7 +128,7 @@ def try_step(holdings: Holdings) -> None:
     trained = Samples(experiment.data, holdings.train(0), model.g.dtype, "cpu")
     batch = trained.values(slice(0, TRAINED))
     check_loss(model, named["task"], batch)
-    check_gradient(model, experiment.learning.rule, rule, batch)
+    check_gradient(model, learning.rule, rule, batch)
 
 
 def check_outputs(scenario: Scenario, named: Mapping[str, str], outputs: Any, samples: int) -> None:

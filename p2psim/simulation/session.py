@@ -43,11 +43,13 @@ def run_peer(
     stop_requested: Callable[[], bool] = bool,
     local_rank: int = 0,
     holdings: Holdings | None = None,
+    try_plugins: bool = False,
 ) -> None:
     """Run one peer in the run folder `folder`.
 
     `stop_requested` returns True when the run is to stop soon, with a checkpoint. `local_rank` is
     the number of this peer among those of its node, `holdings` its samples if they have been read.
+    `try_plugins` is explained in startup.check_all_peers.
     Raises InputError, PeerError and StoppedError, which have the exit codes of a run.
     """
     with convert_errors(transport.rank), contextlib.ExitStack() as resources:
@@ -58,7 +60,8 @@ def run_peer(
         watchdog = Watchdog(folder, transport.size, patience, stop_requested)
         control = ControlChannel(transport, scenario.topology, watchdog)
         resume = resume and (folder / "run.h5").exists()
-        device = startup.check_all_peers(holdings, folder, control, force, resume, local_rank)
+        options = force, resume, local_rank, try_plugins
+        device = startup.check_all_peers(holdings, folder, control, *options)
         if resume and run_file.is_complete(folder, scenario.rounds):
             return
         startup.lock_run_folder(folder, control, resources)

@@ -172,12 +172,12 @@ class Simulation:
         own, due = self.model.x, self.round in self.due
         self.set_phase("local")
         self.oracle.begin(x)
-        x = check_like(self.algorithm.local(x, self.oracle, self.net), own)
+        x = check_like(self.algorithm.local(x, self.oracle, self.net), own, self.algorithm)
         if due:
             self.evaluate(x)
         self.set_phase("consensus")
         for _ in range(self.consensus_steps):
-            x = check_like(self.algorithm.consensus(x, self.oracle, self.net), own)
+            x = check_like(self.algorithm.consensus(x, self.oracle, self.net), own, self.algorithm)
             self.net.advance()
         self.oracle.end(x)
         if due:
@@ -251,7 +251,5 @@ class Simulation:
 
     def failure(self, error: BaseException) -> str:
         """Return one line that names the peer, the place and the cause of a failure."""
-        return (
-            f"peer {self.rank} on {socket.gethostname()} failed in phase {self.phase!r} "
-            f"of round {self.round}: {in_one_line(error)}"
-        )
+        place = f"in phase {self.phase!r} of round {self.round}" if self.round else "at the start"
+        return f"peer {self.rank} on {socket.gethostname()} failed {place}: {in_one_line(error)}"

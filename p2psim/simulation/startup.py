@@ -19,6 +19,7 @@ from p2psim.experiment.scenario import Scenario
 from p2psim.network.collectives import ControlChannel
 from p2psim.simulation import checkpoint, devices, run_file, run_folder
 from p2psim.simulation.checkpoint import CheckpointStore, DamagedError
+from p2psim.simulation.learning_check import check_learning
 
 # Checkpoints that each peer offers. A run keeps two, and a crash while one is written leaves three.
 CANDIDATES = 4
@@ -31,10 +32,12 @@ def check_all_peers(
     force: bool,
     resume: bool,
     local_rank: int,
+    try_plugins: bool = False,
 ) -> str:
     """Check on all peers that the run can start, and bind the task; returns this peer's device.
 
-    If a check fails, the lowest failing rank raises its error, all others AbortedError.
+    With `try_plugins`, rank 0 also tries a user's plug-ins of learning. If a check fails, the
+    lowest failing rank raises its error, all others AbortedError.
     """
     scenario = holdings.scenario
     # Rank 0 checks this before any peer creates a file, or it could take that peer for another run.
@@ -52,6 +55,9 @@ def check_all_peers(
 
     problem = capture_error(check_folder_and_device)
     raise_on_all(problem or capture_error(holdings.bind_task, control.rank), control)
+    if try_plugins:
+        first = control.rank == 0
+        raise_on_all(capture_error(check_learning, holdings) if first else None, control)
     return device
 
 

@@ -146,7 +146,7 @@ def test_a_thread_of_a_plug_in_does_not_keep_the_run_alive(tmp_path: Path) -> No
     assert ended.code == 0, ended.stderr
     assert results.read(tmp_path / "out").state == "done"
     (message,) = ended.messages()
-    assert "a peer ends although threads of a plug-in go on (endless): " in message
+    assert "a peer ends although threads of a plug-in go on (endless, endless): " in message
 
 
 @pytest.mark.thorough
