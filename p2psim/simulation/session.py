@@ -48,27 +48,28 @@ def run_peer(
     """Run one peer in the run folder `folder`.
 
     `stop_requested` returns True when the run is to stop soon, with a checkpoint. `local_rank` is
-    the number of this peer among those of its node, `holdings` its samples if they have been read.
-    `try_plugins` is explained in startup.check_all_peers.
+    the number of this peer on its node, `holdings` its samples if they have been read; for
+    `try_plugins` see startup.check_all_peers.
     Raises InputError, PeerError and StoppedError, which have the exit codes of a run.
     """
     with convert_errors(transport.rank), contextlib.ExitStack() as resources:
         check_size(scenario, transport.size)
         folder = folder.absolute()  # a plug-in may change the current folder
         holdings = holdings or Holdings(scenario)
-        patience = scenario.experiment.run.patience
-        watchdog = Watchdog(folder, transport.size, patience, stop_requested)
+        run = scenario.experiment.run
+        watchdog = Watchdog(folder, transport.size, run.patience, stop_requested)
         control = ControlChannel(transport, scenario.topology, watchdog)
         resume = resume and (folder / "run.h5").exists()
-        options = force, resume, local_rank, try_plugins
-        device = startup.check_all_peers(holdings, folder, control, *options)
+        flags = force, resume, local_rank, try_plugins
+        device = startup.check_all_peers(holdings, folder, control, *flags)
         if resume and run_file.is_complete(folder, scenario.rounds):
             return
         startup.lock_run_folder(folder, control, resources)
         store = startup.open_store(holdings, folder, control, resume)
         writes_run_file = startup.create_run_folder(folder, control, anew=not store.round)
-        most = scenario.experiment.run.join * 2**20 if writes_run_file else -1.0
+        most = run.join * 2**20 if writes_run_file else -1.0
         parts = Parts(scenario, holdings, transport, control, watchdog, device)
+        resources.callback(crash_report.unregister)
         try:
             status = run_rounds(parts, store, writes_run_file, stop_requested)
         except StoppedError:
@@ -76,10 +77,8 @@ def run_peer(
             raise
         else:
             finish(folder, status, most, control)
-            if not scenario.experiment.run.last_checkpoint:
+            if not run.last_checkpoint:
                 store.delete()
-        finally:
-            crash_report.unregister()
 
 
 @contextlib.contextmanager
