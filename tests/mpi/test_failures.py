@@ -149,8 +149,9 @@ def failure(folder: Path, phase: str, round_: int) -> str:
     plugin = folder / "failing.py"
     lines = plugin.read_text().splitlines()
     line = 1 + next(k for k, text in enumerate(lines) if "raise ArithmeticError" in text)
+    place = f"in phase {phase!r} of round {round_}" if round_ else "at the start"
     return (
-        f"peer {VICTIM} on {socket.gethostname()} failed in phase {phase!r} of round {round_}: "
+        f"peer {VICTIM} on {socket.gethostname()} failed {place}: "
         f"ArithmeticError: the cause in two lines ({plugin} line {line})"
     )
 

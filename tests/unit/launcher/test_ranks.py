@@ -45,7 +45,7 @@ def test_a_proxy_that_ends_while_it_is_looked_at_keeps_nothing(
     left = tmp_path / "hydra_hwloc_xmlfile_a1B2c3"
     left.touch()
     with subprocess.Popen(["true"]) as process:
-        while Path(f"/proc/{process.pid}/environ").read_bytes():  # until it is a zombie
+        while " Z " not in Path(f"/proc/{process.pid}/stat").read_text():  # ended, not reaped
             time.sleep(0.01)
         running = iter([[Path(f"/proc/{process.pid}")], [Path("/proc/0")], []])
         monkeypatch.setattr(ranks, "proxies", lambda: next(running))
