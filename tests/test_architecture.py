@@ -47,7 +47,9 @@ HEAVY = (
 )
 NEEDED = (
     *("models.norms", "models.attention", "learning.int8"),
+    *("learning.feedback", "learning.rules", "models.points"),
     *("simulation.flat_model", "simulation.minibatches", "simulation.evaluation"),
+    "simulation.alignment",
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
 

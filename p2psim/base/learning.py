@@ -126,13 +126,21 @@ class Learner(Protocol):
     def backward(self, loss: torch.Tensor) -> None:
         """Compute g = dL/dx by reverse-mode differentiation of the loss, a scalar."""
 
+    def accumulate(self, ends: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
+        """Add to g the gradient of sum_k <ends[k], gradients[k]>, tensors of equal shapes."""
+
 
 class LearningRule(Protocol):
     """Computes the gradient of a minibatch.
 
     An optional method bind(module, key) is called once, before all others and again when a run is
     resumed: it may add hooks to the module. key(purpose) gives 64 random bits, the same on all
-    peers. Attributes that `bind` sets are no state: a checkpoint holds the others.
+    peers; key(purpose, own=True) gives others on each peer. Attributes that `bind` sets are no
+    state: a checkpoint holds the others.
+
+    An optional method prepare(module, inputs) is called after `bind`, with the inputs of one sample
+    and the module in evaluation mode: it may check the module, and freeze parameters that the rule
+    does not train by requires_grad_(False). Frozen parameters are no part of the model's vector x.
 
     Before each gradient torch's generator is seeded for the peer and the step. A rule that draws no
     random numbers says so by the class attribute deterministic = True, and saves this time.

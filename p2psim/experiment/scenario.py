@@ -181,7 +181,7 @@ def prepare(experiment: Experiment) -> Scenario:
     task = choose_task(experiment)
     bind_model(experiment)
     check_precision(experiment)
-    shapes = tensors(experiment)
+    shapes = tensors(experiment, parts[0])
     check_outputs(experiment, task)
     steps = experiment.learning.local_steps
     scenario = Scenario(experiment, parts, graph, task, shapes, head.rounds or 1, steps)
@@ -307,8 +307,11 @@ def bind_model(experiment: Experiment) -> None:
         model.bind(data.spec(), experiment.folder)
 
 
-def tensors(experiment: Experiment) -> list[Shape]:
-    """Return the shapes of the model's parameters; InputError if they do not fit data or memory."""
+def tensors(experiment: Experiment, samples: Indices) -> list[Shape]:
+    """Return the shapes of the model's parameters; InputError if they do not fit data or memory.
+
+    `samples` are training samples, with which a learning rule may choose its parameters.
+    """
     model, data = experiment.model, experiment.data
     try:
         # A class that inherits `shapes` from the interface returns None.
@@ -329,6 +332,10 @@ def tensors(experiment: Experiment) -> list[Shape]:
         f"model: {d:,} parameters, of which a peer keeps about {VECTORS} copies,",
         "make its layers smaller",
     )
+    if hasattr(experiment.learning.rule, "prepare"):
+        from p2psim.learning.rules import trained_shapes  # imports torch
+
+        return trained_shapes(model, data, experiment.learning.rule, samples)
     return shapes
 
 

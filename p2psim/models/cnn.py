@@ -9,6 +9,7 @@ from p2psim.errors import InputError
 from p2psim.models.layers import (
     Activation,
     Convolution,
+    FeedbackPoint,
     Flatten,
     Layer,
     Layered,
@@ -36,5 +37,6 @@ class CNN(Layered):
         check_image_input("cnn", inputs, least=1 << len(self.channels), cure="or fewer channels")
         layers: list[Layer] = []
         for channels in self.channels:
-            layers += [Convolution(channels), Activation("ReLU"), MaxPool()]
-        return [*layers, Flatten(), Linear(self.hidden), Activation("ReLU"), Linear(outputs)]
+            layers += [Convolution(channels), Activation("ReLU"), MaxPool(), FeedbackPoint()]
+        dense = [Linear(self.hidden), Activation("ReLU"), FeedbackPoint(), Linear(outputs)]
+        return [*layers, Flatten(), *dense]

@@ -8,6 +8,7 @@ from p2psim.base import Count, Shape
 from p2psim.errors import InputError
 from p2psim.models.layers import (
     Convolution,
+    FeedbackPoint,
     Flatten,
     Layer,
     Layered,
@@ -40,5 +41,5 @@ class ConvNet(Layered):
         for number, channels in enumerate(self.channels):
             stride, bias = 2 if number else 1, self.norm == "none"
             layers += [Convolution(channels, stride=stride, bias=bias)]
-            layers += [Norm(self.norm, self.groups)]
+            layers += [Norm(self.norm, self.groups), FeedbackPoint()]
         return [*layers, Flatten(), Linear(outputs)]

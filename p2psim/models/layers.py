@@ -191,6 +191,38 @@ class Activation(Layer):
 
 
 @dataclass(frozen=True)
+class FeedbackPoint(Layer):
+    """Place at which a learning rule such as "dfa" gives feedback; an identity otherwise.
+
+    Put it behind an activation. `batch_dims` is the number of leading axes that count samples: 1,
+    or 2 where every token of a sample has an error of its own.
+    """
+
+    batch_dims: int = 1
+
+    def build(self, inputs: Shape) -> nn.Module:
+        from p2psim.models import points
+
+        return points.FeedbackPointModule(self.batch_dims)
+
+
+@dataclass(frozen=True)
+class ErrorTap(Layer):
+    """Place whose error the feedback points before it receive, in place of that of the outputs.
+
+    `name` is the value of learning.rule.tap that chooses it. `batch_dims` is that of FeedbackPoint.
+    """
+
+    name: str
+    batch_dims: int = 1
+
+    def build(self, inputs: Shape) -> nn.Module:
+        from p2psim.models import points
+
+        return points.ErrorTapModule(self.name, self.batch_dims)
+
+
+@dataclass(frozen=True)
 class Flatten(Layer):
     """Reshaping of a sample into one vector."""
 

@@ -6,7 +6,7 @@ from dataclasses import field
 from typing import Literal
 
 from p2psim.base import Count, Shape
-from p2psim.models.layers import Activation, Flatten, Layer, Layered, Linear
+from p2psim.models.layers import Activation, FeedbackPoint, Flatten, Layer, Layered, Linear
 from p2psim.registry import plugin
 
 
@@ -24,5 +24,6 @@ class MLP(Layered):
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
         layers: list[Layer] = [Flatten()]
         for width in self.hidden:
-            layers += [Linear(width), Activation("ReLU" if self.activation == "relu" else "Tanh")]
+            activation = Activation("ReLU" if self.activation == "relu" else "Tanh")
+            layers += [Linear(width), activation, FeedbackPoint()]
         return [*layers, Linear(outputs)]

@@ -29,8 +29,12 @@ DETERMINISTIC = frozenset(
 
 
 def draws_nothing(module: nn.Module) -> bool:
-    """Return True if the module certainly draws no random numbers, in any of its parts."""
-    kinds = {type(part) for part in module.modules()}
+    """Return True if the module certainly draws no random numbers, in any of its parts.
+
+    Classes outside torch say so by an attribute `deterministic`.
+    """
     return all(
-        kind.__module__.startswith("torch.nn.") and kind.__name__ in DETERMINISTIC for kind in kinds
+        getattr(kind, "deterministic", False)
+        or (kind.__module__.startswith("torch.nn.") and kind.__name__ in DETERMINISTIC)
+        for kind in {type(part) for part in module.modules()}
     )

@@ -10,6 +10,7 @@ from msgspec import Meta
 from p2psim.base import Count, Shape
 from p2psim.models.layers import (
     Convolution,
+    FeedbackPoint,
     GlobalAveragePool,
     Layer,
     Layered,
@@ -54,12 +55,13 @@ class ResidualNetwork(Layered):
             stride = 2 if number >= blocks and number % blocks == 0 else 1
             main = [
                 *(self.conv(channels, stride=stride), Norm(self.norm, self.groups)),
+                FeedbackPoint(),
                 *(self.conv(channels), Norm(self.norm, self.groups, zero=self.zero_scale)),
             ]
             changes_shape = stride > 1 or channels != entering
             norm = Norm(self.norm, self.groups, shortcut=True)
             shortcut = [self.conv(channels, 1, stride), norm] if changes_shape else []
-            layers.append(Residual(main, shortcut))
+            layers += [Residual(main, shortcut), FeedbackPoint()]
             entering = channels
         return layers
 
@@ -84,7 +86,7 @@ class ResNet(ResidualNetwork):
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
         check_image_input("resnet", inputs, least=4)
         blocks = (self.depth - 2) // 6
-        stem = [self.conv(self.width), Norm(self.norm, self.groups)]
+        stem = [self.conv(self.width), Norm(self.norm, self.groups), FeedbackPoint()]
         return [
             *stem,
             *self.basic_blocks(self.width, 3, blocks, self.width),
@@ -106,7 +108,8 @@ class ResNet18(ResidualNetwork):
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
         check_image_input("resnet18", inputs, least=32)
-        stem = [self.conv(self.width, 7, 2), Norm(self.norm, self.groups), MaxPool(3)]
+        norm = Norm(self.norm, self.groups)
+        stem = [self.conv(self.width, 7, 2), norm, MaxPool(3), FeedbackPoint()]
         return [
             *stem,
             *self.basic_blocks(self.width, 4, 2, self.width),

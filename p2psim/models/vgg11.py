@@ -8,6 +8,7 @@ from p2psim.base import Count, Shape
 from p2psim.models.layers import (
     Activation,
     Convolution,
+    FeedbackPoint,
     Flatten,
     GlobalAveragePool,
     Layer,
@@ -46,14 +47,16 @@ class VGG11(Layered):
         check_image_input("vgg11", inputs, least=32)
         hidden = self.head == "hidden"
         layers: list[Layer] = []
-        for channels in CONVOLUTIONS:
+        for channels, following in zip(CONVOLUTIONS, (*CONVOLUTIONS[1:], 1), strict=True):
             if channels:
                 layers += [Convolution(channels, normal=hidden), Norm(self.norm, self.groups)]
             else:
                 layers.append(MaxPool())
+            if following:  # a point before a pooling would have feedback for dropped entries
+                layers.append(FeedbackPoint())
         layers.append(
             Flatten() if output_shape(layers, inputs)[1:] == (1, 1) else GlobalAveragePool()
         )
         if hidden:
-            layers += [Activation("Dropout"), Linear(WIDTH), Activation("ReLU")]
+            layers += [Activation("Dropout"), Linear(WIDTH), Activation("ReLU"), FeedbackPoint()]
         return [*layers, Linear(outputs)]

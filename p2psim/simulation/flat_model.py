@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch.autograd.variable import Variable
 
 from p2psim import rng
-from p2psim.base import Batch, LearningRule, Vector
+from p2psim.base import Batch, Vector
+from p2psim.experiment.config import Experiment
 from p2psim.experiment.scenario import Scenario
+from p2psim.learning.rules import attach
 from p2psim.models.randomness import draws_nothing
 from p2psim.simulation import allocator
 
@@ -24,10 +28,14 @@ def seed(key: int, device: str) -> None:
         torch.cuda.default_generators[torch.device(device).index].manual_seed(key)
 
 
-def bind_rule(rule: LearningRule, module: torch.nn.Module, seed: int) -> None:
-    """Bind a learning rule to the module, where it has a method `bind`."""
-    if hasattr(rule, "bind"):
-        rule.bind(module, lambda purpose: rng.key(seed, f"rule {purpose}"))
+def build_module(experiment: Experiment) -> torch.nn.Module:
+    """Build the torch module of an experiment in its precision and type, without a rule."""
+    module = experiment.model.build(experiment.data.shape, experiment.data.outputs)
+    if experiment.learning.precision == "int8":
+        from p2psim.learning.int8 import quantize_model
+
+        module = quantize_model(module)
+    return module.to(getattr(torch, experiment.model_section.dtype))
 
 
 class FlatModel:
@@ -38,18 +46,12 @@ class FlatModel:
 
     def __init__(self, scenario: Scenario, rank: int, device: str = "cpu") -> None:
         experiment, data = scenario.experiment, scenario.experiment.data
-        dtype = getattr(torch, experiment.model_section.dtype)
         own = rank if experiment.model_section.init == "own" else 0
         seed(rng.key(experiment.head.seed, "init", own), "cpu")  # modules are built on the host
-        module = experiment.model.build(data.shape, data.outputs)
-        if experiment.learning.precision == "int8":
-            from p2psim.learning.int8 import quantize_model
-
-            module = quantize_model(module)
-        bind_rule(experiment.learning.rule, module, experiment.head.seed)
-        self.module = module.to(dtype)
+        self.module = module = build_module(experiment)
+        rule, head = experiment.learning.rule, experiment.head
+        self.parameters = attach(rule, module, head.seed, rank, data, scenario.parts[rank])
         self.deterministic = draws_nothing(module)
-        self.parameters: list[torch.Tensor] = list(self.module.parameters())
         self.task = scenario.task
         self.device = device
         size, own_type = sum(p.numel() for p in self.parameters), experiment.model_section.dtype
@@ -105,7 +107,16 @@ class FlatModel:
 
     def backward(self, loss: torch.Tensor) -> None:
         self.g.zero_()  # the engine adds to it: the .grad of every parameter is a view of g
+        self.accumulate((loss,), (self.one,))
+
+    def accumulate(self, ends: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
         # The engine itself: the checks of Tensor.backward take as long as a small layer.
         Variable._execution_engine.run_backward(
-            (loss,), (self.one,), False, False, (), allow_unreachable=True, accumulate_grad=True
+            tuple(ends),
+            tuple(gradients),
+            False,
+            False,
+            (),
+            allow_unreachable=True,
+            accumulate_grad=True,
         )

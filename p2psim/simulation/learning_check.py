@@ -71,11 +71,12 @@ def check_shapes(scenario: Scenario) -> None:
     """Check that a model's `build` makes the parameters that its `shapes` returns."""
     model, data = scenario.experiment.model, scenario.experiment.data
     module = model.build(data.shape, data.outputs)
-    built = [tuple(parameter.shape) for parameter in module.parameters()]
-    if built != scenario.shapes:
+    built = [tuple(p.shape) for p in module.parameters() if p.requires_grad]
+    shapes = [tuple(shape) for shape in model.shapes(data.shape, data.outputs)]
+    if built != shapes:
         raise InputError(
             f"model {scenario.experiment.table['model']['name']!r}: `build` makes parameters of "
-            f"the shapes {quoted(built)}, but `shapes` gives {quoted(scenario.shapes)}; make them "
+            f"the shapes {quoted(built)}, but `shapes` gives {quoted(shapes)}; make them "
             "agree"
         )
 

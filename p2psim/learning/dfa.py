@@ -1,0 +1,119 @@
+"""Direct Feedback Alignment: learning without the transport of weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from p2psim.base import Batch, Learner
+from p2psim.errors import InputError
+from p2psim.registry import plugin
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from p2psim.learning.feedback import Pass
+
+
+@plugin("rule", "dfa", "Nokland 2016; Launay, Poli, Boniface & Krzakala 2020")
+class DirectFeedbackAlignment:
+    """Each layer learns from a fixed random projection of the error, not from the layer above.
+
+        a_i = W_i h_{i-1},  h_i = f_i(a_i)                                  (Launay et al., eq. 1)
+        delta a_i = (B_i e) * f_i'(a_i),  delta W_i = - delta a_i h_{i-1}^T                 (eq. 3)
+
+    e = dL/d(outputs) is the error, with the 1 / batch of a mean loss. The last layer is exact. B_i
+    is the first `size of h_i` columns of one matrix B with entries from U[-1, 1), divided by
+    sqrt(largest size). The feedback enters at the points of the model (see p2psim.layers.Point);
+    what lies between two points is differentiated exactly. If a point has R rows for each row of e,
+    the rows of B e are repeated and divided by sqrt(R).
+
+    `feedback`: "shared" draws the same B on all peers, "own" another one on each. B is no part of
+    the model, of messages or of checkpoints. `tap`: place whose error is projected, by its name in
+    the model, or "outputs"; "" is the model's own choice.
+    """
+
+    feedback: Literal["shared", "own"] = "shared"
+    tap: str = ""
+
+    deterministic = True
+
+    def bind(self, module: nn.Module, key: Callable[..., int]) -> None:
+        from p2psim.learning.feedback import CutNetwork
+
+        self.network = CutNetwork(module, self.tap)
+        self.matrices = Matrices(lambda tap: key(f"feedback {tap}", own=self.feedback == "own"))
+
+    def prepare(self, module: nn.Module, inputs: torch.Tensor) -> None:
+        self.network.check(inputs)
+
+    def gradient(self, learner: Learner, batch: Batch) -> float:
+        loss = learner.loss(self.network.forward(batch.inputs), batch)
+        learner.backward(loss)
+        for part in reversed(self.network.passes):  # a later pass may start from an earlier one
+            learner.accumulate(*self.ends(part))
+        return loss.item()
+
+    def ends(self, part: Pass) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the ends of the pieces of a pass, and the gradient at each of them."""
+        ends = [part.end, *(cut.end for cut in part.cuts)]
+        gradients = [part.error, *self.matrices.project(part)]
+        trained = [number for number, end in enumerate(ends) if end.requires_grad]
+        return [ends[number] for number in trained], [gradients[number] for number in trained]
+
+
+class Matrices:
+    """The matrix B of each tap, drawn from key(tap) at its first use.
+
+    `layers` replaces B_i, divisor included, by a matrix of its own for each point of a pass.
+    """
+
+    def __init__(self, key: Callable[[int], int]) -> None:
+        self.key = key
+        self.drawn: dict[int, torch.Tensor] = {}
+        self.layers: Callable[[Pass], list[torch.Tensor]] | None = None
+
+    def project(self, part: Pass) -> list[torch.Tensor]:
+        """Return the feedback of each point of a pass, in the shape of the point's output."""
+        if not part.cuts:
+            return []
+        ends = [cut.end for cut in part.cuts]
+        sizes = [math.prod(cut.end.shape[cut.point.batch_dims :]) for cut in part.cuts]
+        error = part.error
+        e = error.reshape(math.prod(error.shape[: max(1, error.ndim - 1)]), -1)
+        if self.layers:
+            projected = [e @ matrix for matrix in self.layers(part)]
+        else:
+            common = e @ self.matrix(part.tap, e, max(sizes))
+            projected = [common[:, :size] for size in sizes]
+        return [
+            spread(feedback, h.numel() // size).reshape(h.shape)
+            for h, size, feedback in zip(ends, sizes, projected, strict=True)
+        ]
+
+    def matrix(self, tap: int, e: torch.Tensor, size: int) -> torch.Tensor:
+        """Return B / sqrt(size), shape (entries of a row of e, size)."""
+        import torch
+
+        if tap not in self.drawn:
+            entries = np.random.default_rng(self.key(tap)).uniform(-1, 1, (e.shape[1], size))
+            self.drawn[tap] = torch.from_numpy(entries / math.sqrt(size)).to(e)
+        return self.drawn[tap]
+
+
+def spread(feedback: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return the feedback with `rows` rows: each is repeated R times and divided by sqrt(R).
+
+    InputError if the rows of the error do not divide `rows`.
+    """
+    times, rest = divmod(rows, len(feedback))
+    if rest or not times:
+        raise InputError(
+            f"learning.rule: a feedback point has {rows} rows, and its error has {len(feedback)}; "
+            "give the point the number of leading axes that the error has (batch_dims)"
+        )
+    return feedback if times == 1 else feedback.repeat_interleave(times, 0) / math.sqrt(times)

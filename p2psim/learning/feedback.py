@@ -1,0 +1,131 @@
+"""Cuts of a network at its feedback points, and the gradients of the pieces.
+
+A point hands its input on without its history, so that the backward pass of the loss ends there: no
+product is computed whose result a point would discard. The pieces between the points are
+differentiated afterwards, all in one backward pass, from the gradients at their ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from p2psim.errors import InputError
+from p2psim.models.points import ErrorTapModule, FeedbackPointModule
+
+OUTPUTS = "outputs"  # name of the tap at the outputs, which every model has
+CURE = (
+    "put FeedbackPoint() of p2psim.layers behind the activations in its list of layers, or "
+    "FeedbackPointModule() in its torch module"
+)
+
+
+@dataclass(eq=False)
+class Cut:
+    """A point in a forward pass: its input ends a piece, and its output starts the next one."""
+
+    point: FeedbackPointModule
+    end: torch.Tensor
+    start: torch.Tensor
+
+
+@dataclass(eq=False)
+class Pass:
+    """One forward pass of a minibatch through the points before one tap."""
+
+    tap: int  # number of the tap in the module
+    cuts: list[Cut]  # in forward order
+    end: torch.Tensor  # input of the tap
+    output: torch.Tensor  # output of the tap, a leaf: its .grad becomes the error
+
+    @property
+    def error(self) -> torch.Tensor:
+        """Error of this pass, dL/d(output)."""
+        error = self.output.grad
+        return torch.zeros_like(self.output) if error is None else error
+
+
+class CutNetwork:
+    """Module whose points and taps cut the graph of a forward pass into pieces.
+
+    `tap` is the name of the taps that give the error; "" stands for the first name in the module,
+    or for the outputs in a module without taps. InputError for an unknown name, and for a module
+    without points.
+    """
+
+    def __init__(self, module: nn.Module, tap: str = "") -> None:
+        self.module = module
+        taps = [part for part in module.modules() if isinstance(part, ErrorTapModule)]
+        names = [*dict.fromkeys(part.name for part in taps), OUTPUTS]
+        tap = tap or names[0]
+        if tap not in names:
+            raise InputError(
+                f"learning.rule.tap = {tap!r}: the model has no such tap; give "
+                f"{' or '.join(map(repr, names))}"
+            )
+        self.taps = [part for part in taps if part.name == tap]
+        self.active = False  # a forward pass of `forward` is under way
+        self.checking = False
+        self.pending: list[Cut] = []  # since the last tap
+        self.passes: list[Pass] = []
+        for point in feedback_points(module):
+            point.action = self.cut
+        for part in self.taps:
+            part.action = self.end
+
+    def forward(self, inputs: object) -> torch.Tensor:
+        """Return the outputs for a minibatch, and keep the passes of its points."""
+        self.pending, self.passes, self.active = [], [], True
+        try:
+            outputs: torch.Tensor = self.module(inputs)
+        finally:
+            self.active = False
+        return outputs if self.taps else self.end_pass(0, outputs)
+
+    def cut(self, point: FeedbackPointModule, x: torch.Tensor) -> torch.Tensor:
+        """Keep the input of a point, and return it without its history."""
+        if not self.active:
+            return x
+        start = x.detach().requires_grad_(self.checking)
+        self.pending.append(Cut(point, x, start))
+        return start
+
+    def end(self, tap: FeedbackPointModule, x: torch.Tensor) -> torch.Tensor:
+        """End a pass at a tap of the module."""
+        assert isinstance(tap, ErrorTapModule)
+        return self.end_pass(self.taps.index(tap), x) if self.active else x
+
+    def end_pass(self, tap: int, x: torch.Tensor) -> torch.Tensor:
+        """End a pass; returns x as a leaf, whose gradient becomes the error."""
+        output = x.detach().requires_grad_()
+        self.passes.append(Pass(tap, self.pending, x, output))
+        self.pending = []
+        return output
+
+    def check(self, inputs: object) -> None:
+        """Check for the inputs of one sample that the outputs depend on points through taps alone.
+
+        InputError for a point behind the tap, and for one that reaches the outputs past the tap.
+        """
+        self.checking = True
+        outputs = self.forward(inputs)
+        self.checking = False
+        starts = [cut.start for part in self.passes for cut in part.cuts]
+        total = outputs.sum()
+        grads = torch.autograd.grad(total, starts, allow_unused=True) if starts else ()
+        if self.pending or any(grad is not None for grad in grads):
+            raise InputError(
+                "learning.rule: a feedback point of the model reaches the loss past the tap, so "
+                'that its feedback would be wrong; give learning.rule.tap = "outputs", or move '
+                "the point or the tap"
+            )
+
+
+def feedback_points(module: nn.Module) -> list[FeedbackPointModule]:
+    """Return the feedback points of a module; InputError if it has none."""
+    points = [part for part in module.modules() if type(part) is FeedbackPointModule]
+    if not points:
+        raise InputError(f"learning.rule: the model has no feedback point; {CURE}")
+    return points

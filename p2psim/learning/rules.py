@@ -1,0 +1,56 @@
+"""Attachment of a learning rule to a module, and the parameters that the rule trains.
+
+Parameters that a rule freezes are no part of the model's vector x: zero gradients would not be
+enough, because weight decay and momentum would still change them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from p2psim import rng
+from p2psim.base import Data, Indices, LearningRule, Model, Shape
+
+
+def attach(
+    rule: LearningRule, module: nn.Module, seed: int, rank: int, data: Data, samples: Indices
+) -> list[torch.Tensor]:
+    """Bind a rule to the module of a peer; returns the parameters that it trains, in torch's order.
+
+    `samples` are training samples of the peer, of which the rule may use the first.
+    """
+
+    def key(purpose: str, own: bool = False) -> int:
+        # Step 1 is for keys of one peer: those of rank 0 must differ from those of all peers.
+        return rng.key(seed, f"rule {purpose}", rank if own else 0, int(own))
+
+    if hasattr(rule, "bind"):
+        rule.bind(module, key)
+    if hasattr(rule, "prepare"):
+        module.eval()
+        rule.prepare(module, inputs_of(data, samples[:1], next(module.parameters()).dtype))
+        module.train()
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def inputs_of(data: Data, samples: Indices, dtype: torch.dtype) -> Any:
+    """Return the inputs of training samples without scaling: a tensor, or a dict of tensors."""
+    inputs, _ = data.train(samples)
+
+    def tensor(raw: Any) -> torch.Tensor:
+        ids = bool(data.vocabulary) and np.issubdtype(raw.dtype, np.integer)
+        return torch.from_numpy(np.ascontiguousarray(raw)).to(torch.int64 if ids else dtype)
+
+    if isinstance(inputs, dict):
+        return {name: tensor(raw) for name, raw in inputs.items()}
+    return tensor(inputs)
+
+
+def trained_shapes(model: Model, data: Data, rule: LearningRule, samples: Indices) -> list[Shape]:
+    """Return the shapes of the parameters of a model that a rule trains."""
+    module = model.build(data.shape, data.outputs)
+    return [tuple(p.shape) for p in attach(rule, module, 0, 0, data, samples)]

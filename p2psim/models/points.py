@@ -1,0 +1,41 @@
+"""Places in a network where a learning rule may act: identities, unless a rule is bound to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+Action: TypeAlias = "Callable[[FeedbackPointModule, torch.Tensor], torch.Tensor]"
+
+
+class FeedbackPointModule(nn.Module):
+    """Place whose gradient Direct Feedback Alignment replaces by a projection of the error.
+
+    Put it behind an activation. `batch_dims` is the number of leading axes that count samples: 1,
+    or 2 where every token of a sample has an error of its own.
+    """
+
+    deterministic = True  # draws no random numbers
+
+    def __init__(self, batch_dims: int = 1) -> None:
+        super().__init__()
+        self.batch_dims = batch_dims
+        self.action: Action | None = None  # of a learning rule
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.action(self, x) if self.action else x
+
+
+class ErrorTapModule(FeedbackPointModule):
+    """Place at which the error of the points before it is taken; `name` is the choice of a user.
+
+    A model has a tap where the error is not that of its outputs, such as a tap before the last
+    layer. Every tap ends the points that the forward pass has passed since the tap before.
+    """
+
+    def __init__(self, name: str, batch_dims: int = 1) -> None:
+        super().__init__(batch_dims)
+        self.name = name
