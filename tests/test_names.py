@@ -34,6 +34,7 @@ ORDINARY = {
     "steps": "local steps, or the graphs of a topology",
     "sum": "Python's and NumPy's function",
     "access": "os.access",
+    "cosine": "the cosine of an angle",
     "text": "a text",
     "Text": "the class of rich",
 }
@@ -41,6 +42,7 @@ EXCEPTIONS = {
     ("network/mixing.py", "edges"): "the rule for W that takes the weights of the edges",
     ("network/topology.py", "edges"): "the same rule, in a message",
     ("simulation/state.py", "constant"): "a kind of entry of a stored state",
+    ("simulation/recorder.py", "cosine"): "a dataset of /alignment",
     # Defaults of the experiment file.
     ("experiment/config.py", "bp"): "default of [learning] rule",
     ("experiment/config.py", "sgd"): "default of [learning] optimizer",

@@ -105,7 +105,8 @@ class Eval:
     """Section [eval]: evaluate after every `every` rounds and after the last round.
 
     samples: size of the seeded subset of the test samples; all samples if it is missing. The last
-    evaluation always uses all samples.
+    evaluation always uses all samples. alignment: at every so many evaluations, compare the
+    gradients of the learning rule with those of backpropagation; 0: never.
     """
 
     every: Count = 10
@@ -113,6 +114,7 @@ class Eval:
         default_factory=lambda: ["local", "consensus"]
     )
     samples: Count | None = None
+    alignment: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 @dataclass(kw_only=True)

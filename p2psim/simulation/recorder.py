@@ -75,6 +75,7 @@ class Recorder:
         self.status["failure"][()] = b""
         self.waits = True  # for other peers; the file of an interrupted run may say so
         self.rounds, self.rows, self.flushed = 0, 0, time.monotonic()
+        self.every = scenario.experiment.eval.alignment  # rows of /eval for one of /alignment
 
     def check_file(self) -> None:
         """Check that the file is still at its path; PeerError otherwise."""
@@ -91,6 +92,7 @@ class Recorder:
         """Erase all rows that were recorded after a state."""
         self.rounds, self.rows = rounds, rows = state["rounds"], state["rows"]
         lengths = {"train": rounds, "algorithm": rounds, "eval": rows, "final": 0}
+        lengths["alignment"] = -(-rows // self.every) if self.every else 0
         for path, column in self.columns.items():
             group = path.partition("/")[0]
             if group in lengths:
@@ -153,6 +155,13 @@ class Recorder:
         # them on the disk.
         if time.monotonic() - self.flushed > FLUSH_SECONDS:
             self.flush()
+
+    def alignment(self, round_: int, phase: str, cosines: Any) -> None:
+        """Record the row of /alignment that belongs to the last row of /eval."""
+        row = (self.rows - 1) // self.every
+        values = {"phase": PHASES.index(phase), "cosine": cosines, "round": round_}
+        for name, value in values.items():
+            self.columns[f"alignment/{name}"][row] = value
 
     def last_loss(self) -> float:
         """Return the loss of the last row of /eval."""

@@ -87,7 +87,24 @@ def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str
             f"algorithm/{name}": ((scenario.rounds,), "f8", "", meaning)
             for name, meaning in scenario.experiment.algorithm.metrics.items()
         },
+        **alignment_layout(scenario, rows),
         "final/x": ((scenario.parameters,), kind, "", "the peer's vector at the end"),
+    }
+
+
+def alignment_layout(
+    scenario: Scenario, rows: int
+) -> dict[str, tuple[tuple[int, ...], str, str, str]]:
+    """Return the datasets of /alignment for a run with `rows` evaluations, as `layout` does."""
+    every = scenario.experiment.eval.alignment
+    if not every:
+        return {}
+    count, weights = math.ceil(rows / every), sum(len(shape) > 1 for shape in scenario.shapes)
+    meaning = "cosine with the gradient of backpropagation, of each weight of two and more axes"
+    return {
+        "alignment/round": ((count,), *EVAL["round"]),
+        "alignment/phase": ((count,), *EVAL["phase"]),
+        "alignment/cosine": ((count, weights), "f8", "", meaning),
     }
 
 

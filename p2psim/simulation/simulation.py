@@ -97,6 +97,7 @@ class Simulation:
 
         Torch is imported only here: what comes before, such as refusals, is quick without it.
         """
+        from p2psim.simulation.alignment import Alignment
         from p2psim.simulation.evaluation import Evaluator
         from p2psim.simulation.flat_model import FlatModel
         from p2psim.simulation.minibatches import Batches, Samples
@@ -113,6 +114,8 @@ class Simulation:
         samples = Samples(data, holdings.train(rank), self.model.g.dtype, device)
         batches = Batches(data, samples, scenario.batch_size(rank), seed, rank)
         self.oracle = MinibatchOracle(scenario, self.model, batches, self.clock, self.log.alive)
+        every = scenario.experiment.eval.alignment
+        self.alignment = Alignment(scenario, rank, self.model, samples) if every else None
         self.evaluator = Evaluator(scenario, self.model, self.control, holdings)
         holdings.release()
         self.due = set(scenario.eval_rounds())
@@ -240,6 +243,12 @@ class Simulation:
             with self.untimed():
                 row = self.evaluator.measure(x)
             self.log.evaluation(self.round, phase, time=self.clock.now, **row)
+            if (
+                self.alignment
+                and (self.log.rows - 1) % self.scenario.experiment.eval.alignment == 0
+            ):
+                with self.untimed():
+                    self.log.alignment(self.round, phase, self.alignment.measure(x, self.round))
 
     @contextlib.contextmanager
     def untimed(self) -> Iterator[None]:
