@@ -6,6 +6,7 @@ padding. A mask (B, T) is True at the positions that attention and the mean take
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from p2psim.data.text import PADDING
 from p2psim.models.norms import Sum
+from p2psim.models.points import ErrorTapModule, FeedbackPointModule
 
 ROWS = 64  # texts that a model of the transformers library evaluates at a time
 
@@ -116,6 +118,65 @@ class EncoderModule(nn.Module):
             return outputs
         masked = self.norm(x) * mask.unsqueeze(2)
         outputs = self.head(masked.sum(1) / mask.sum(1, keepdim=True))
+        return outputs
+
+
+class DecoderBlock(nn.Module):
+    """norm(x + attention(x)), then norm(x + dense(x)): Vaswani et al. 2017, section 3.1.
+
+    With `micro`, feedback points follow the first norm and the ReLU, not only the block.
+    """
+
+    def __init__(self, width: int, heads: int, ff: int, dropout: float, micro: bool) -> None:
+        super().__init__()
+        self.attention = AttentionModule(width, heads)
+        for layer in (self.attention.q, self.attention.k, self.attention.v):
+            nn.init.uniform_(layer.weight, -math.sqrt(1.5 / width), math.sqrt(1.5 / width))
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.attention.out.bias)
+        self.first = nn.LayerNorm(width)
+        self.into, self.back = nn.Linear(width, ff), nn.Linear(ff, width)
+        self.second = nn.LayerNorm(width)
+        self.one, self.other, self.dropout = Sum(), Sum(), nn.Dropout(dropout)
+        self.points = nn.ModuleList(
+            FeedbackPointModule(2) if micro or place == 2 else nn.Identity() for place in range(3)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        attended = self.dropout(self.attention(x, None))
+        x = self.points[0](self.first(self.one(x, attended)))
+        hidden = self.points[1](self.dropout(self.into(x).relu()))
+        output: torch.Tensor = self.points[2](
+            self.second(self.other(x, self.dropout(self.back(hidden))))
+        )
+        return output
+
+
+class DecoderModule(nn.Module):
+    """Embeddings and positions, copies of a block, a dense layer: ids (B, T) to (B, T, outputs)."""
+
+    places: torch.Tensor
+
+    def __init__(
+        self, vocabulary: int, length: int, outputs: int, block: DecoderBlock, blocks: int
+    ) -> None:
+        super().__init__()
+        width = block.first.normalized_shape[0]
+        self.scale = math.sqrt(width)
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.register_buffer("places", sinusoidal_positions(length, width), persistent=False)
+        self.blocks = nn.ModuleList(copy.deepcopy(block) for _ in range(blocks))
+        self.head, self.dropout = nn.Linear(width, outputs), copy.deepcopy(block.dropout)
+        self.tap = ErrorTapModule("blocks", 2)
+        for weight in (self.tokens.weight, self.head.weight):
+            nn.init.uniform_(weight, -0.1, 0.1)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.dropout(self.tokens(ids) * self.scale + self.places)
+        for block in self.blocks:
+            x = block(x)
+        outputs: torch.Tensor = self.head(self.tap(x))
         return outputs
 
 

@@ -90,6 +90,15 @@ VARIANTS: dict[str, Table] = {
         "model": {"name": "convnet", "norm": "range-evonorm"},
         "learning": {"precision": "int8", "optimizer": {"name": "qg-momentum", "nesterov": True}},
     },
+    "choco-dfa-8-bits": {
+        **choco("fresh", **TOP_K),
+        "learning": {
+            "rule": {"name": "dfa", "feedback": "own"},
+            "precision": "int8",
+            "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
+        },
+        "eval": {"every": EVERY, "alignment": 2},
+    },
     "choco-push-sum": variant(
         "choco-sgd",
         {"name": "directed-ring"},
@@ -106,6 +115,7 @@ ALIKE_OTHERS = (
     "choco-fresh-top-k",
     "choco-fresh-random-k",
     "choco-fresh-top-k-affine-8",
+    "choco-dfa-8-bits",
     "choco-push-sum",
     "full-sgd",
     "k-sgd",
@@ -137,7 +147,7 @@ def numbers(folder: Path) -> dict[str, tuple[Any, bytes]]:
     made = {}
     with h5py.File(folder / "run.h5", "r", locking=False) as file:
         assert file.attrs["status"] == "done"
-        for group in ("train", "eval", "final", "algorithm", "schedule"):
+        for group in ("train", "eval", "alignment", "final", "algorithm", "schedule"):
             for name, dataset in file.get(group, {}).items():
                 if (group, name) != ("train", "wall"):
                     made[f"{group}/{name}"] = dataset.shape, dataset[...].tobytes()

@@ -214,6 +214,7 @@ MODELS: list[tuple[Table, tuple[int, ...]]] = [
     ({"name": "resnet", "depth": 14, "width": 6}, (1, 28, 28)),
     ({"name": "resnet18", "width": 4}, (3, 64, 64)),
     ({"name": "transformer", "width": 12, "heads": 3, "ff": 20, "blocks": 3}, (17,)),
+    ({"name": "decoder-transformer", "width": 12, "heads": 3, "ff": 20, "blocks": 3}, (17,)),
     ({"name": "distilbert", "path": str(TINY), "from_scratch": True}, (17,)),
 ]
 
