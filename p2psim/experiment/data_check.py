@@ -63,8 +63,8 @@ def check_pair(name: str, method: str, raw: Any) -> Raw:
     """Return what a method of a data set has returned, checked to be inputs and targets."""
     is_pair = isinstance(raw, tuple | list) and len(raw) == 2
     inputs, targets = raw if is_pair else (None, np.empty(0))
-    columns = list(inputs.values()) if isinstance(inputs, dict) and inputs else [inputs]
-    for array in (*columns, targets):
+    # A dict without arrays is refused as a value of a wrong type.
+    for array in (*(named(inputs) or {"": inputs}).values(), targets):
         if not isinstance(array, np.ndarray) or not array.ndim or array.dtype.kind not in NUMBERS:
             returned = f"a pair with {described(array)}" if is_pair else described(raw)
             raise InputError(
@@ -74,16 +74,20 @@ def check_pair(name: str, method: str, raw: Any) -> Raw:
     return inputs, targets
 
 
+def named(inputs: Any) -> dict[str, Any]:
+    """Return the arrays of inputs by name; a single array is called "inputs"."""
+    return inputs if isinstance(inputs, dict) else {"inputs": inputs}
+
+
 def check_samples(name: str, data: Data, kind: str, raw: Raw, numbers: Indices, dtype: str) -> None:
     """Check samples with these numbers in the data set: number, shape, and finite values.
 
     `kind` is "training" or "test", `dtype` the type of the model's numbers.
     """
     inputs, targets = raw
-    columns = inputs if isinstance(inputs, dict) else {"inputs": inputs}
     if not len(targets):
         raise InputError(f"data {name!r}: there are no {kind} samples; give at least one")
-    for column, array in {**columns, "targets": targets}.items():
+    for column, array in {**named(inputs), "targets": targets}.items():
         if len(array) != len(numbers):
             raise InputError(
                 f"data {name!r}: {column} of the {kind} samples have {len(array)} rows, but there "

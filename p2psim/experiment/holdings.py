@@ -11,7 +11,7 @@ import numpy as np
 
 from p2psim.base import Indices
 from p2psim.errors import InputError
-from p2psim.experiment.data_check import Raw, check_pair, check_samples
+from p2psim.experiment.data_check import Raw, check_pair, check_samples, named
 from p2psim.experiment.scenario import Scenario
 
 SMALL = 2**20  # entries of all training samples; up to this number, all are read for the check
@@ -101,8 +101,7 @@ class Holdings:
         """Return a digest of a peer's training samples and of the test labels."""
         digest = hashlib.blake2b(digest_size=16)
         inputs, targets = self.train(rank)
-        columns = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
-        for array in (*columns, targets, self.test[1]):
+        for array in (*named(inputs).values(), targets, self.test[1]):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 

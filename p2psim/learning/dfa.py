@@ -28,7 +28,7 @@ class DirectFeedbackAlignment:
 
     e = dL/d(outputs) is the error, with the 1 / batch of a mean loss. The last layer is exact. B_i
     is the first `size of h_i` columns of one matrix B with entries from U[-1, 1), divided by
-    sqrt(largest size). The feedback enters at the points of the model (see p2psim.layers.Point);
+    sqrt(largest size). The feedback enters at the model's points (p2psim.layers.FeedbackPoint);
     what lies between two points is differentiated exactly. If a point has R rows for each row of e,
     the rows of B e are repeated and divided by sqrt(R).
 
@@ -62,8 +62,8 @@ class DirectFeedbackAlignment:
         """Return the ends of the pieces of a pass, and the gradient at each of them."""
         ends = [part.end, *(cut.end for cut in part.cuts)]
         gradients = [part.error, *self.matrices.project(part)]
-        trained = [number for number, end in enumerate(ends) if end.requires_grad]
-        return [ends[number] for number in trained], [gradients[number] for number in trained]
+        pairs = [pair for pair in zip(ends, gradients, strict=True) if pair[0].requires_grad]
+        return [end for end, _ in pairs], [gradient for _, gradient in pairs]
 
 
 class Matrices:

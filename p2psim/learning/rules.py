@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from p2psim import rng
@@ -42,12 +43,17 @@ def inputs_of(data: Data, samples: Indices, dtype: torch.dtype) -> Any:
     inputs, _ = data.train(samples)
 
     def tensor(raw: Any) -> torch.Tensor:
-        ids = bool(data.vocabulary) and np.issubdtype(raw.dtype, np.integer)
-        return torch.from_numpy(np.ascontiguousarray(raw)).to(torch.int64 if ids else dtype)
+        return torch.from_numpy(np.ascontiguousarray(raw)).to(input_type(data, raw, dtype))
 
     if isinstance(inputs, dict):
         return {name: tensor(raw) for name, raw in inputs.items()}
     return tensor(inputs)
+
+
+def input_type(data: Data, raw: NDArray[Any], dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which a model receives raw inputs: int64 for token ids, else `dtype`."""
+    ids = bool(data.vocabulary) and np.issubdtype(raw.dtype, np.integer)
+    return torch.int64 if ids else dtype
 
 
 def trained_shapes(model: Model, data: Data, rule: LearningRule, samples: Indices) -> list[Shape]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from p2psim.base import Count, DataSpec, Shape
-from p2psim.models.layers import Activation, Layer, Layered, Linear, Residual
+from p2psim.base import Count, Shape
+from p2psim.models.layers import Activation, Layer, Linear, Residual
 from p2psim.models.sequences import (
     Attention,
     Embedding,
     LayerNorm,
+    TokenModel,
     check_heads,
     check_text_input,
-    vocabulary_size,
 )
 from p2psim.registry import plugin
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @plugin("model", "decoder-transformer", "Vaswani et al. 2017; Launay et al. 2020, section 3.4")
-class DecoderTransformer(Layered):
+class DecoderTransformer(TokenModel):
     """Predicts the next token: embeddings and positions, blocks, a dense layer for every token.
 
     A block is norm(x + attention(x)), then norm(x + dense(x)) with `ff` hidden units and ReLU; a
@@ -37,20 +36,12 @@ class DecoderTransformer(Layered):
     before the last layer.
     """
 
-    tokens = True
-
     width: Count = 64
     heads: Count = 4
     blocks: Annotated[int, Meta(ge=1, le=1000)] = 2
     ff: Count = 256
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     points: Literal["macro", "micro"] = "macro"
-
-    def __post_init__(self) -> None:
-        self.vocabulary = 0  # until `bind`
-
-    def bind(self, spec: DataSpec, folder: Path) -> None:
-        self.vocabulary = vocabulary_size(spec)
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
         check_text_input("decoder-transformer", inputs)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from p2psim.base import DataSpec, Shape
 from p2psim.errors import InputError
-from p2psim.models.layers import Cost, Layer, Linear
+from p2psim.models.layers import Cost, Layer, Layered, Linear
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,18 @@ class FirstToken(Layer):
 
     def out(self, inputs: Shape) -> Shape:
         return inputs[1:]
+
+
+class TokenModel(Layered):
+    """Base of models that are lists of layers and whose samples are texts of token ids."""
+
+    tokens = True
+
+    def __post_init__(self) -> None:
+        self.vocabulary = 0  # until `bind`
+
+    def bind(self, spec: DataSpec, folder: Path) -> None:
+        self.vocabulary = vocabulary_size(spec)
 
 
 def check_text_input(model: str, inputs: Shape) -> None:

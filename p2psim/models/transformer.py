@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from p2psim.base import Count, DataSpec, Shape
-from p2psim.models.layers import Activation, Layer, Layered, Linear, Residual
+from p2psim.base import Count, Shape
+from p2psim.models.layers import Activation, Layer, Linear, Residual
 from p2psim.models.sequences import (
     Attention,
     Embedding,
     LayerNorm,
     TokenMean,
+    TokenModel,
     check_heads,
     check_text_input,
-    vocabulary_size,
 )
 from p2psim.registry import plugin
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 @plugin(
     "model", "transformer", "Vaswani et al. 2017, encoder; Xiong et al. 2020 (norms come first)"
 )
-class Transformer(Layered):
+class Transformer(TokenModel):
     """Token embeddings plus sinusoidal positions, blocks, norm, mean over tokens, dense layer.
 
     With `causal`, a token attends to itself and to earlier tokens alone, and the dense layer gives
@@ -41,19 +40,11 @@ class Transformer(Layered):
     attention and the embeddings are not.
     """
 
-    tokens = True
-
     width: Count = 64
     heads: Count = 4
     blocks: Annotated[int, Meta(ge=1, le=1000)] = 2
     ff: Count = 128
     causal: bool = False
-
-    def __post_init__(self) -> None:
-        self.vocabulary = 0  # until `bind`
-
-    def bind(self, spec: DataSpec, folder: Path) -> None:
-        self.vocabulary = vocabulary_size(spec)
 
     def layers(self, inputs: Shape, outputs: int) -> list[Layer]:
         check_text_input("transformer", inputs)

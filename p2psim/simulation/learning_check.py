@@ -15,7 +15,8 @@ import numpy as np
 
 from p2psim.base import Batch, Metric
 from p2psim.errors import InputError, in_one_line, quoted
-from p2psim.experiment.holdings import Holdings
+from p2psim.experiment.data_check import Raw
+from p2psim.experiment.holdings import Holdings, rows
 from p2psim.experiment.scenario import Scenario
 from p2psim.experiment.trial import Trial, check_names
 from p2psim.simulation.run_format import EVAL
@@ -115,10 +116,14 @@ def try_step(holdings: Holdings) -> None:
             f"{rule}: the model has {model.x.size} parameters after `bind`, but its `shapes` give "
             f"{scenario.parameters}; a rule must not add parameters"
         )
-    tested = Samples(experiment.data, holdings.test, model.g.dtype, "cpu")
+
+    def batch_of(raw: Raw, chosen: Any) -> Batch:
+        part = rows(raw[0], chosen), raw[1][chosen]
+        return Samples(experiment.data, part, model.g.dtype, "cpu").values(slice(None))
+
     # Spread over the test set: metrics such as the AUC need samples of several classes.
-    chosen = np.unique(np.linspace(0, tested.count - 1, TESTED).astype(int))
-    batch = tested.values(torch.from_numpy(chosen))
+    spread = np.linspace(0, len(holdings.test[1]) - 1, TESTED).astype(int)
+    batch = batch_of(holdings.test, np.unique(spread))
     shape = experiment.data.shape
     cure = f"correct the data or the model, which must take samples of shape {shape}"
     action = f"cannot process the samples of {named['data']}"
@@ -126,8 +131,7 @@ def try_step(holdings: Holdings) -> None:
         outputs = model.module.eval()(batch.inputs)
     check_outputs(scenario, named, outputs, len(batch.targets))
     check_metric_values(scenario, named["task"], outputs, batch)
-    trained = Samples(experiment.data, holdings.train(0), model.g.dtype, "cpu")
-    batch = trained.values(slice(0, TRAINED))
+    batch = batch_of(holdings.train(0), slice(0, TRAINED))
     check_loss(model, named["task"], batch)
     check_gradient(model, learning.rule, rule, batch)
 

@@ -10,6 +10,7 @@ import torch
 
 from p2psim import rng
 from p2psim.base import Batch, Data
+from p2psim.learning.rules import input_type
 
 # Bytes of a column whose values are computed once at the start, and put into order once an epoch.
 SMALL = 1 << 20
@@ -55,8 +56,7 @@ class Samples:
             )
 
         def column(array: Any) -> Column:
-            ids = bool(data.vocabulary) and np.issubdtype(array.dtype, np.integer)
-            return Column(array, torch.int64 if ids else dtype, device, scale, shift)
+            return Column(array, input_type(data, array, dtype), device, scale, shift)
 
         columns = inputs if self.named else {"": inputs}
         self.columns = {name: column(array) for name, array in columns.items()}
