@@ -50,8 +50,6 @@ EXCEPTIONS = {
     ("experiment/scenario.py", "iid"): "default of [data] partition",
     # Examples that a message gives to the user.
     ("experiment/scenario.py", "flops"): "in a message about models without a count",
-    ("experiment/scenario.py", "ag-news"): "in a message about models of texts",
-    ("experiment/scenario.py", "transformer"): "in a message about models of texts",
     ("experiment/scenario.py", "vector"): "in a message about x0",
 }
 

@@ -90,6 +90,7 @@ class Setting:
     steps_per_epoch: int = 1
     rounds: int = 1  # of the run
     epochs: float = 1.0  # of the run, as the schedules count them
+    validates: bool = False  # the data set has validation samples
 
 
 class Algorithm:

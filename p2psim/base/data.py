@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,7 +26,10 @@ class Data:
     shape: Shape  # of one sample
     outputs: int  # number of outputs of a model for this data set
     classes: int = 0  # number of classes; 0 if the targets are numbers
-    vocabulary: int = 0  # number of token ids; 0 if the inputs are numbers
+    # Number of ids, or a list of numbers, one for each categorical field; 0: inputs are numbers.
+    vocabulary: Any = 0
+    context: Mapping[str, NDArray[Any]] = MappingProxyType({})  # arrays shared by all samples
+    validates: bool = False  # there are validation samples
     scale: Any = 1.0  # a number, or an array that broadcasts over a sample
     shift: Any = 0.0
 
@@ -36,7 +41,7 @@ class Data:
 
     def spec(self) -> DataSpec:
         """Return the facts that tasks and models need."""
-        return DataSpec(self.shape, self.outputs, self.classes, self.vocabulary)
+        return DataSpec(self.shape, self.outputs, self.classes, self.vocabulary, self.context)
 
     def labels(self) -> Indices:
         """Return an integer for every training sample, by which a partition may split them.
@@ -55,6 +60,13 @@ class Data:
 
     def test(self) -> tuple[Any, NDArray[Any]]:
         """Return raw inputs and targets of the whole test set."""
+        raise NotImplementedError
+
+    def validation_samples(self) -> tuple[Any, NDArray[Any]]:
+        """Return raw inputs and targets of the validation samples, where `validates` is True.
+
+        They choose among models, and are neither trained on nor tested on.
+        """
         raise NotImplementedError
 
     def initial(self, rank: int) -> Vector | None:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from p2psim.base.types import Shape, Vector
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 
@@ -43,6 +45,15 @@ class DataSpec:
     vocabulary: int | Sequence[int] = 0  # token ids, or one number for each categorical field
     context: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # shared by all samples
 
+    @property
+    def samples(self) -> str:
+        """Kind of the samples: "nodes" of a graph, "fields" of categories, "tokens", "numbers"."""
+        if "edges" in self.context:
+            return "nodes"
+        if not isinstance(self.vocabulary, int):
+            return "fields"
+        return "tokens" if self.vocabulary else "numbers"
+
 
 class Metric(Protocol):
     """A number, or an array of them, that is computed from sums over batches and over peers."""
@@ -70,6 +81,7 @@ class Task:
     """
 
     metrics: Mapping[str, Metric] = {}
+    saved: int = 0  # number of test samples, the first ones, that `save` receives
 
     def check(self, spec: DataSpec, targets: NDArray[Any]) -> None:
         """Check targets of training or test samples; InputError where they do not fit the task."""
@@ -91,6 +103,12 @@ class Task:
         """Return the mean loss over the weight of the batch, a scalar."""
         raise NotImplementedError
 
+    def save(self, path: Path, outputs: NDArray[Any], targets: NDArray[Any]) -> None:
+        """Save the outputs of a peer's last model for the first `saved` test samples.
+
+        `path` is a file in the run folder without its suffix. By default nothing is saved.
+        """
+
 
 class Model(Protocol):
     """A network; `shapes` gives without torch the parameters that `build` will hold.
@@ -100,7 +118,7 @@ class Model(Protocol):
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")  # that [learning] may ask for
-    tokens: ClassVar[bool] = False  # samples are token ids (int64)
+    samples: ClassVar[str] = "numbers"  # kind that the model takes, see DataSpec.samples
 
     def shapes(self, inputs: Shape, outputs: int) -> list[Shape]:
         """Return the parameters' shapes in torch's order, for samples of shape `inputs`."""
@@ -155,6 +173,11 @@ class LocalOptimizer(Protocol):
 
     An optional method mixed(before, after, rate) is called after each round with local steps: the
     model before and after the round, mixing included, and the sum of the learning rates between.
+
+    An optional method bind(setting) is called once, before all others, with the facts about the
+    experiment; ValueError if a parameter does not fit them. An optional method evaluated(loss) is
+    called after the evaluation of a round, with the loss of this peer's model on the validation
+    samples, if the data set has them.
     """
 
     def start(self, x: Vector) -> None:
@@ -168,6 +191,10 @@ class LocalOptimizer(Protocol):
 
 
 class LearningRateSchedule(Protocol):
-    """Factor on the learning rate over the run."""
+    """Factor on the learning rate over the run.
+
+    Optional methods bind(setting), start() and evaluated(loss) are called as those of the
+    optimizer; attributes that `start` sets are state.
+    """
 
     def factor(self, epoch: float, epochs: float) -> float: ...

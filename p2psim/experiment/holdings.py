@@ -42,6 +42,8 @@ class Holdings:
         scenario = self.scenario
         self._check("training", self.train(rank), scenario.parts[rank])
         self._check("test", self.test, np.arange(len(self.test[1])))
+        if self.validation:
+            self._check("validation", self.validation, np.arange(len(self.validation[1])))
         scenario.task.bind(scenario.experiment.data.spec(), self.train(rank)[1])
 
     def check(self) -> None:
@@ -79,8 +81,20 @@ class Holdings:
     @cached_property
     def test(self) -> Raw:
         """Test samples of the experiment's classes, the same on every peer."""
+        return self._of_classes("test", self.scenario.experiment.data.test())
+
+    @cached_property
+    def validation(self) -> Raw | None:
+        """Validation samples as `test`; None if the data set has none."""
+        data = self.scenario.experiment.data
+        if not data.validates:
+            return None
+        return self._of_classes("validation_samples", data.validation_samples())
+
+    def _of_classes(self, method: str, raw: Any) -> Raw:
+        """Return samples that a method has returned, checked, of the experiment's classes."""
         experiment = self.scenario.experiment
-        inputs, targets = check_pair(self.name, "test", experiment.data.test())
+        inputs, targets = check_pair(self.name, method, raw)
         classes = experiment.data_section.classes
         if classes is None:
             return inputs, targets
@@ -95,13 +109,14 @@ class Holdings:
         slices = [slice(end - len(part), end) for end, part in zip(ends, parts, strict=True)]
         pieces = [(rows(inputs, piece), targets[piece]) for piece in slices]
         self.parts = dict(enumerate(pieces))
-        _ = self.test  # read now: the property caches it for the forked processes
+        _ = self.test, self.validation  # read now: they are cached for the forked processes
 
     def fingerprint(self, rank: int) -> str:
         """Return a digest of a peer's training samples and of the test labels."""
         digest = hashlib.blake2b(digest_size=16)
         inputs, targets = self.train(rank)
-        for array in (*named(inputs).values(), targets, self.test[1]):
+        context = self.scenario.experiment.data.context.values()
+        for array in (*named(inputs).values(), targets, self.test[1], *context):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 

@@ -15,11 +15,18 @@ from typing import Any
 import numpy as np
 
 from p2psim import memory, rng
-from p2psim.base import Indices, Model, Setting, Shape, Task
+from p2psim.base import Indices, Setting, Shape, Task
 from p2psim.errors import InputError
 from p2psim.experiment import config
 from p2psim.experiment.config import Experiment
 from p2psim.experiment.data_check import check_attributes, check_labels
+from p2psim.experiment.model_check import (
+    bind_model,
+    check_alignment,
+    check_outputs,
+    choose_task,
+    tensors,
+)
 from p2psim.experiment.run_length import mean_steps, rounds_of
 from p2psim.models.cost_model import Account, account, stored_activations
 from p2psim.models.layers import Cost
@@ -35,7 +42,6 @@ REMEDIES = {
     "static": "choose a topology that does not change from step to step",
 }
 MATRICES = 6  # (n, n) in float64 in memory at the same time while a topology is built
-VECTORS = 8  # of length d in memory in the dry run of a peer: x, gradient, state, messages
 COLUMNS = 9  # numbers in run.h5 for each peer and round
 
 
@@ -150,6 +156,7 @@ class Scenario:
             steps_per_epoch=self.steps_per_epoch,
             rounds=self.rounds,
             epochs=self.epochs,
+            validates=self.experiment.data.validates,
         )
 
     def eval_rounds(self) -> list[int]:
@@ -180,9 +187,9 @@ def prepare(experiment: Experiment) -> Scenario:
     check_weights(experiment.algorithm, graph)
     task = choose_task(experiment)
     bind_model(experiment)
-    check_precision(experiment)
     shapes = tensors(experiment, parts[0])
     check_outputs(experiment, task)
+    check_alignment(experiment, shapes)
     steps = experiment.learning.local_steps
     scenario = Scenario(experiment, parts, graph, task, shapes, head.rounds or 1, steps)
     check_initial(scenario)
@@ -259,95 +266,15 @@ def bind_time(scenario: Scenario) -> None:
 
 
 def bind_algorithm(scenario: Scenario) -> None:
-    """Bind the algorithm to the run; InputError if its parameters do not fit."""
-    try:
-        scenario.experiment.algorithm.bind(scenario.setting)
-    except ValueError as error:
-        raise InputError(f"algorithm: {error}") from None
-
-
-def choose_task(experiment: Experiment) -> Task:
-    """Return the task of [learning], or the data set's default."""
-    if experiment.learning.task is not None:
-        return experiment.learning.task
-    name = experiment.data.task
-    experiment.table["learning"]["task"] = {"name": name}
-    task: Task = find("task", name, experiment.folder)()
-    return task
-
-
-def check_outputs(experiment: Experiment, task: Task) -> None:
-    """Check that the model's outputs have the shape that the task needs; InputError otherwise."""
-    model, spec, table = experiment.model, experiment.data.spec(), experiment.table
-    needed = task.output_shape(spec)
-    method = getattr(model, "output_shape", None)
-    shape = method(experiment.data.shape, spec.outputs) if method else (spec.outputs,)
-    if shape != needed:
-        name = table["model"]["name"]
-        raise InputError(
-            f"model {name!r} gives outputs of shape {shape} for a sample, but the task "
-            f"{table['learning']['task']['name']!r} needs {needed}; give the model other "
-            f"parameters (see `p2psim list model {name}`), choose another model or, with "
-            "learning.task, another task"
-        )
-
-
-def bind_model(experiment: Experiment) -> None:
-    """Bind the model to the data set; InputError if only one of them is for token ids."""
-    model, data, table = experiment.model, experiment.data, experiment.table
-    tokens = getattr(model, "tokens", False)
-    if tokens != bool(data.vocabulary):
-        samples, inputs = ("numbers", "token ids") if tokens else ("token ids", "numbers")
-        remedy = "data 'ag-news', or another model" if tokens else "model 'transformer'"
-        raise InputError(
-            f"data {table['data']['name']!r} gives {samples}, but model {table['model']['name']!r} "
-            f"takes {inputs}; take {remedy}"
-        )
-    if hasattr(model, "bind"):
-        model.bind(data.spec(), experiment.folder)
-
-
-def tensors(experiment: Experiment, samples: Indices) -> list[Shape]:
-    """Return the shapes of the model's parameters; InputError if they do not fit data or memory.
-
-    `samples` are training samples, with which a learning rule may choose its parameters.
-    """
-    model, data = experiment.model, experiment.data
-    try:
-        # A class that inherits `shapes` from the interface returns None.
-        shapes = [tuple(shape) for shape in model.shapes(data.shape, data.outputs) or ()]
-    except ValueError as error:
-        raise InputError(f"model: {error}") from None
-    if not shapes:
-        raise InputError(
-            f"model {experiment.table['model']['name']!r} has no parameters: give its class a "
-            "method shapes(inputs, outputs) that returns their shapes"
-        )
-    if max(math.prod(shape) for shape in shapes) >= 2**31:
-        raise InputError("model: a tensor has 2^31 entries or more; make its layers smaller")
-    d = sum(math.prod(shape) for shape in shapes)
-    itemsize = np.dtype(experiment.model_section.dtype).itemsize
-    memory.check(
-        VECTORS * d * itemsize,
-        f"model: {d:,} parameters, of which a peer keeps about {VECTORS} copies,",
-        "make its layers smaller",
-    )
-    if hasattr(experiment.learning.rule, "prepare"):
-        from p2psim.learning.rules import trained_shapes  # imports torch
-
-        return trained_shapes(model, data, experiment.learning.rule, samples)
-    return shapes
-
-
-def check_precision(experiment: Experiment) -> None:
-    """Check that the model has a layer for the precision; InputError otherwise."""
-    precision, model = experiment.learning.precision, experiment.model
-    allowed = getattr(model, "precisions", Model.precisions)
-    if precision not in allowed:
-        raise InputError(
-            f"learning.precision = {precision!r}: model {experiment.table['model']['name']!r} has "
-            f"no layer that is computed in it; give {' or '.join(map(repr, allowed))}"
-        )
+    """Bind algorithm and optimizer to the run; InputError if their parameters do not fit."""
+    experiment, setting = scenario.experiment, scenario.setting
+    optimizer = experiment.learning.optimizer
+    for name, plugin in (("algorithm", experiment.algorithm), ("learning.optimizer", optimizer)):
+        if hasattr(plugin, "bind"):
+            try:
+                plugin.bind(setting)
+            except ValueError as error:
+                raise InputError(f"{name}: {error}") from None
 
 
 def check_weights(algorithm: Any, graph: topology.Topology) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 from p2psim.base import NonNegative, Positive, Vector
 from p2psim.learning.optimizer import Descent, check_fraction
 from p2psim.registry import plugin
-from p2psim.vectors import add_scaled
 
 
 @plugin("optimizer", "adam", "Kingma & Ba 2015, Algorithm 1")
@@ -18,7 +17,8 @@ class Adam(Descent):
     direction = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon),  t = 1, 2, ...
 
     `decoupled`: AdamW of Loshchilov & Hutter 2019, Algorithm 2: g' = g, and wd x is added to the
-    direction. Each peer has its own m and v, which are not mixed. No traffic.
+    direction. `clip` and `decayed` act as in sgd. Each peer has its own m and v, which are not
+    mixed. No traffic.
     """
 
     lr: NonNegative = 1e-3
@@ -35,12 +35,11 @@ class Adam(Descent):
         self.m, self.v, self.t = np.zeros_like(x), np.zeros_like(x), 0
 
     def direction(self, g: Vector, x: Vector) -> Vector:
-        if not self.decoupled:
-            g = self.decayed(g, x)
+        g = self.clipped(g) if self.decoupled else self.regularized(g, x)
         self.t += 1
         result = self.buffer("direction", x)
         self.adapt(g, result)
-        return add_scaled(result, self.weight_decay, x, out=result) if self.decoupled else result
+        return self.add_decay(result, x, result) if self.decoupled else result
 
     def adapt(self, g: Vector, out: Vector) -> None:
         """Update m and v for step t and write the direction into `out`.

@@ -77,36 +77,69 @@ class SumMetric:
             return float(self.evaluate(sums))
 
 
-class AUC:
-    """Exact area under the ROC curve of one logit: scores are kept and ranked once.
+def one_logit(outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return score and class 0 or 1 of each sample of a task with one logit, both (B, 1)."""
+    return outputs, batch.targets[:, None]
 
-    Sums are the scores, the targets and marks of the samples seen, (3, samples). Equal scores
-    count half, as in the Mann-Whitney statistic. NaN where a class has no sample.
+
+class Ranking:
+    """A metric of the order of all scores: they are kept, and ranked once, so that it is exact.
+
+    Sums are scores, classes and marks of what has been seen, shape (3, samples, columns). NaN where
+    a class has no sample.
     """
 
     unit = ""
     better: Literal["higher", "lower"] = "higher"
-    meaning = "area under the ROC curve"
     shape: Shape = ()
 
+    def __init__(
+        self,
+        meaning: str,
+        evaluate: Callable[[Sums, NDArray[np.bool_]], float],
+        scored: Callable[..., tuple[torch.Tensor, torch.Tensor]] = one_logit,
+        columns: int = 1,
+    ) -> None:
+        """Evaluate the metric as evaluate(scores, positive), both of shape (scores,).
+
+        scored(outputs, batch) gives scores and classes 0 or 1 of a batch, both (B, columns).
+        """
+        self.meaning, self.evaluate, self.scored, self.columns = meaning, evaluate, scored, columns
+
     def zero(self, samples: int) -> Sums:
-        return np.zeros((3, samples))
+        return np.zeros((3, samples, self.columns))
 
     def add(self, sums: Sums, outputs: torch.Tensor, batch: Batch) -> None:
         part = slice(batch.start, batch.start + len(batch.targets))
-        sums[0, part] = outputs[:, 0].cpu().numpy()
-        sums[1, part] = batch.targets.cpu().numpy()
+        scores, classes = self.scored(outputs, batch)
+        sums[0, part] = scores.cpu().numpy()
+        sums[1, part] = classes.cpu().numpy()
         sums[2, part] = 1.0
 
     def result(self, sums: Sums) -> float:
-        from scipy.stats import rankdata
-
-        scores, targets, seen = sums
-        ranks, positive = rankdata(scores[seen > 0]), targets[seen > 0] > 0
-        many, few = positive.sum(), (~positive).sum()
-        if not many or not few or np.isnan(scores).any():
+        scores, classes, marks = sums.reshape(3, -1)
+        scores, positive = scores[marks > 0], classes[marks > 0] > 0
+        if not positive.any() or positive.all() or np.isnan(scores).any():
             return float("nan")
-        return float((ranks[positive].sum() - many * (many + 1) / 2) / (many * few))
+        return float(self.evaluate(scores, positive))
+
+
+def area_under_roc(scores: Sums, positive: NDArray[np.bool_]) -> float:
+    """Return the area under the ROC curve; equal scores count half (Mann & Whitney 1947)."""
+    from scipy.stats import rankdata
+
+    many, few = int(positive.sum()), int((~positive).sum())
+    ranks = rankdata(scores)[positive].sum()
+    return float((ranks - many * (many + 1) / 2) / (many * few))
+
+
+def average_precision(scores: Sums, positive: NDArray[np.bool_]) -> float:
+    """Return sum_k (recall_k - recall_{k-1}) precision_k over the distinct scores, from the top."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.diff(scores[order], append=np.nan))  # last place of each score
+    hits = np.cumsum(positive[order])[ends]
+    precision, recall = hits / (ends + 1), hits / positive.sum()
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
 def class_metrics(classes: int, own: NDArray[Any]) -> dict[str, Metric]:

@@ -36,7 +36,7 @@ class QuasiGlobalMomentum(Descent):
         self.m = np.zeros_like(x)
 
     def direction(self, g: Vector, x: Vector) -> Vector:
-        g = self.decayed(g, x)
+        g = self.regularized(g, x)
         v = add_scaled(g, self.beta, self.m, out=self.buffer("v", x))
         return add_scaled(g, self.beta, v, out=v) if self.nesterov else v
 

@@ -15,8 +15,9 @@ class SGD(Descent):
     """g' = g + wd x;  v <- mu v + g';  direction = g' + mu v (Nesterov) or v (heavy ball).
 
     x <- x - lr direction: lr is not part of v, so a drop of lr rescales old momentum too. Weight
-    decay acts on every tensor. During the first `warmup` epochs lr rises linearly from lr/10 or,
-    with ramp = "flat", stays at lr/10.
+    decay acts on every tensor, or on those whose numbers are in `decayed`, from 0 in torch's order.
+    With `clip` > 0, g is first multiplied by min(1, clip / ||g||). During the first `warmup` epochs
+    lr rises linearly from lr/10 or, with ramp = "flat", stays at lr/10.
     """
 
     momentum: NonNegative = 0.0
@@ -32,7 +33,7 @@ class SGD(Descent):
         self.v = np.zeros_like(x) if self.momentum else None
 
     def direction(self, g: Vector, x: Vector) -> Vector:
-        g = self.decayed(g, x)
+        g = self.regularized(g, x)
         if self.v is None:
             return g
         add_scaled(g, self.momentum, self.v, out=self.v)

@@ -55,7 +55,7 @@ class DistilBERT(Layered):
     embeddings are not.
     """
 
-    tokens = True
+    samples = "tokens"
 
     path: str
     from_scratch: bool = False

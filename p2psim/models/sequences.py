@@ -77,7 +77,7 @@ class FirstToken(Layer):
 class TokenModel(Layered):
     """Base of models that are lists of layers and whose samples are texts of token ids."""
 
-    tokens = True
+    samples = "tokens"
 
     def __post_init__(self) -> None:
         self.vocabulary = 0  # until `bind`

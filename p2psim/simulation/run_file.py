@@ -104,7 +104,9 @@ def clear(folder: Path, everything: bool) -> None:
                 subfolder.unlink()
         checkpoint.clear(folder)
         files = [
-            file for name in ("peer", "schedule") for file in folder.glob(f"peers/{name}-*.h5")
+            file
+            for name in ("peer-*.h5", "schedule-*.h5", "result-*")
+            for file in folder.glob(f"peers/{name}")
         ]
         for file in [folder / "run.h5", folder / "joined.h5", *files]:
             file.unlink(missing_ok=True)

@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 
+from p2psim.base import Metric, Task
 from p2psim.experiment.scenario import Scenario
 from p2psim.network.clock import EVENTS
 
@@ -53,6 +54,7 @@ STATUS = {
     "failure": ((), "S400", "", "reason of the peer's failure if the disk is full"),
     "waits_for": ((16,), "i8", "", "the first 16 of the peers that it waits for; -1: none"),
 }
+Layout: TypeAlias = dict[str, tuple[tuple[int, ...], str, str, str]]
 COMPLETE = ("done", "diverged")  # values of the attribute "status" of a complete run
 PHASES = ("local", "consensus")  # the numbers of /eval/phase are indices of this
 # A row of /schedule/RANK, an event of the peer's clock.
@@ -63,7 +65,7 @@ ROW = np.dtype(
 )
 
 
-def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str]]:
+def layout(scenario: Scenario) -> Layout:
     """Return path -> (shape, type, unit, meaning) of each dataset that every peer records.
 
     Shapes are those in a peer's file; in run.h5 the peer is an additional first axis. The status
@@ -78,11 +80,12 @@ def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str
             f"eval/{name}": ((rows, *metric.shape), "f8", metric.unit, metric.meaning)
             for name, metric in scenario.task.metrics.items()
         },
-        # The first metric is the primary one, and the only one of the mean model.
+        # The first metric is the primary one, and the only one of these two.
         **{
             f"eval/mean_model_{name}": ((rows,), "f8", metric.unit, f"{name} of the mean model")
-            for name, metric in itertools.islice(scenario.task.metrics.items(), 1)
+            for name, metric in primary(scenario.task)
         },
+        **validation_layout(scenario, rows),
         **{
             f"algorithm/{name}": ((scenario.rounds,), "f8", "", meaning)
             for name, meaning in scenario.experiment.algorithm.metrics.items()
@@ -92,9 +95,23 @@ def layout(scenario: Scenario) -> dict[str, tuple[tuple[int, ...], str, str, str
     }
 
 
-def alignment_layout(
-    scenario: Scenario, rows: int
-) -> dict[str, tuple[tuple[int, ...], str, str, str]]:
+def validation_layout(scenario: Scenario, rows: int) -> Layout:
+    """Return the datasets of the validation samples for `rows` evaluations, as `layout` does."""
+    if not scenario.experiment.data.validates:
+        return {}
+    names = {"loss": "", **{name: metric.unit for name, metric in primary(scenario.task)}}
+    return {
+        f"eval/validation_{name}": ((rows,), "f8", unit, f"{name} on the validation samples")
+        for name, unit in names.items()
+    }
+
+
+def primary(task: Task) -> Iterable[tuple[str, Metric]]:
+    """Return the primary metric of a task with its name, or nothing if it has no metrics."""
+    return itertools.islice(task.metrics.items(), 1)
+
+
+def alignment_layout(scenario: Scenario, rows: int) -> Layout:
     """Return the datasets of /alignment for a run with `rows` evaluations, as `layout` does."""
     every = scenario.experiment.eval.alignment
     if not every:
@@ -116,6 +133,11 @@ def data_bytes(datasets: Iterable[tuple[tuple[int, ...], str]]) -> int:
 def fill_value(kind: str) -> Any:
     """Return the value of entries that have not been recorded, for a type such as "f8"."""
     return {"i": -1, "f": np.nan, "S": b""}[kind[0]]
+
+
+def result_file(rank: int) -> str:
+    """Return the path, relative to the run folder and without suffix, of results of a task."""
+    return f"peers/result-{rank:05d}"
 
 
 def peer_file(rank: int) -> str:

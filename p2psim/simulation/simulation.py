@@ -25,6 +25,7 @@ from p2psim.simulation.bound import BoundAttributes
 from p2psim.simulation.checkpoint import CheckpointStore
 from p2psim.simulation.event_log import EventLog
 from p2psim.simulation.recorder import Recorder
+from p2psim.simulation.run_format import PHASES, result_file
 from p2psim.vectors import check_like
 
 
@@ -119,6 +120,8 @@ class Simulation:
         self.evaluator = Evaluator(scenario, self.model, self.control, holdings)
         holdings.release()
         self.due = set(scenario.eval_rounds())
+        self.last_phase = max(scenario.experiment.eval.phases, key=PHASES.index)
+        self.evaluated = getattr(learning.optimizer, "evaluated", None)
         self.parts: dict[str, Stateful] = {
             "network": self.net,
             "oracle": self.oracle,
@@ -168,6 +171,7 @@ class Simulation:
         self.set_phase("end")
         self.net.drain()
         self.control.drain()  # the agreement's last messages
+        self.evaluator.save(x, store.folder / result_file(self.rank))
         return x
 
     def one_round(self, x: Vector) -> Vector:
@@ -243,6 +247,8 @@ class Simulation:
             with self.untimed():
                 row = self.evaluator.measure(x)
             self.log.evaluation(self.round, phase, time=self.clock.now, **row)
+            if self.evaluated and phase == self.last_phase and "validation_loss" in row:
+                self.evaluated(row["validation_loss"])
             if (
                 self.alignment
                 and (self.log.rows - 1) % self.scenario.experiment.eval.alignment == 0

@@ -119,7 +119,7 @@ CASES: dict[str, tuple[Table, tuple[str, ...]]] = {
     ),
     "text-for-a-model-of-numbers": (
         {**TEXT, "model": {"name": "mlp"}},
-        ("'text' gives token ids", "'mlp' takes numbers", "take"),
+        ("'text' gives token ids", "'mlp' takes numbers", "transformer"),
     ),
     "numbers-for-a-model-of-texts": (
         {"data": {"name": "diabetes"}, "model": TEXT["model"]},

@@ -46,7 +46,7 @@ NEEDED: dict[str, dict[str, Any]] = {"distilbert": {"path": str(TINY), "from_scr
 def model(name: str, **params: Any) -> Any:
     """One that the scenario has told of a vocabulary, if it needs one."""
     made: Any = registry.names("model")[name](**{**NEEDED.get(name, {}), **params})
-    if made.tokens:
+    if made.samples == "tokens":
         made.vocabulary = 100
     return made
 
@@ -55,7 +55,7 @@ def samples(model: Any, *shape: int) -> Any:
     """Random ones."""
     import torch
 
-    return torch.randint(0, 100, shape) if model.tokens else torch.randn(shape)
+    return torch.randint(0, 100, shape) if model.samples == "tokens" else torch.randn(shape)
 
 
 @pytest.mark.parametrize(("name", "params", "inputs", "outputs"), CASES)
@@ -72,7 +72,9 @@ def test_shapes_are_those_of_torch(
     parameters = [tuple(p.shape) for p in module.parameters()]
     assert network.shapes(inputs, outputs) == parameters
     norm = params.get("norm")
-    assert bool(list(module.buffers())) == (norm in ("batch", "range-bn") or network.tokens)
+    assert bool(list(module.buffers())) == (
+        norm in ("batch", "range-bn") or network.samples == "tokens"
+    )
     assert module.training
     given, before = samples(network, 5, *inputs), torch.default_generator.get_state()
     made = module(given)
@@ -88,7 +90,10 @@ def test_which_models_need_a_seed(name: str, nothing: bool) -> None:
     from p2psim.models.randomness import draws_nothing
 
     network = model(name)
-    assert draws_nothing(network.build((5,) if network.tokens else (1, 8, 8), 2)) == nothing
+    assert (
+        draws_nothing(network.build((5,) if network.samples == "tokens" else (1, 8, 8), 2))
+        == nothing
+    )
 
 
 @pytest.mark.parametrize("name", registry.names("model"))
@@ -134,7 +139,7 @@ def test_the_same_seed_gives_the_same_start() -> None:
         for _ in range(2):
             torch.manual_seed(7)
             network = model(name)
-            module = network.build((8,) if network.tokens else (1, 8, 8), 10)
+            module = network.build((8,) if network.samples == "tokens" else (1, 8, 8), 10)
             made.append(torch.nn.utils.parameters_to_vector(module.parameters()))
         assert torch.equal(*made)
 

@@ -201,11 +201,11 @@ class Own:
 @pytest.mark.parametrize(
     ("data", "model", "says"),
     [
-        ("ag-news", "linear", r"'ag-news' gives token ids, but model 'linear' takes numbers; take "
-         "model 'transformer'"),
+        ("ag-news", "linear", "'ag-news' gives token ids, but model 'linear' takes numbers; "
+         "choose one of the models decoder-transformer, distilbert, transformer, or"),
         ("ag-news", "own.py:Own", "model 'own.py:Own' takes numbers"),
         ("digits", "transformer", "'digits' gives numbers, but model 'transformer' takes token "
-         "ids; take data 'ag-news'"),
+         "ids; choose one of the models cnn"),
     ],
 )  # fmt: skip
 def test_data_and_models_of_two_kinds(data: str, model: str, says: str, home: Path) -> None:
