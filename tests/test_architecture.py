@@ -47,6 +47,7 @@ HEAVY = (
 )
 NEEDED = (
     *("models.norms", "models.attention", "learning.int8"),
+    *("models.graph_modules", "models.graph_networks", "models.attention_graphs"),
     *("learning.feedback", "learning.rules", "models.points"),
     *("simulation.flat_model", "simulation.minibatches", "simulation.evaluation"),
     "simulation.alignment",

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 DETERMINISTIC = frozenset(
     [
         "Sequential",
+        "ModuleList",
+        "ParameterList",
         "Flatten",
         "Linear",
         "Conv2d",
