@@ -55,44 +55,44 @@ class DirectFeedbackAlignment:
         loss = learner.loss(self.network.forward(batch.inputs), batch)
         learner.backward(loss)
         for part in reversed(self.network.passes):  # a later pass may start from an earlier one
-            learner.accumulate(*self.ends(part))
+            e = part.error()
+            feedback = self.matrices.project(part, e)
+            if part.output.requires_grad:  # the tap is not right behind a point
+                learner.accumulate((*part.ends, part.output), (*feedback, e))
+            else:
+                learner.accumulate(part.ends, feedback)
         return loss.item()
-
-    def ends(self, part: Pass) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return the ends of the pieces of a pass, and the gradient at each of them."""
-        ends = [part.end, *(cut.end for cut in part.cuts)]
-        gradients = [part.error, *self.matrices.project(part)]
-        pairs = [pair for pair in zip(ends, gradients, strict=True) if pair[0].requires_grad]
-        return [end for end, _ in pairs], [gradient for _, gradient in pairs]
 
 
 class Matrices:
     """The matrix B of each tap, drawn from key(tap) at its first use.
 
-    `layers` replaces B_i, divisor included, by a matrix of its own for each point of a pass.
+    `layers` replaces B_i e, divisor included, by a function of a pass and its error, with one row
+    for each row of e.
     """
 
     def __init__(self, key: Callable[[int], int]) -> None:
         self.key = key
         self.drawn: dict[int, torch.Tensor] = {}
-        self.layers: Callable[[Pass], list[torch.Tensor]] | None = None
+        self.layers: Callable[[Pass, torch.Tensor], list[torch.Tensor]] | None = None
 
-    def project(self, part: Pass) -> list[torch.Tensor]:
+    def project(self, part: Pass, error: torch.Tensor) -> list[torch.Tensor]:
         """Return the feedback of each point of a pass, in the shape of the point's output."""
-        if not part.cuts:
+        if not part.ends:
             return []
-        ends = [cut.end for cut in part.cuts]
-        sizes = [math.prod(cut.end.shape[cut.point.batch_dims :]) for cut in part.cuts]
-        error = part.error
-        e = error.reshape(math.prod(error.shape[: max(1, error.ndim - 1)]), -1)
+        e = error if error.ndim == 2 else error.reshape(-1, error.shape[-1])
+        sizes = [
+            math.prod(end.shape[dims:]) for end, dims in zip(part.ends, part.dims, strict=True)
+        ]
         if self.layers:
-            projected = [e @ matrix for matrix in self.layers(part)]
+            projected = self.layers(part, e)
         else:
-            common = e @ self.matrix(part.tap, e, max(sizes))
-            projected = [common[:, :size] for size in sizes]
+            largest = max(sizes)
+            common = e @ self.matrix(part.tap, e, largest)
+            projected = [common if size == largest else common[:, :size] for size in sizes]
         return [
-            spread(feedback, h.numel() // size).reshape(h.shape)
-            for h, size, feedback in zip(ends, sizes, projected, strict=True)
+            feedback if feedback.shape == end.shape else spread(feedback, end, size)
+            for feedback, end, size in zip(projected, part.ends, sizes, strict=True)
         ]
 
     def matrix(self, tap: int, e: torch.Tensor, size: int) -> torch.Tensor:
@@ -105,15 +105,19 @@ class Matrices:
         return self.drawn[tap]
 
 
-def spread(feedback: torch.Tensor, rows: int) -> torch.Tensor:
-    """Return the feedback with `rows` rows: each is repeated R times and divided by sqrt(R).
+def spread(feedback: torch.Tensor, end: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the feedback in the shape of a point, whose rows have `size` entries.
 
-    InputError if the rows of the error do not divide `rows`.
+    Each row is repeated R times and divided by sqrt(R). InputError if the rows of the error do not
+    divide those of the point.
     """
+    rows = end.numel() // size
     times, rest = divmod(rows, len(feedback))
     if rest or not times:
         raise InputError(
             f"learning.rule: a feedback point has {rows} rows, and its error has {len(feedback)}; "
             "give the point the number of leading axes that the error has (batch_dims)"
         )
-    return feedback if times == 1 else feedback.repeat_interleave(times, 0) / math.sqrt(times)
+    if times > 1:
+        feedback = feedback.repeat_interleave(times, 0) / math.sqrt(times)
+    return feedback.reshape(end.shape)

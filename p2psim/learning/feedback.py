@@ -7,8 +7,6 @@ differentiated afterwards, all in one backward pass, from the gradients at their
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
@@ -22,29 +20,25 @@ CURE = (
 )
 
 
-@dataclass(eq=False)
-class Cut:
-    """A point in a forward pass: its input ends a piece, and its output starts the next one."""
-
-    point: FeedbackPointModule
-    end: torch.Tensor
-    start: torch.Tensor
-
-
-@dataclass(eq=False)
 class Pass:
     """One forward pass of a minibatch through the points before one tap."""
 
-    tap: int  # number of the tap in the module
-    cuts: list[Cut]  # in forward order
-    end: torch.Tensor  # input of the tap
-    output: torch.Tensor  # output of the tap, a leaf: its .grad becomes the error
+    def __init__(self) -> None:
+        self.tap = 0  # number of the tap in the module
+        self.ends: list[torch.Tensor] = []  # input of each point, where a piece ends
+        self.starts: list[torch.Tensor] = []  # outputs of points, while checking
+        self.dims: list[int] = []  # leading axes of each point that count samples
 
-    @property
+    def close(self, tap: int, x: torch.Tensor) -> torch.Tensor:
+        """End the pass at a tap; returns x as a leaf, whose gradient becomes the error."""
+        self.tap, self.output = tap, x
+        self.leaf = x.detach().requires_grad_()
+        return self.leaf
+
     def error(self) -> torch.Tensor:
-        """Error of this pass, dL/d(output)."""
-        error = self.output.grad
-        return torch.zeros_like(self.output) if error is None else error
+        """Return the error of this pass, dL/d(output)."""
+        error = self.leaf.grad
+        return torch.zeros_like(self.leaf) if error is None else error
 
 
 class CutNetwork:
@@ -68,7 +62,7 @@ class CutNetwork:
         self.taps = [part for part in taps if part.name == tap]
         self.active = False  # a forward pass of `forward` is under way
         self.checking = False
-        self.pending: list[Cut] = []  # since the last tap
+        self.pending = Pass()  # since the last tap
         self.passes: list[Pass] = []
         for point in feedback_points(module):
             point.action = self.cut
@@ -77,7 +71,7 @@ class CutNetwork:
 
     def forward(self, inputs: object) -> torch.Tensor:
         """Return the outputs for a minibatch, and keep the passes of its points."""
-        self.pending, self.passes, self.active = [], [], True
+        self.pending, self.passes, self.active = Pass(), [], True
         try:
             outputs: torch.Tensor = self.module(inputs)
         finally:
@@ -88,8 +82,12 @@ class CutNetwork:
         """Keep the input of a point, and return it without its history."""
         if not self.active:
             return x
-        start = x.detach().requires_grad_(self.checking)
-        self.pending.append(Cut(point, x, start))
+        start, part = x.detach(), self.pending
+        if self.checking:
+            part.starts.append(start.requires_grad_())
+        if x.requires_grad:  # the piece has parameters
+            part.ends.append(x)
+            part.dims.append(point.batch_dims)
         return start
 
     def end(self, tap: FeedbackPointModule, x: torch.Tensor) -> torch.Tensor:
@@ -99,10 +97,9 @@ class CutNetwork:
 
     def end_pass(self, tap: int, x: torch.Tensor) -> torch.Tensor:
         """End a pass; returns x as a leaf, whose gradient becomes the error."""
-        output = x.detach().requires_grad_()
-        self.passes.append(Pass(tap, self.pending, x, output))
-        self.pending = []
-        return output
+        part, self.pending = self.pending, Pass()
+        self.passes.append(part)
+        return part.close(tap, x)
 
     def check(self, inputs: object) -> None:
         """Check for the inputs of one sample that the outputs depend on points through taps alone.
@@ -112,10 +109,10 @@ class CutNetwork:
         self.checking = True
         outputs = self.forward(inputs)
         self.checking = False
-        starts = [cut.start for part in self.passes for cut in part.cuts]
+        starts = [start for part in self.passes for start in part.starts]
         total = outputs.sum()
         grads = torch.autograd.grad(total, starts, allow_unused=True) if starts else ()
-        if self.pending or any(grad is not None for grad in grads):
+        if self.pending.starts or any(grad is not None for grad in grads):
             raise InputError(
                 "learning.rule: a feedback point of the model reaches the loss past the tap, so "
                 'that its feedback would be wrong; give learning.rule.tap = "outputs", or move '

@@ -70,12 +70,12 @@ def gradients(
     loss: Loss = functional.cross_entropy,
     targets: Tensor = LABELS,
     rule: Any = None,
-    matrices: Callable[[Pass], list[Tensor]] | None = None,
+    feedback: Callable[[Pass, Tensor], list[Tensor]] | None = None,
 ) -> list[Tensor | None]:
-    """The gradients of all parameters by the rule, with matrices of its own for each point."""
+    """The gradients of all parameters by the rule, with another feedback for each point."""
     rule = rule or bound(module)
-    if matrices:
-        rule.matrices.layers = matrices
+    if feedback:
+        rule.matrices.layers = feedback
     rule.gradient(AutogradLearner(module, loss), Batch(X, targets, len(X)))
     return [p.grad if p.grad is None else p.grad.clone() for p in module.parameters()]
 
@@ -101,12 +101,12 @@ def test_one_hidden_layer_with_the_weights_as_feedback_is_backpropagation(activa
     module = make(nn.Linear(5, 7), activation(), Point(), nn.Linear(7, 3))
     expected = backpropagated(module)
     weight: Any = module[3].weight
-    assert largest(gradients(module, matrices=lambda part: [weight]), expected) == 0
+    assert largest(gradients(module, feedback=lambda part, e: [e @ weight]), expected) == 0
     assert largest(gradients(module), expected) > 0.1  # with a random B
 
 
-def deep(activation: Any) -> tuple[nn.Sequential, Callable[[Pass], list[Tensor]]]:
-    """Five layers, and for each point the product of all weights above it."""
+def deep(activation: Any) -> tuple[nn.Sequential, Callable[[Pass, Tensor], list[Tensor]]]:
+    """Five layers, and for each point e times the product of all weights above it."""
     widths = [5, 6, 4, 7, 5, 3]
     layers: list[nn.Module] = []
     for low, high in pairwise(widths):
@@ -114,9 +114,9 @@ def deep(activation: Any) -> tuple[nn.Sequential, Callable[[Pass], list[Tensor]]
     module = make(*layers[:-2])
     weights: list[Any] = [part.weight for part in module if isinstance(part, nn.Linear)]
 
-    def products(part: Pass) -> list[Tensor]:
+    def products(part: Pass, e: Tensor) -> list[Tensor]:
         return [
-            torch.linalg.multi_dot([*weights[:i:-1], torch.eye(w.shape[1]).double()])
+            e @ torch.linalg.multi_dot([*weights[:i:-1], torch.eye(w.shape[1]).double()])
             for i, w in enumerate(weights[1:])
         ]
 
@@ -126,13 +126,13 @@ def deep(activation: Any) -> tuple[nn.Sequential, Callable[[Pass], list[Tensor]]
 def test_a_linear_network_with_products_of_weights_as_feedback_is_backpropagation() -> None:
     module, products = deep(nn.Identity)
     expected = backpropagated(module)
-    assert largest(gradients(module, matrices=products), expected) <= 1e-12
+    assert largest(gradients(module, feedback=products), expected) <= 1e-12
 
 
 def test_a_nonlinear_network_is_not_apart_from_its_last_layer() -> None:
     module, products = deep(nn.Tanh)
     expected = backpropagated(module)
-    found = gradients(module, matrices=products)
+    found = gradients(module, feedback=products)
     assert largest(found[:-2], expected[:-2]) > 0.1
     assert largest(found[-2:], expected[-2:]) == 0
 
@@ -150,7 +150,7 @@ def test_one_post_norm_block_with_a_tap_at_its_output_is_backpropagation() -> No
         nn.Linear(8, 3),
     )
     expected = backpropagated(module)
-    found = gradients(module, matrices=lambda part: [torch.eye(8).double()])
+    found = gradients(module, feedback=lambda part, e: [e])
     assert largest(found, expected) == 0
 
 
@@ -178,7 +178,7 @@ def test_the_error_is_the_gradient_of_the_loss_at_the_outputs(
     rule = bound(module)
     gradients(module, loss, targets, rule)
     (part,) = rule.network.passes
-    assert float((part.error - expected).abs().max()) <= 1e-15
+    assert float((part.error() - expected).abs().max()) <= 1e-15
 
 
 def test_layers_of_two_sizes_take_the_first_columns_of_one_matrix() -> None:
@@ -212,10 +212,10 @@ def test_a_point_with_more_rows_than_the_error_repeats_them() -> None:
     rule = bound(module)
     gradients(module, rule=rule)
     (part,) = rule.network.passes
-    (feedback,) = rule.matrices.project(part)
+    (feedback,) = rule.matrices.project(part, part.error())
     B = torch.from_numpy(np.random.default_rng(7).uniform(-1, 1, (3, 4)))
     for row in range(45):
-        expected = part.error[row // 5] @ B / math.sqrt(4) / math.sqrt(5)
+        expected = part.error()[row // 5] @ B / math.sqrt(4) / math.sqrt(5)
         assert float((feedback.reshape(45, 4)[row] - expected).abs().max()) <= 1e-15
 
 
@@ -239,7 +239,7 @@ def test_a_point_that_two_layers_read_has_one_feedback() -> None:
     rule = bound(module)
     found = gradients(module, rule=rule)
     (part,) = rule.network.passes
-    (feedback,) = rule.matrices.project(part)
+    (feedback,) = rule.matrices.project(part, part.error())
     h = twice.below(X).tanh()
     assert largest(found[:1], [(feedback * (1 - h**2)).T @ X]) <= 1e-15
 
@@ -271,7 +271,7 @@ def test_each_of_two_forward_passes_has_its_own_error() -> None:
     y, z = net(X), net(2 * X)
     e = (y + z**2).softmax(1)
     e = (e - functional.one_hot(LABELS, 3)) / 9
-    assert largest([first.error, second.error], [e, 2 * z * e]) <= 1e-15
+    assert largest([first.error(), second.error()], [e, 2 * z * e]) <= 1e-15
     B = rule.matrices.drawn[0]
     expected = torch.zeros(4, 5).double()
     for x, error in ((X, e), (2 * X, 2 * z * e)):
