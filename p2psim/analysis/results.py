@@ -216,6 +216,22 @@ class Run:
         complete = recorded[recorded.any(axis=1)].all(axis=0)
         return np.flatnonzero(complete & (self.eval["phase"] == phase).any(axis=0))
 
+    def at_best_validation(self, phase: int) -> Array:
+        """Return the primary metric where that of the validation samples is best, by peer.
+
+        The first of equally good evaluations after this phase counts. NaN for a peer without one.
+        """
+        rows = self.rows(phase)
+        validation = self.eval[f"validation_{self.primary}"][:, rows]
+        if self.better[self.primary] == "lower":
+            validation = -validation
+        worst = np.where(np.isnan(validation), -np.inf, validation)
+        if not rows.size:
+            return np.full(len(worst), np.nan)
+        best = rows[worst.argmax(axis=1)]
+        values: Array = self.eval[self.primary][np.arange(len(best)), best]
+        return values
+
     def last(self, name: str) -> Array:
         """Return the last recorded value of a column of /train, by peer; NaN if there is none."""
         values, done = self.train[name], self.done

@@ -55,6 +55,10 @@ def measures(run: Run) -> list[Measure]:
             measured.append(Measure(f"{name} after {PHASES[phase]}".replace("_", " "), values))
             if name in (mean_model, "consensus_distance"):  # the same on every peer
                 measured[-1].values = measured[-1].values[:1]
+    if f"validation_{run.primary}" in run.eval:
+        for phase in sorted({phase for phase, _ in last}):
+            label = f"{run.primary} at best validation after {PHASES[phase]}".replace("_", " ")
+            measured.append(Measure(label, run.at_best_validation(phase)))
     measured += oscillations(run, own)
     measured.append(Measure("training loss", run.last("loss")))
     for name, values in run.own.items():

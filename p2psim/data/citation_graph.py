@@ -18,7 +18,7 @@ from p2psim.errors import InputError
 GRAPHS = ("cora", "citeseer", "pubmed")
 FILES = FileSet("planetoid", ("planetoid", "Planetoid/raw"), fetch_cure("planetoid"))
 MATRICES = ("scipy.sparse.csr.csr_matrix", "scipy.sparse._csr.csr_matrix")
-VALIDATION = 500  # nodes behind the training nodes
+VALIDATION = 500  # most validation nodes, which follow the training nodes
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def read(graph: str, folder: Path) -> CitationGraph:
         labels=classes,
         classes=parts["ally"].shape[1],
         train=train,
-        validation=train.size + np.arange(VALIDATION),
+        validation=np.arange(train.size, min(train.size + VALIDATION, rows["allx"].count)),
         test=np.sort(test),
     )
 
@@ -166,8 +166,11 @@ def check_sizes(
             raise ValueError(f"{names} have different sizes, {one} and {two}")
     if np.unique(test).size < test.size or test.min(initial=nodes) < rows["allx"].count:
         raise ValueError("test.index names a node twice, or one of the nodes of allx")
-    if labels["y"].size + VALIDATION > rows["allx"].count:
-        raise ValueError(f"allx has fewer than {labels['y'].size} + {VALIDATION} nodes")
+    if not 0 < labels["y"].size < rows["allx"].count:
+        raise ValueError(
+            f"y has {labels['y'].size} training nodes, and allx {rows['allx'].count} nodes in all: "
+            "none is left for validation"
+        )
 
 
 def ordered(

@@ -35,8 +35,9 @@ class GAT(GraphModel):
 
     def layer_shapes(self, features: int, outputs: int) -> list[Shape]:
         joint = self.heads * self.hidden
-        first: list[Shape] = [(features, joint), *[(self.heads, self.hidden)] * 2, (joint,)]
-        return [*first, (joint, outputs), (1, outputs), (1, outputs), (outputs,)]
+        weights: list[Shape] = [(features, joint), (joint, outputs)]
+        first: list[Shape] = [*[(self.heads, self.hidden)] * 2, (joint,)]
+        return [*weights, *first, (1, outputs), (1, outputs), (outputs,)]
 
     def network(self, features: int, outputs: int) -> nn.Module:
         from p2psim.models.attention_graphs import GATNetwork

@@ -24,6 +24,7 @@ from p2psim.experiment.sweep import assign
 from p2psim.simulation.minibatches import Samples
 from tests.laws.test_resume import assert_same
 from tests.support.datasets import sklearn_metrics
+from tests.support.graphs import SmallGraph
 from tests.support.runs import Table, new_folder, quadratic_table, quadratics, run_threads_in
 from tests.support.thorough import thorough
 
@@ -75,6 +76,19 @@ def language_model(folder: Path) -> Table:
     return {**TABLE, "data": data | partition, "model": {"name": "transformer", **small}}
 
 
+def nodes(folder: Path) -> Table:
+    data = {"name": "planetoid", "graph": SmallGraph().write(folder)}
+    model = {"name": "gcn", "hidden": 4, "dropout": 0.2, "dtype": "float64"}
+    return {**TABLE, "peers": 3, "data": data, "model": model}
+
+
+def links(folder: Path) -> Table:
+    data = {"name": "planetoid-links", "graph": SmallGraph().write(folder)}
+    model = {"name": "gae", "hidden": 8, "dtype": "float64"}
+    learning = {"optimizer": {"name": "adam", "lr": 0.05}}
+    return {**TABLE, "data": data, "model": model, "learning": learning}
+
+
 def a9a(folder: Path) -> Table:
     """Return the task "binary" on published data; skip the test where they are missing."""
     if not os.environ.get("P2PSIM_DATA") or not (data_folder() / "libsvm" / "a9a.t.gz").is_file():
@@ -90,6 +104,8 @@ CASES: dict[str, Callable[[Path], Table]] = {
     "regression": regression,
     "least-squares": least_squares,
     "language-model": language_model,
+    "node-classification": nodes,
+    "link-prediction": links,
 }
 PUBLISHED = {"a9a": a9a}
 
@@ -111,13 +127,21 @@ def perplexity(outputs: Numbers, targets: Numbers) -> float:
     return float(np.exp(-np.take_along_axis(logs, targets[..., None], axis=2).mean()))
 
 
+def scored(outputs: Numbers, targets: Numbers) -> tuple[Numbers, Numbers]:
+    """Return classes and scores: of one logit, or of an edge and a pair without one."""
+    if outputs.shape[1] == 1:
+        return targets, outputs[:, 0]
+    return np.repeat([1, 0], len(outputs)), outputs.T.ravel()
+
+
 # Metric -> its formula of outputs, targets and the targets of the peer's own training samples.
 FORMULAS: dict[str, Callable[[Numbers, Numbers, Numbers], Any]] = {
     "accuracy": lambda z, y, own: hits(z, y).mean(),
     "seen_accuracy": lambda z, y, own: mean_hits(z, y, np.isin(y, own)),
     "unseen_accuracy": lambda z, y, own: mean_hits(z, y, ~np.isin(y, own)),
     "class_accuracy": lambda z, y, own: [mean_hits(z, y, y == c) for c in range(y.max() + 1)],
-    "auc": lambda z, y, own: sklearn_metrics().roc_auc_score(y, z[:, 0]),
+    "auc": lambda z, y, own: sklearn_metrics().roc_auc_score(*scored(z, y)),
+    "average_precision": lambda z, y, own: sklearn_metrics().average_precision_score(*scored(z, y)),
     "rmse": lambda z, y, own: sklearn_metrics().mean_squared_error(y, z[:, 0]) ** 0.5,
     "r2": lambda z, y, own: sklearn_metrics().r2_score(y, z[:, 0]),
     "perplexity": lambda z, y, own: perplexity(z, y),
@@ -135,6 +159,8 @@ class Prepared:
         self.module = self.scenario.experiment.model.build(data.shape, data.outputs).to(self.dtype)
         self.module.eval()
         self.test = Samples(data, data.test(), self.dtype, "cpu")
+        if data.validates:
+            self.validation = Samples(data, data.validation_samples(), self.dtype, "cpu")
 
     def metrics(self, rank: int = 0) -> dict[str, Metric]:
         """Return the metrics of a peer."""
@@ -145,12 +171,16 @@ class Prepared:
         """Return the targets of a peer's training samples."""
         return self.scenario.experiment.data.train(self.scenario.parts[rank])[1]
 
-    def outputs(self, x: Numbers | None = None) -> torch.Tensor:
-        """Return the outputs of the model x, by default of a random one, for all test samples."""
+    def outputs(self, x: Numbers | None = None, samples: Samples | None = None) -> torch.Tensor:
+        """Return the outputs of the model x, by default of a random one.
+
+        They are those for all test samples, or for other samples.
+        """
         if x is not None:
             vector_to_parameters(torch.from_numpy(x).to(self.dtype), self.module.parameters())
         with torch.no_grad():
-            outputs: torch.Tensor = self.module(self.test.values(slice(None)).inputs)
+            batch = (samples or self.test).values(slice(None))
+            outputs: torch.Tensor = self.module(batch.inputs)
         return outputs
 
     def run(self) -> Path:
@@ -208,20 +238,28 @@ def test_the_file_holds_what_the_final_models_give(name: str, tmp_path: Path) ->
     assert list(attributes["metrics"]) == list(metrics)
     mean_of = [f"mean_model_{key}" for key in list(metrics)[:1]]
     always = {"round", "phase", "time", "loss", "consensus_distance"}
-    assert set(table) == {*always, *metrics, *mean_of}
+    validated = [f"validation_{key}" for key in ("loss", *list(metrics)[:1])]
+    validates = prepared.scenario.experiment.data.validates
+    assert set(table) == {*always, *metrics, *mean_of, *(validated if validates else ())}
     for key, metric in metrics.items():
         assert better[key] == metric.better
-        for rank in range(4):
+        for rank in range(len(x)):
             outputs = prepared.outputs(x[rank]).numpy()
             assert_close(table[key][rank], FORMULAS[key](outputs, targets, prepared.own(rank)))
     for key in mean_of:
         assert better[key] == metrics[primary].better
         outputs = prepared.outputs(x.mean(axis=0)).numpy()
         assert_close(table[key], FORMULAS[primary](outputs, targets, prepared.own(0)))
-    batch = prepared.test.values(slice(None))
-    for rank in range(4):
-        loss = prepared.scenario.task.loss(prepared.outputs(x[rank]), batch)
-        assert_close(table["loss"][rank], loss.item())
+    parts = {"": prepared.test} | ({"validation_": prepared.validation} if validates else {})
+    for prefix, samples in parts.items():
+        for rank in range(len(x)):
+            z = prepared.outputs(x[rank], samples)
+            loss = prepared.scenario.task.loss(z, samples.values(slice(None)))
+            assert_close(table[f"{prefix}loss"][rank], loss.item())
+            if primary != "loss":
+                own, y = prepared.own(rank), samples.targets.numpy()
+                expected = FORMULAS[primary](z.numpy(), y, own)
+                assert_close(table[f"{prefix}{primary}"][rank], expected)
 
 
 @pytest.mark.parametrize("name", CASES)
