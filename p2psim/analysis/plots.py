@@ -1,4 +1,4 @@
-"""Figures of runs: accuracy against rounds, bytes and virtual time, consensus, the graph.
+"""Figures of runs: accuracy against rounds, bytes and time, consensus, the graph, alignment.
 
 matplotlib is an optional dependency and is imported where it is used. No function opens a window
 or changes matplotlib's global state.
@@ -27,6 +27,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#00
 LINES = ("-", (0, (5, 1.2)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # the next one when colors run out
 LOCAL = (0, (1.2, 1.2))  # after the local phase: dotted, and thinner
 FORMATS = ("png", "svg", "pdf")
+WEIGHTS = 8  # at most in the legend of the alignment
 LABELED = 32  # peers at most whose ranks fit into the drawing
 NODES, EDGES = "#37474F", "#90A4AE"
 STYLE: Any = {
@@ -95,11 +96,12 @@ def draw(runs: Sequence[Run]) -> Any:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     timed = any(run.timed for run in runs)
-    columns = 3 if timed else 2
+    aligned = [run for run in runs if run.alignment]
+    columns, rows = 3 if timed else 2, 3 if aligned else 2
     figure = Figure(
-        figsize=(3.5 * columns, 6.2), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06)
+        figsize=(3.5 * columns, 3.1 * rows), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06)
     )
-    grid = figure.add_gridspec(2, columns)
+    grid = figure.add_gridspec(rows, columns)
     cells = [figure.add_subplot(grid[place]) for place in range(2 * columns - 1)]
     primaries = {run.primary for run in runs}
     measure = primaries.pop() if len(primaries) == 1 else "loss"
@@ -109,6 +111,8 @@ def draw(runs: Sequence[Run]) -> Any:
         training_panel(cells[3], runs)
     panel(cells[-1], runs, "consensus_distance", "round")
     graph_panels(figure, grid[1, columns - 1], runs)
+    if aligned:
+        alignment_panel(figure.add_subplot(grid[2, :]), aligned, runs)
     figure.suptitle(title(runs), x=0.01, ha="left", fontsize=10.5)
     add_line_legend(cells[0], runs)
     if len(runs) > 1:
@@ -214,6 +218,25 @@ def training_panel(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_xlabel("round")
     axes.set_ylabel("training loss" + (f" (mean of {block} rounds)" if block > 1 else ""))
     scale_axes(axes, logarithmic=True)
+
+
+def alignment_panel(axes: Axes, aligned: Sequence[Run], runs: Sequence[Run]) -> None:
+    """Draw the cosines of the gradients with those of backpropagation: a line for each weight.
+
+    They are means over the peers. Weights are numbered from the inputs; `runs` gives the colors.
+    """
+    for run in aligned:
+        recorded = np.isfinite(run.alignment["round"]).all(axis=0)
+        rounds = run.alignment["round"][0, recorded]
+        cosines = run.alignment["cosine"][:, recorded].mean(axis=0).T
+        color = COLORS[list(runs).index(run) % len(COLORS)]
+        for number, values in enumerate(cosines):
+            own = {"color": COLORS[number % len(COLORS)]} if len(aligned) == 1 else {"color": color}
+            label = f"weight {number + 1}" if run is aligned[0] and number < WEIGHTS else None
+            axes.plot(rounds, values, linestyle=LINES[number % len(LINES)], label=label, **own)
+    axes.set(xlabel="round", ylabel="cosine with backpropagation")
+    axes.set_ylim(top=1.02)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def graph_panels(figure: Any, cell: Any, runs: Sequence[Run]) -> None:

@@ -172,6 +172,7 @@ class Run:
     eval: dict[str, Array]
     better: dict[str, str]  # "higher" or "lower", by column of /eval
     own: dict[str, Array]  # the algorithm's own metrics, (n, rounds)
+    alignment: dict[str, Array]  # of the gradients, (n, rows) and (n, rows, weights), or empty
     cost: dict[str, Any]  # fields of cost_model.Account; empty if the model has no cost
     members: list[Table]  # attributes of the peers' files; empty for a joined file
 
@@ -332,6 +333,9 @@ def read(path: Path) -> Run:
                 name: numbers(file, f"algorithm/{name}")
                 for name, dataset in file.get("algorithm", {}).items()
                 if not dataset.is_scale
+            },
+            alignment={
+                name: numbers(file, f"alignment/{name}") for name in file.get("alignment", ())
             },
             cost={name: dataset[()] for name, dataset in file.get("cost", {}).items()},
             members=members(file),

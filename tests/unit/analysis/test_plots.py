@@ -28,6 +28,7 @@ SETTINGS: dict[str, list[str]] = {
     "weak": ["algorithm.gamma=0.2"],
     "timed": ["algorithm=d-psgd", 'time.compute={name="constant"}', "eval.every=3"],
     "directed": ["algorithm=sgp", "topology=one-peer-exponential", "eval.phases=['local']"],
+    "aligned": ["learning.rule=dfa", "eval.alignment=2"],
     "referee": ["data={name='quadratic',file='problem.npz'}", "model=vector", "eval.every=1"],
 }
 Load = Callable[..., list[results.Run]]
@@ -95,6 +96,19 @@ def test_virtual_time_has_its_panels(place: Path, load: Load) -> None:
     assert training[1][0] == [1, 2, 3, 4, 5, 6]
     assert training[1][1] == pytest.approx(losses)
     assert len(training) == 2
+
+
+def test_alignment_has_a_panel_with_a_line_for_each_weight(place: Path, load: Load) -> None:
+    axes = panels(plots.draw(load("aligned")))["cosine with backpropagation", "round"]
+    with h5py.File(place / "aligned" / "run.h5") as file:
+        rounds, cosines = file["alignment/round"][0], file["alignment/cosine"][:].mean(axis=0)
+    assert len(axes.lines) == cosines.shape[1] > 1
+    for line, values in zip(drawn(axes), cosines.T, strict=True):
+        assert line[0] == list(rounds)
+        assert line[1] == pytest.approx(values)
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == [f"weight {number + 1}" for number in range(len(texts))]
+    assert len(plots.draw(load("aligned", "choco")).axes) == 1 + len(plots.draw(load("choco")).axes)
 
 
 def test_without_classes_the_loss_is_drawn(load: Load) -> None:

@@ -15,6 +15,7 @@ from p2psim.analysis import metrics, results
 from p2psim.analysis.tables import quantity
 from p2psim.cli import main
 from p2psim.launcher import run_requests, runner
+from tests.support.graphs import SmallGraph
 from tests.support.runs import EXPERIMENT
 
 SETTINGS = {
@@ -24,6 +25,12 @@ SETTINGS = {
         "data={name='text',file='my.txt',length=8,batch_size=4}",
         "model={name='transformer',causal=true,width=8,heads=2,ff=8}",
     ],
+    "node-classification": [
+        "data={name='planetoid',graph='ind.small'}",
+        "model={name='gcn',hidden=4}",
+        "learning.optimizer={name='adam',lr=0.1}",
+        "rounds=30",
+    ],
     "binary": ["data={name='libsvm',file='rows.txt',batch_size=8}", "model=linear"],
     "least-squares": ["data={name='quadratic',file='problem.npz'}", "model=vector"],
 }
@@ -32,6 +39,7 @@ SHOWN = {
     "classification": ["accuracy"],
     "regression": ["rmse", "r2"],
     "language-model": ["perplexity"],
+    "node-classification": ["accuracy"],
     "binary": ["accuracy", "auc"],
     "least-squares": [],
 }
@@ -41,6 +49,7 @@ SHOWN = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, random = tmp_path_factory.mktemp("runs"), np.random.default_rng(1)
     (folder / "small.toml").write_text(EXPERIMENT)
+    SmallGraph().write(folder)
     (folder / "my.txt").write_text("to be or not to be, " * 40)
     rows = [f"{y:+d} 1:{y + random.normal():.2f} 2:1" for y in (1, -1) * 60]
     (folder / "rows.txt").write_text("\n".join(rows))
@@ -77,6 +86,22 @@ def test_show_has_a_row_for_each_metric(task: str, place: Path) -> None:
     assert "loss after consensus" in lines
     labels = [label for label in lines if label.endswith("after consensus")]
     assert labels[: len(SHOWN[task])] == [f"{name} after consensus" for name in SHOWN[task]]
+
+
+def test_show_has_the_test_at_the_best_validation_of_each_peer(place: Path) -> None:
+    with h5py.File(place / "node-classification" / "run.h5", locking=False) as file:
+        after = file["eval/phase"][0] == 1
+        validation = file["eval/validation_accuracy"][:, after]
+        tested = file["eval/accuracy"][:, after]
+    best = [
+        values[list(own).index(max(own))] for own, values in zip(validation, tested, strict=True)
+    ]
+    assert best != [values[-1] for values in tested]  # else the last evaluation would do
+    text = call("show", place / "node-classification")
+    lines = {line.split("   ")[0].strip(): line for line in text.splitlines()}
+    line = lines["accuracy at best validation after consensus"]
+    assert quantity(float(np.mean(best))) in line
+    assert not any("best validation" in text for text in call("show", place / "binary").split("\n"))
 
 
 @pytest.mark.parametrize("task", SETTINGS)
