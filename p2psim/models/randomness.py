@@ -16,6 +16,7 @@ DETERMINISTIC = frozenset(
         "Conv2d",
         "MaxPool2d",
         "AdaptiveAvgPool2d",
+        "BatchNorm1d",
         "BatchNorm2d",
         "GroupNorm",
         "LayerNorm",
