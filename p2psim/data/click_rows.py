@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from p2psim.base import Indices
 from p2psim.data.files import open_data_file
 
-Words: TypeAlias = NDArray[np.uint64]
+Codes: TypeAlias = NDArray[np.uint64]
 
 INTEGERS = 13
 FIELDS = (*(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27)))
@@ -67,7 +67,7 @@ class Piece:
             raise ValueError(f"line {self.row + row + 1} has the label {value!r}")
         return labels
 
-    def values(self, field: int) -> Words:
+    def values(self, field: int) -> Codes:
         """Return the values of a field in the chosen rows as words, 0 for a missing one.
 
         ValueError for a value that is too long, and for one that is no integer where it must be.
@@ -75,7 +75,7 @@ class Piece:
         starts, ends = self.ends[field] + 1, self.ends[field + 1]
         sizes = ends - starts
         wrong = sizes > LONGEST
-        words: Words = self.words[starts].astype(np.uint64) & FIRST[np.minimum(sizes, LONGEST)]
+        words: Codes = self.words[starts].astype(np.uint64) & FIRST[np.minimum(sizes, LONGEST)]
         if field < INTEGERS and not wrong.any():
             integer, wrong = integers(words, sizes)
             words = np.where(sizes, shortened(integer) + ZERO, 0).astype(np.uint64)
@@ -100,7 +100,7 @@ def wrong_columns(text: bytes, row: int) -> str:
     return f"a line after line {row} has a separator that is neither a tab nor a line feed"
 
 
-def integers(words: Words, sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def integers(words: Codes, sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the integers that words spell, and which of them are none (an empty one is 0)."""
     negative = words >> np.uint64(56) == ord("-")
     digits = sizes - negative

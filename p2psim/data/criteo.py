@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from p2psim import memory, rng
 from p2psim.base import Count, Data, Indices
 from p2psim.data.click_rows import CURE, FIELDS, ClickFile, Piece
+from p2psim.data.fetch import UNCHECKED
 from p2psim.data.files import data_folder, find_file, open_data_file
 from p2psim.data.vocabulary import Counter, Vocabularies
 from p2psim.errors import InputError, suggest
@@ -23,10 +24,6 @@ OWN = "criteo"  # `file` of the published data
 SPLIT_SEED = 39  # of the parts: the same test samples for all seeds of experiments
 TRAIN, VALIDATION, TEST = range(3)
 CLICK = "click"
-ADVICE = (
-    "accept the terms of the Criteo Display Advertising Challenge where it is offered, and put its "
-    "train.txt into the folder criteo in P2PSIM_DATA"
-)
 
 
 @plugin("data", "criteo", source="Criteo Labs 2014, Display Advertising Challenge")
@@ -158,7 +155,9 @@ def find(file: str, folder: Path) -> tuple[Path, list[Path]]:
         return [home / f"{part}.txt", home / f"{part}.txt.gz"]
 
     tests = [path for part in ("dev", "test") for path in names(part) if path.is_file()]
-    return find_file(names("train"), OWN, ADVICE), [path for path in tests if has_labels(path)]
+    return find_file(names("train"), OWN, UNCHECKED[OWN]), [
+        path for path in tests if has_labels(path)
+    ]
 
 
 def has_labels(path: Path) -> bool:

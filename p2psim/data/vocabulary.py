@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2psim.base import Indices
-from p2psim.data.click_rows import FIELDS, Piece, Words
+from p2psim.data.click_rows import FIELDS, Codes, Piece
 
 WAITING = 1 << 16  # distinct values of a field that wait to be merged, at least
 
@@ -22,10 +22,10 @@ class Counter:
     def __init__(self) -> None:
         self.values = np.empty(0, np.uint64)  # distinct, in rising order
         self.counts = np.empty(0, np.int32)
-        self.waiting: list[tuple[Words, NDArray[np.int32]]] = []
+        self.waiting: list[tuple[Codes, NDArray[np.int32]]] = []
         self.size = 0  # of what waits
 
-    def add(self, words: Words) -> None:
+    def add(self, words: Codes) -> None:
         """Count these values."""
         words = np.sort(words)
         starts = run_starts(words)
@@ -47,13 +47,13 @@ class Counter:
         self.counts = np.add.reduceat(counts[order], starts) if starts.size else counts
         self.waiting, self.size = [], 0
 
-    def frequent(self, least: int) -> Words:
+    def frequent(self, least: int) -> Codes:
         """Return the values that have been counted at least `least` times, in rising order."""
         self.merge()
         return self.values[self.counts >= least]
 
 
-def run_starts(words: Words) -> Indices:
+def run_starts(words: Codes) -> Indices:
     """Return the positions at which a run of equal values starts in a sorted array."""
     changes = np.ones(words.size, bool)
     np.not_equal(words[1:], words[:-1], out=changes[1:])
@@ -66,7 +66,7 @@ class Table:
     Three of four slots are empty, so that most values are in the first slot.
     """
 
-    def __init__(self, values: Words) -> None:
+    def __init__(self, values: Codes) -> None:
         """Enter distinct values; their ids are their positions + 1."""
         bits = max(4, int(values.size).bit_length() + 2)
         self.shift, self.last = np.uint64(64 - bits), 2**bits - 1
@@ -80,11 +80,11 @@ class Table:
             self.values[slots[~left]] = values[ids[~left] - 1]
             ids, slots = ids[left], slots[left] + 1 & self.last
 
-    def slots(self, words: Words) -> Indices:
+    def slots(self, words: Codes) -> Indices:
         """Return the slots in which the search for words begins."""
         return (words * np.uint64(0x9E3779B97F4A7C15) >> self.shift).astype(np.int64)
 
-    def look_up(self, words: Words) -> NDArray[np.int32]:
+    def look_up(self, words: Codes) -> NDArray[np.int32]:
         """Return the ids of words, 0 for those that have not been entered."""
         slots = self.slots(words)
         ids = self.ids[slots]
@@ -105,7 +105,7 @@ class Vocabularies:
     frequent ones in rising order. The ids of all fields follow each other.
     """
 
-    def __init__(self, frequent: Sequence[Words]) -> None:
+    def __init__(self, frequent: Sequence[Codes]) -> None:
         """Receive the frequent values of each field, distinct and in rising order."""
         self.tables = [Table(values) for values in frequent]
         self.sizes = [values.size + 1 for values in frequent]

@@ -49,6 +49,8 @@ def network(name: str, **params: Any) -> Any:
         nn.init.normal_(parameter, std=0.5)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm1d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             nn.init.normal_(norm.running_mean)
             nn.init.uniform_(norm.running_var, 0.5, 2)
     return module
@@ -77,7 +79,7 @@ class Formulas:
         """Rendle 2010, eq. 1: the double sum itself."""
         return sum(float(np.dot(a, b)) for a, b in combinations(self.embeddings(ids), 2))
 
-    def norm(self, name: str, x: Numbers) -> Numbers:
+    def norm(self, name: str, x: Numbers) -> Any:
         """Return the norm of x, whose first axis are the channels."""
         part = [
             self.values[f"{name}.{key}"]
@@ -86,7 +88,7 @@ class Formulas:
         mean, var, weight, bias = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in part)
         return (x - mean) / np.sqrt(var + 1e-5) * weight + bias
 
-    def layers(self, x: Numbers, last: bool = True) -> Numbers:
+    def layers(self, x: Numbers, last: bool = True) -> Any:
         """Hidden layers of a linear map, norm, ReLU, dropout and point each."""
         for number in (0, 5):
             weight, bias = (self.values[f"layers.{number}.{key}"] for key in ("weight", "bias"))
@@ -102,10 +104,10 @@ class Formulas:
     def fm(self, ids: Numbers) -> float:
         return self.linear(ids) + self.pairs(ids)
 
-    def deepfm(self, ids: Numbers) -> float:
+    def deepfm(self, ids: Numbers) -> Any:
         return self.fm(ids) + self.layers(self.embeddings(ids).ravel())
 
-    def dcn(self, ids: Numbers) -> float:
+    def dcn(self, ids: Numbers) -> Any:
         """Wang et al. 2017, eq. 3: x_0 x_l^T is a matrix."""
         x0 = x = self.embeddings(ids).ravel()
         for layer in range(2):
@@ -116,7 +118,7 @@ class Formulas:
             x = np.outer(x0, x) @ w + b + x
         return self.last(np.concatenate([x, self.layers(x0, last=False)]))
 
-    def afn(self, ids: Numbers) -> float:
+    def afn(self, ids: Numbers) -> Any:
         logarithms = self.norm("neurons.before", np.log(np.abs(self.embeddings(ids))).T).T
         w, b = self.values["neurons.weights.weight"], self.values["neurons.weights.bias"]
         powers = [
@@ -132,7 +134,7 @@ def test_logits_are_those_of_the_formula(name: str) -> None:
     module, ids = network(name), sample_ids()
     with torch.no_grad():
         logits = module.eval()(ids).numpy()
-    formula: Callable[[Numbers], float] = getattr(Formulas(module), name.replace("-", "_"))
+    formula: Callable[[Numbers], Any] = getattr(Formulas(module), name.replace("-", "_"))
     expected = [formula(row) for row in ids.numpy()]
     assert logits.shape == (SAMPLES, 1)
     assert np.ptp(logits) > 0.1
@@ -222,12 +224,13 @@ def test_feedback_reaches_every_parameter(name: str) -> None:
         assert same(value, exact[key]) == is_exact or key.endswith("bias"), key
 
 
-def test_feedback_of_dcn_is_the_error_times_one_vector() -> None:
+@pytest.mark.parametrize(("name", "largest"), [("dcn", 12 + 4), ("afn", 6 * 3)])
+def test_feedback_of_embeddings_is_the_error_times_one_vector(name: str, largest: int) -> None:
     """With one logit, B is a row; every point receives its first entries."""
-    module = network("dcn", dropout=0)
+    module = network(name, dropout=0)
     by_feedback = gradients(module, "dfa")
     error = (module(sample_ids())[:, 0].sigmoid() - torch.arange(SAMPLES) % 2) / SAMPLES
-    row = np.random.default_rng(7).uniform(-1, 1, 12 + 4) / 4
+    row = np.random.default_rng(7).uniform(-1, 1, largest) / largest**0.5
     expected = torch.zeros(sum(SIZES), 3).double()
     for sample, ids in enumerate(sample_ids()):
         feedback = error[sample] * torch.from_numpy(row[:12]).reshape(4, 3)
