@@ -44,7 +44,7 @@ class Counter:
         values = values[order]
         starts = run_starts(values)
         self.values = values[starts]
-        self.counts = np.add.reduceat(counts[order], starts) if starts.size else counts
+        self.counts = np.add.reduceat(counts[order], starts, dtype=np.int32)
         self.waiting, self.size = [], 0
 
     def frequent(self, least: int) -> Codes:

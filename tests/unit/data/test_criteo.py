@@ -18,7 +18,11 @@ import pytest
 
 from p2psim.data import click_rows
 from p2psim.errors import InputError
+from p2psim.experiment import scenario
+from p2psim.experiment.holdings import Holdings
+from p2psim.experiment.sweep import assign
 from tests.support.datasets import open_data
+from tests.support.runs import Table
 from tests.support.thorough import thorough
 
 REAL = os.environ.get("P2PSIM_DATA", "")
@@ -182,6 +186,29 @@ def test_partitions_may_split_by_a_field(home: Path) -> None:
     assert data.labels().tolist() == [row[14] - sum(data.vocabulary[:14]) for row in ids]
     assert not data.split_by_class
     assert open_data("criteo").split_by_class
+
+
+def test_peers_of_a_run_may_hold_values_of_their_own(home: Path) -> None:
+    """Labels that are no clicks pass the checks of a run, and cannot choose among the classes."""
+    official(home, train=text_of(random_rows(150)), test=text_of(random_rows(9)))
+    table: Table = {
+        "name": "clicks",
+        "peers": 3,
+        "rounds": 1,
+        "data": {"name": "criteo", "split_by": "C2", "partition": {"name": "skew", "s": 1.0}},
+        "model": {"name": "fm"},
+        "learning": {"optimizer": {"name": "sgd"}},
+        "algorithm": {"name": "d-psgd"},
+        "topology": {"name": "ring"},
+    }
+    peers = scenario.load(assign(table, ()), home)
+    Holdings(peers).check()
+    labels = peers.experiment.data.labels()
+    lowest, _, highest = (labels[part] for part in peers.parts)
+    assert lowest.max() < highest.min()
+    table["data"] = {**table["data"], "classes": [1]}
+    with pytest.raises(InputError, match=r"data.classes: .* is not split by its classes"):
+        scenario.load(assign(table, ()), home)
 
 
 def test_files_may_be_compressed(home: Path) -> None:
