@@ -46,7 +46,7 @@ HEAVY = (
     *("xarray", "pandas"),
 )
 NEEDED = (
-    *("models.norms", "models.attention", "learning.int8"),
+    *("models.norms", "models.attention", "models.recommenders", "learning.int8"),
     *("models.graph_modules", "models.graph_networks", "models.attention_graphs"),
     *("learning.feedback", "learning.rules", "models.points"),
     *("simulation.flat_model", "simulation.minibatches", "simulation.evaluation"),

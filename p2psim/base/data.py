@@ -30,6 +30,7 @@ class Data:
     vocabulary: Any = 0
     context: Mapping[str, NDArray[Any]] = MappingProxyType({})  # arrays shared by all samples
     validates: bool = False  # there are validation samples
+    split_by_class: bool = True  # `labels` gives the classes, where there are any
     scale: Any = 1.0  # a number, or an array that broadcasts over a sample
     shift: Any = 0.0
 
@@ -46,7 +47,7 @@ class Data:
     def labels(self) -> Indices:
         """Return an integer for every training sample, by which a partition may split them.
 
-        It is the class of the sample where there are classes.
+        It is the class of the sample where there are classes, unless `split_by_class` is False.
         """
         raise NotImplementedError
 

@@ -100,6 +100,10 @@ SETS = {
 # Data sets without a published checksum are not downloaded, because the download could not be
 # verified. The user gets this advice instead.
 UNCHECKED = {
+    "criteo": (
+        "accept the terms of Criteo's Display Advertising Challenge where it is offered, and put "
+        "its train.txt into the folder criteo in P2PSIM_DATA"
+    ),
     "senteval-length": (
         "download https://raw.githubusercontent.com/facebookresearch/SentEval/main/data/probing/"
         "sentence_length.txt yourself, into the folder senteval in P2PSIM_DATA"

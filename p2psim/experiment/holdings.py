@@ -67,7 +67,8 @@ class Holdings:
     def _check_classes(self) -> None:
         """Check that the labels, by which data is split, are the classes that peer 0 trains on."""
         data, (_, targets) = self.scenario.experiment.data, self.train(0)
-        if not data.classes or targets.ndim > 1 or targets.dtype.kind not in "iu":
+        labeled = data.classes and data.split_by_class
+        if not labeled or targets.ndim > 1 or targets.dtype.kind not in "iu":
             return
         numbers = self.scenario.parts[0]
         labels = data.labels()[numbers]

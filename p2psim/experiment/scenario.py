@@ -233,6 +233,11 @@ def split(experiment: Experiment) -> list[Indices]:
     labels = check_labels(name, experiment.data.labels())
     if section.classes and not experiment.data.classes:
         raise InputError(f"data.classes: the data set {name!r} has no classes; remove the key")
+    if section.classes and not experiment.data.split_by_class:
+        raise InputError(
+            f"data.classes: the data set {name!r} is not split by its classes; remove the key, or "
+            "let the data set split by its classes"
+        )
     used = select_classes(labels, section.classes)
     try:
         parts = partition.split(labels[used], head.peers, stream)

@@ -53,7 +53,7 @@ class DirectFeedbackAlignment:
 
     def gradient(self, learner: Learner, batch: Batch) -> float:
         loss = learner.loss(self.network.forward(batch.inputs), batch)
-        learner.backward(loss)
+        learner.backward(loss, keep=True)
         for part in reversed(self.network.passes):  # a later pass may start from an earlier one
             e = part.error()
             feedback = self.matrices.project(part, e)

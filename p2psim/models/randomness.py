@@ -18,6 +18,7 @@ DETERMINISTIC = frozenset(
         "Conv2d",
         "MaxPool2d",
         "AdaptiveAvgPool2d",
+        "BatchNorm1d",
         "BatchNorm2d",
         "GroupNorm",
         "LayerNorm",

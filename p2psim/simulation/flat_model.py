@@ -105,18 +105,18 @@ class FlatModel:
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         return self.task.loss(outputs, batch)
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def backward(self, loss: torch.Tensor, keep: bool = False) -> None:
         self.g.zero_()  # the engine adds to it: the .grad of every parameter is a view of g
-        self.accumulate((loss,), (self.one,))
+        run_engine((loss,), (self.one,), keep)
 
     def accumulate(self, ends: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
-        # The engine itself: the checks of Tensor.backward take as long as a small layer.
-        Variable._execution_engine.run_backward(
-            tuple(ends),
-            tuple(gradients),
-            False,
-            False,
-            (),
-            allow_unreachable=True,
-            accumulate_grad=True,
-        )
+        run_engine(tuple(ends), tuple(gradients), True)
+
+
+def run_engine(
+    ends: tuple[torch.Tensor, ...], gradients: tuple[torch.Tensor, ...], keep: bool
+) -> None:
+    """Run torch's engine: the checks of Tensor.backward take as long as a small layer."""
+    Variable._execution_engine.run_backward(
+        ends, gradients, keep, False, (), allow_unreachable=True, accumulate_grad=True
+    )

@@ -40,13 +40,13 @@ class AutogradLearner:
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         return self.of_outputs(outputs, batch.targets)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, keep: bool = False) -> None:
         for parameter in self.parameters:
             parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward(retain_graph=keep)  # type: ignore[no-untyped-call]
 
     def accumulate(self, ends: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        torch.autograd.backward(ends, gradients)
+        torch.autograd.backward(ends, gradients, retain_graph=True)
 
 
 def make(*layers: nn.Module) -> nn.Sequential:
@@ -242,6 +242,32 @@ def test_a_point_that_two_layers_read_has_one_feedback() -> None:
     (feedback,) = rule.matrices.project(part, part.error())
     h = twice.below(X).tanh()
     assert largest(found[:1], [(feedback * (1 - h**2)).T @ X]) <= 1e-15
+
+
+class Beside(nn.Module):
+    """A point and a path past all points start from one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below, self.point = nn.Linear(5, 4), Point()
+        self.last, self.tap, self.direct = nn.Linear(4, 3), Tap("deep"), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.below(x).tanh()
+        y: Tensor = self.tap(self.last(self.point(h))) + self.direct(h)
+        return y
+
+
+def test_a_path_past_the_points_adds_its_gradient_to_the_feedback() -> None:
+    beside = Beside()
+    module = make(beside)
+    e = (module(X).softmax(1) - functional.one_hot(LABELS, 3)).detach() / 9
+    rule = bound(module)
+    rule.prepare(module, X[:1])
+    found = gradients(module, rule=rule)
+    h = beside.below(X).tanh().detach()
+    delta = (e @ rule.matrices.drawn[0] + e @ beside.direct.weight.detach()) * (1 - h**2)
+    assert largest(found[:1], [delta.T @ X]) <= 1e-15
 
 
 class TwoPasses(nn.Module):

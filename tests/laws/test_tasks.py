@@ -89,6 +89,20 @@ def links(folder: Path) -> Table:
     return {**TABLE, "data": data, "model": model, "learning": learning}
 
 
+def click_through(folder: Path) -> Table:
+    """Return clicks that depend on the first category; many values are rare."""
+    random = np.random.default_rng(4)
+    rows = []
+    for _ in range(240):
+        category = int(random.integers(0, 4))
+        values = [str(int(random.random() < 0.1 + 0.25 * category)), *["1", ""] * 6, "7"]
+        rows.append([*values, f"c{category}", *(f"{random.integers(0, 12)}" for _ in range(25))])
+    (folder / "clicks.txt").write_text("".join("\t".join(row) + "\n" for row in rows))
+    shares = {"test_share": 0.3, "validation_share": 0.0}
+    data = {"name": "criteo", "file": "clicks.txt", **shares, "batch_size": 16}
+    return {**TABLE, "data": data, "model": {"name": "fm", "dim": 3, "dtype": "float64"}}
+
+
 def a9a(folder: Path) -> Table:
     """Return the task "binary" on published data; skip the test where they are missing."""
     if not os.environ.get("P2PSIM_DATA") or not (data_folder() / "libsvm" / "a9a.t.gz").is_file():
@@ -106,6 +120,7 @@ CASES: dict[str, Callable[[Path], Table]] = {
     "language-model": language_model,
     "node-classification": nodes,
     "link-prediction": links,
+    "click-through": click_through,
 }
 PUBLISHED = {"a9a": a9a}
 
@@ -142,6 +157,7 @@ FORMULAS: dict[str, Callable[[Numbers, Numbers, Numbers], Any]] = {
     "class_accuracy": lambda z, y, own: [mean_hits(z, y, y == c) for c in range(y.max() + 1)],
     "auc": lambda z, y, own: sklearn_metrics().roc_auc_score(*scored(z, y)),
     "average_precision": lambda z, y, own: sklearn_metrics().average_precision_score(*scored(z, y)),
+    "log_loss": lambda z, y, own: sklearn_metrics().log_loss(y, 1 / (1 + np.exp(-z[:, 0]))),
     "rmse": lambda z, y, own: sklearn_metrics().mean_squared_error(y, z[:, 0]) ** 0.5,
     "r2": lambda z, y, own: sklearn_metrics().r2_score(y, z[:, 0]),
     "perplexity": lambda z, y, own: perplexity(z, y),

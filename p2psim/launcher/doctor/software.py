@@ -50,7 +50,16 @@ def torch() -> Iterator[Finding]:
 def data_sets() -> Iterator[Finding]:
     """Report the installed data sets; the one of the experiment is checked with the experiment."""
     from p2psim import registry
-    from p2psim.data import ag_news, fetch, files, imagenette, libsvm, senteval_length, text_file
+    from p2psim.data import (
+        ag_news,
+        criteo,
+        fetch,
+        files,
+        imagenette,
+        libsvm,
+        senteval_length,
+        text_file,
+    )
 
     opened = ("digits", "diabetes", "mnist", "cifar10")
     probes: dict[str, Callable[[], object]] = {
@@ -61,6 +70,7 @@ def data_sets() -> Iterator[Finding]:
         "imagenette": imagenette.find_root,
         "senteval-length": partial(senteval_length.FILES.find, senteval_length.NAME),
         "ag-news": partial(ag_news.FILES.find, ag_news.TRAIN),
+        "criteo": partial(criteo.find, criteo.OWN, Path()),
     }
     probes |= {
         name: partial(text_file.find, name, text, Path()) for name, text in text_file.TEXTS.items()

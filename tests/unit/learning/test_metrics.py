@@ -104,6 +104,17 @@ def test_perplexity_of_a_hopeless_model_stays_finite() -> None:
     assert math.isnan(evaluate(task.metrics["perplexity"], np.nan * outputs, targets))
 
 
+def test_log_loss_is_that_of_scikit_learn() -> None:
+    outputs, targets = 3 * RANDOM.standard_normal((50, 1)), RANDOM.integers(0, 2, 50)
+    task = bound("click-through", DataSpec((2,), 1, 2, [4, 4]), targets)
+    expected = sklearn_metrics().log_loss(targets, 1 / (1 + np.exp(-outputs[:, 0])))
+    assert abs(evaluate(task.metrics["log_loss"], outputs, targets) / expected - 1) <= 1e-12
+    loss = task.loss(torch.from_numpy(outputs), Batch(None, torch.from_numpy(targets), 1.0))
+    assert abs(loss.item() / expected - 1) <= 1e-12
+    hopeless = evaluate(task.metrics["log_loss"], np.array([[1e4]]), np.array([0]))
+    assert hopeless == 1e4
+
+
 TEN = DataSpec((8,), 10, 10)
 REAL = DataSpec((8,), 2)
 TOKENS = DataSpec((4,), 7, vocabulary=7)
@@ -119,6 +130,9 @@ UNFIT: dict[str, tuple[str, DataSpec, NDArray[Any], str]] = {
     "least-squares": ("least-squares", TEN, np.array([0]), r"'least-squares' needs targets"),
     "no-tokens": ("language-model", REAL, np.zeros((2, 8)), r"needs a data set of token ids"),
     "one-target": ("language-model", TOKENS, np.array([3]), r"a target for each token"),
+    "no-fields": ("click-through", DataSpec((8,), 1, 2), np.array([0]), r"categorical fields.*'n"),
+    "click-ten": ("click-through", DataSpec((2,), 1, 3, [4, 4]), np.array([0]), r"has .*3 classes"),
+    "click-two": ("click-through", DataSpec((2,), 1, 2, [4, 4]), np.array([2]), r"a label is 2"),
     "token-too-large": ("language-model", TOKENS, np.array([[1, 7]]), r"a label is 7.*0 to 6"),
 }
 

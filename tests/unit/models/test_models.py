@@ -39,6 +39,13 @@ CASES: list[tuple[str, dict[str, Any], Shape, int]] = [
     ("transformer", {"width": 9, "heads": 3, "blocks": 1, "ff": 5}, (7,), 1),
     ("distilbert", {"path": str(TINY), "from_scratch": True}, (32,), 4),
     ("distilbert", {"path": str(TINY), "from_scratch": True}, (5,), 1),
+    ("logistic-regression", {}, (23,), 1),
+    ("fm", {"dim": 3}, (23,), 1),
+    ("deepfm", {"dim": 3, "hidden": [7, 5, 6]}, (23,), 1),
+    ("dcn", {"dim": 3, "hidden": [7, 5]}, (23,), 1),
+    ("dcn", {"dim": 2, "hidden": [], "cross": 1, "dropout": 0.0}, (23,), 1),
+    ("afn", {"dim": 3, "hidden": [7, 5], "neurons": 9}, (23,), 1),
+    ("afn", {"hidden": []}, (23,), 1),
 ]
 NEEDED: dict[str, dict[str, Any]] = {"distilbert": {"path": str(TINY), "from_scratch": True}}
 
@@ -48,6 +55,8 @@ def model(name: str, **params: Any) -> Any:
     made: Any = registry.names("model")[name](**{**NEEDED.get(name, {}), **params})
     if made.samples == "tokens":
         made.vocabulary = 100
+    if made.samples == "fields":
+        made.vocabulary = [4] * 23
     return made
 
 
@@ -55,6 +64,8 @@ def samples(model: Any, *shape: int) -> Any:
     """Random ones."""
     import torch
 
+    if model.samples == "fields":
+        return torch.randint(0, 4 * 23, shape)
     return torch.randint(0, 100, shape) if model.samples == "tokens" else torch.randn(shape)
 
 
@@ -72,9 +83,9 @@ def test_shapes_are_those_of_torch(
     parameters = [tuple(p.shape) for p in module.parameters()]
     assert network.shapes(inputs, outputs) == parameters
     norm = params.get("norm")
-    assert bool(list(module.buffers())) == (
-        norm in ("batch", "range-bn") or network.samples == "tokens"
-    )
+    normalized = norm in ("batch", "range-bn") or name in ("deepfm", "dcn", "afn")
+    normalized &= params.get("hidden") != [] or name == "afn"
+    assert bool(list(module.buffers())) == (normalized or network.samples == "tokens")
     assert module.training
     given, before = samples(network, 5, *inputs), torch.default_generator.get_state()
     made = module(given)
