@@ -61,6 +61,7 @@ def markdown(title: str, command: str, rows: Sequence[Any]) -> str:
             "",
             f"![{row.figure.title}]({row.figure.name}.png)",
             "",
+            *([*table(row.table[0], row.table[1:]), ""] if row.table else []),
             f"{size(row)}; {duration(row.wall)}, at most {row.memory:.1f} GB in all processes.",
             "",
             f"    {row.command}",

@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -64,6 +64,8 @@ class Figure:
     size: tuple[float, float] = (10, 4)  # inches
     # Cases taken from earlier figures: case of this figure -> (name of that figure, its case).
     shared: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    # Rows of a table below the picture, the header first.
+    table: Callable[[Runs], Iterable[Sequence[str]]] | None = None
 
 
 @dataclass
@@ -74,6 +76,7 @@ class Reproduced:
     command: str
     runs: Runs
     claims: list[Claim]
+    table: list[Sequence[str]]  # header and rows, or empty
     wall: float  # seconds
     memory: float  # GB, largest sum over all processes
 
@@ -185,7 +188,8 @@ def reproduce(
         runs.setdefault(case, []).append(loaded)
     runs |= {case: earlier[name].runs[other] for case, (name, other) in figure.shared.items()}
     save_picture(figure, runs, out / f"{figure.name}.png")
-    return Reproduced(figure, " ".join(command), runs, figure.claims(runs), **costs(place))
+    table = [*figure.table(runs)] if figure.table else []
+    return Reproduced(figure, " ".join(command), runs, figure.claims(runs), table, **costs(place))
 
 
 def run(command: list[str], place: Path) -> None:

@@ -1,0 +1,1 @@
+"""Direct Feedback Alignment (Launay, Poli, Boniface & Krzakala 2020), and over peers."""

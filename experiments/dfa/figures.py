@@ -1,0 +1,89 @@
+"""Figures and tables of Direct Feedback Alignment by data set.
+
+"real" uses published data at the sizes of this machine, the tables 3 and 4 at full size; "digits"
+needs no download; "paper" has the paper's own sizes and is for GPU nodes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from experiments.dfa.claims import (
+    claims_clicks,
+    claims_cnn,
+    claims_language,
+    claims_links,
+    claims_mlp,
+    claims_nodes,
+    claims_views,
+)
+from experiments.dfa.drawing import (
+    draw_cases,
+    draw_graph_peers,
+    draw_mlp,
+    draw_nodes,
+    draw_peers,
+    draw_views,
+)
+from experiments.dfa.measures import GRAPHS, NAMES
+from experiments.dfa.network import claims_network, draw_network, network_table
+from experiments.dfa.peer_claims import claims_graph_peers, claims_peers
+from experiments.harness.reproduce import Figure
+
+TITLE = "Direct Feedback Alignment over peers"
+AUC = "area under the ROC curve"
+LANGUAGE = {"bp": "backpropagation", "macro": "DFA, macro", "micro": "DFA, micro"} | {
+    "shallow": "shallow"
+}
+SWEPT = {f"rule={rule}": name for rule, name in NAMES.items()}
+FIGURES = {
+    "real": [
+        Figure("table3", "nodes of graphs (table 3)", "full/table3.toml", draw_nodes, claims_nodes),
+        Figure(
+            "table4",
+            "links of graphs (table 4)",
+            "full/table4.toml",
+            partial(draw_cases, "auc", AUC, GRAPHS, NAMES),
+            claims_links,
+        ),
+        Figure(
+            "criteo",
+            "clicks, 8,000 rows (table 2)",
+            "small/criteo.toml",
+            partial(draw_cases, "auc", AUC, ("deepfm", "dcn", "afn"), NAMES),
+            claims_clicks,
+        ),
+        Figure("nerf", "views of a scene (table 1)", "small/nerf.toml", draw_views, claims_views),
+        Figure(
+            "language",
+            "characters (table 5)",
+            "small/language.toml",
+            partial(draw_cases, "perplexity", "perplexity", ("",), LANGUAGE),
+            claims_language,
+        ),
+        Figure("mlp", "MLP, and alignment", "small/mlp.toml", draw_mlp, claims_mlp),
+        Figure(
+            "cnn",
+            "convolutions: the negative result",
+            "small/cnn.toml",
+            partial(draw_cases, "accuracy", "test accuracy", ("",), SWEPT),
+            claims_cnn,
+        ),
+        Figure("peers", "ring of 5", "small/peers.toml", draw_peers, claims_peers),
+        Figure(
+            "graph-peers",
+            "one graph, five peers",
+            "small/graph-peers.toml",
+            draw_graph_peers,
+            claims_graph_peers,
+        ),
+        Figure(
+            "network",
+            "DFA x network: ring of 8",
+            "small/network.toml",
+            draw_network,
+            claims_network,
+            table=network_table,
+        ),
+    ],
+}
