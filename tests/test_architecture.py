@@ -36,7 +36,7 @@ DOORS = {
     "torch": {"base", "vectors", "data", "models", "learning", "simulation"},
     "matplotlib": {"analysis"},
     "transformers": {"data.text"},
-    "PIL": {"data"},
+    "PIL": {"data", "learning.view_synthesis"},
     "xarray": {"analysis"},
     "pandas": {"analysis", "api"},
 }
@@ -46,7 +46,7 @@ HEAVY = (
     *("xarray", "pandas"),
 )
 NEEDED = (
-    *("models.norms", "models.attention", "learning.int8"),
+    *("models.norms", "models.attention", "models.radiance", "learning.int8"),
     *("learning.feedback", "learning.rules", "models.points"),
     *("simulation.flat_model", "simulation.minibatches", "simulation.evaluation"),
     "simulation.alignment",
