@@ -37,8 +37,9 @@ class LLFF(SceneData):
 
     Read from `$P2PSIM_DATA/llff/SCENE` (or nerf_llff_data/SCENE): poses_bounds.npy, and the images
     in the folder `images` (such as "images_8", which holds smaller ones), in the order of their
-    names. `downsample`: the mean of so many times so many pixels is one pixel. Test views are the
-    views 0, test_every, 2 test_every, ...; the others are for training.
+    names; `scene` may also be an absolute path. `downsample`: the mean of so many times so many
+    pixels is one pixel. Test views are the views 0, test_every, 2 test_every, ...; the others are
+    for training.
 
     The mean pose becomes the origin, and lengths are scaled so that the least depth is 4/3. Depths
     go from 0.9 times the least to the largest one; rays are not warped to normalized device

@@ -50,9 +50,10 @@ class NerfSynthetic(SceneData):
     """Rays of a rendered scene, e.g. "lego"; see p2psim.data.views for samples and directions.
 
     Read from `$P2PSIM_DATA/nerf_synthetic/SCENE`: transforms_train.json, transforms_test.json and
-    the RGBA images that they name. Transparent pixels show the `background`. `downsample`: the mean
-    of so many times so many pixels is one pixel. `near` and `far` bound the depths of the scene.
-    Test views are the views 0, test_every, 2 test_every, ... of transforms_test.json; 1 takes all.
+    the RGBA images that they name; `scene` may also be an absolute path. Transparent pixels show
+    the `background`. `downsample`: the mean of so many times so many pixels is one pixel. `near`
+    and `far` bound the depths of the scene. Test views are the views 0, test_every, 2 test_every,
+    ... of transforms_test.json; 1 takes all.
 
     The label of a ray, by which a partition may split, is the rank of its view by the azimuth of
     the camera, 0 to views - 1: with n peers, partition "classes-per-peer" with c = views / n gives
