@@ -109,6 +109,14 @@ UNCHECKED = {
         "examples/main/word_language_model/data/wikitext-2, into the folder wikitext-2 in "
         "P2PSIM_DATA"
     ),
+    "nerf-synthetic": (
+        "unpack the authors' archive nerf_synthetic.zip yourself, so that P2PSIM_DATA has "
+        "nerf_synthetic/lego/transforms_train.json and the other files"
+    ),
+    "llff": (
+        "unpack the authors' archive nerf_llff_data.zip yourself, so that P2PSIM_DATA has "
+        "nerf_llff_data/fern/poses_bounds.npy and the other files"
+    ),
 }
 RETRY = "try again, or name another mirror with P2PSIM_MIRROR"  # advice at the end of messages
 

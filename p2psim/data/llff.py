@@ -27,6 +27,7 @@ CURE = (
     "put poses_bounds.npy and the folder of the images of the scene into llff/SCENE in the data "
     "folder, which P2PSIM_DATA sets"
 )
+FILES = FileSet("llff", ("llff", "nerf_llff_data"), CURE)
 SUFFIXES = (".jpg", ".jpeg", ".png")
 NEAREST = 4 / 3  # least depth after the scaling, as in the published code of NeRF
 
@@ -55,8 +56,7 @@ class LLFF(SceneData):
     def open(self, folder: str) -> None:
         """Read the poses; InputError if poses, images or Pillow are missing or unusable."""
         check_pillow("llff")
-        files = FileSet("llff", ("llff", "nerf_llff_data"), CURE)
-        path = files.find(f"{self.scene}/poses_bounds.npy")
+        path = FILES.find(f"{self.scene}/poses_bounds.npy")
         poses, (full_width, full_focal), bounds = read_poses(path)
         images = list_images(path.parent / self.images)
         if len(images) != len(poses):

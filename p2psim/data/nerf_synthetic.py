@@ -29,6 +29,7 @@ CURE = (
     "put transforms_train.json, transforms_test.json and the images of the scene into "
     "nerf_synthetic/SCENE in the data folder, which P2PSIM_DATA sets"
 )
+FILES = FileSet("nerf-synthetic", ("nerf_synthetic",), CURE)
 
 
 class Frame(msgspec.Struct):
@@ -75,8 +76,7 @@ class NerfSynthetic(SceneData):
                 f"data.far = {self.far}: must be larger than near = {self.near}; give both as "
                 "depths of the scene"
             )
-        files = FileSet("nerf-synthetic", ("nerf_synthetic",), CURE)
-        home = files.find(f"{self.scene}/transforms_train.json").parent
+        home = FILES.find(f"{self.scene}/transforms_train.json").parent
         angle, train = read_transforms(home / "transforms_train.json")
         _, (paths, poses) = read_transforms(home / "transforms_test.json")
         test = paths[:: self.test_every], poses[:: self.test_every]

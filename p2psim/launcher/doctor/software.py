@@ -50,7 +50,17 @@ def torch() -> Iterator[Finding]:
 def data_sets() -> Iterator[Finding]:
     """Report the installed data sets; the one of the experiment is checked with the experiment."""
     from p2psim import registry
-    from p2psim.data import ag_news, fetch, files, imagenette, libsvm, senteval_length, text_file
+    from p2psim.data import (
+        ag_news,
+        fetch,
+        files,
+        imagenette,
+        libsvm,
+        llff,
+        nerf_synthetic,
+        senteval_length,
+        text_file,
+    )
 
     opened = ("digits", "diabetes", "mnist", "cifar10")
     probes: dict[str, Callable[[], object]] = {
@@ -61,6 +71,8 @@ def data_sets() -> Iterator[Finding]:
         "imagenette": imagenette.find_root,
         "senteval-length": partial(senteval_length.FILES.find, senteval_length.NAME),
         "ag-news": partial(ag_news.FILES.find, ag_news.TRAIN),
+        "nerf-synthetic": partial(nerf_synthetic.FILES.find, "lego/transforms_train.json"),
+        "llff": partial(llff.FILES.find, "fern/poses_bounds.npy"),
     }
     probes |= {
         name: partial(text_file.find, name, text, Path()) for name, text in text_file.TEXTS.items()

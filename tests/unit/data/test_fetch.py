@@ -326,6 +326,9 @@ def test_what_has_no_checksum_is_not_fetched(tmp_path: Path) -> None:
         fetch("senteval-length", tmp_path)
     with pytest.raises(InputError, match=r"no published checksum.*train.txt and test.txt.*wikitex"):
         fetch("wikitext-2", tmp_path)
+    for name, file in (("nerf-synthetic", "lego/transforms_train.json"), ("llff", "poses_bounds")):
+        with pytest.raises(InputError, match=rf"no published checksum.*P2PSIM_DATA has .*{file}"):
+            fetch(name, tmp_path)
     assert left(tmp_path) == []
 
 
