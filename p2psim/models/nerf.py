@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONTEXT = ("near", "far", "background")  # numbers of the data set that the model needs
-Frequencies = Annotated[int, Meta(ge=0, le=30)]
+Levels = Annotated[int, Meta(ge=0, le=30)]
 
 
 @plugin("model", "nerf", "Mildenhall et al. 2020; Launay et al. 2020, section 3.1")
@@ -30,8 +30,8 @@ class NeRF(Model):
         C_c(r) = sum_i w_i c_i,  w_i = T_i (1 - exp(-sigma_i delta_i))                       (eq. 5)
 
     (eq. numbers of Mildenhall et al. 2020.) t_n, t_f and the background are the data set's, t_{N+1}
-    is t_f. As in the published code, gamma has p itself and no factor pi. In evaluation t_i is the
-    middle of its part. N is `coarse_samples`. With `fine_samples` = n > 0, n depths more are drawn
+    is t_f. As in the published code, gamma has p itself and no factor pi; L is `position_levels` or
+    `direction_levels`. In evaluation t_i is the middle of its part. N is `coarse_samples`. With `fine_samples` = n > 0, n depths more are drawn
     with the density w_i / sum_j w_j, constant from t_i to t_{i+1}; a fine network of the same form
     gives the color from all N + n depths. Outputs are then both colors, the coarse one first, and
     no gradient passes through the depths. Colors are sigmoids.
@@ -49,8 +49,8 @@ class NeRF(Model):
     depth: Count = 8
     width: Annotated[int, Meta(ge=2)] = 256
     skip: Natural = 4
-    position_frequencies: Frequencies = 10
-    direction_frequencies: Frequencies = 4
+    position_levels: Levels = 10
+    direction_levels: Levels = 4
     coarse_samples: Count = 64
     fine_samples: Natural = 128
     density: Literal["softplus", "relu"] = "softplus"
@@ -77,7 +77,7 @@ class NeRF(Model):
 
     def trunk(self) -> list[int]:
         """Return the number of inputs of each layer of the trunk."""
-        position = 3 + 6 * self.position_frequencies
+        position = 3 + 6 * self.position_levels
         again = [position if layer == self.skip + 1 else 0 for layer in range(1, self.depth)]
         return [position, *(self.width + entries for entries in again)]
 
@@ -92,7 +92,7 @@ class NeRF(Model):
                 "(6,) with 3 colors: take data 'nerf-synthetic' or 'llff'"
             )
         width, half = self.width, self.width // 2
-        direction = width + 3 + 6 * self.direction_frequencies
+        direction = width + 3 + 6 * self.direction_levels
         heads = [(1, width), (width, width), (half, direction), (3, half)]
         sizes = [*((width, entries) for entries in self.trunk()), *heads]
         return [(Linear(out), entries) for out, entries in sizes]
@@ -123,8 +123,8 @@ class NeRF(Model):
         from p2psim.models.radiance import FieldModule, RadianceModule, Rendering
 
         self.linear(inputs, outputs)  # checks the shapes
-        frequencies = self.position_frequencies, self.direction_frequencies
-        seen = 3 + 6 * self.direction_frequencies
+        frequencies = self.position_levels, self.direction_levels
+        seen = 3 + 6 * self.direction_levels
         sizes = self.trunk(), self.width, self.width // 2, seen, self.skip
         rendering = Rendering(self.near, self.far, self.background, self.density, self.noise)
         return RadianceModule(

@@ -82,7 +82,7 @@ def view_synthesis(folder: Path) -> Table:
     if not (folder / "scene").is_dir():
         write_rendered(folder / "scene", [0.0, 1.0, 2.0, 3.0], size=(6, 5), color=30)
     data = {"name": "nerf-synthetic", "scene": str(folder / "scene"), "batch_size": 16}
-    small = {"depth": 2, "width": 6, "position_frequencies": 1, "direction_frequencies": 0}
+    small = {"depth": 2, "width": 6, "position_levels": 1, "direction_levels": 0}
     samples = {"coarse_samples": 4, "fine_samples": 3}
     model = {"name": "nerf", **small, **samples, "dtype": "float64"}
     return {**TABLE, "data": {**data, "test_every": 1}, "model": model}

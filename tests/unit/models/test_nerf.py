@@ -43,8 +43,8 @@ SMALL: dict[str, Any] = {
     "depth": 3,
     "width": 8,
     "skip": 1,
-    "position_frequencies": 2,
-    "direction_frequencies": 1,
+    "position_levels": 2,
+    "direction_levels": 1,
     "coarse_samples": 5,
     "fine_samples": 4,
 }
