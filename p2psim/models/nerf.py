@@ -31,10 +31,11 @@ class NeRF(Model):
 
     (eq. numbers of Mildenhall et al. 2020.) t_n, t_f and the background are the data set's, t_{N+1}
     is t_f. As in the published code, gamma has p itself and no factor pi; L is `position_levels` or
-    `direction_levels`. In evaluation t_i is the middle of its part. N is `coarse_samples`. With `fine_samples` = n > 0, n depths more are drawn
-    with the density w_i / sum_j w_j, constant from t_i to t_{i+1}; a fine network of the same form
-    gives the color from all N + n depths. Outputs are then both colors, the coarse one first, and
-    no gradient passes through the depths. Colors are sigmoids.
+    `direction_levels`. In evaluation t_i is the middle of its part. N is `coarse_samples`. With
+    `fine_samples` = n > 0, n depths more are drawn with the density w_i / sum_j w_j, constant from
+    t_i to t_{i+1}; a fine network of the same form gives the color from all N + n depths. Outputs
+    are then both colors, the coarse one first, and no gradient passes through the depths. Colors
+    are sigmoids.
 
     F: `depth` layers of `width` with ReLU of gamma(x); gamma(x) enters again behind layer `skip`
     (from 0) if another one follows. From their output h: s, linear; a layer of `width` with ReLU,
