@@ -36,7 +36,7 @@ DOORS = {
     "torch": {"base", "vectors", "data", "models", "learning", "simulation"},
     "matplotlib": {"analysis"},
     "transformers": {"data.text"},
-    "PIL": {"data"},
+    "PIL": {"data", "learning.view_synthesis"},
     "xarray": {"analysis"},
     "pandas": {"analysis", "api"},
 }
@@ -46,7 +46,8 @@ HEAVY = (
     *("xarray", "pandas"),
 )
 NEEDED = (
-    *("models.norms", "models.attention", "models.recommenders", "learning.int8"),
+    *("models.norms", "models.attention", "models.recommenders", "models.radiance"),
+    "learning.int8",
     *("models.graph_modules", "models.graph_networks", "models.attention_graphs"),
     *("learning.feedback", "learning.rules", "models.points"),
     *("simulation.flat_model", "simulation.minibatches", "simulation.evaluation"),

@@ -40,17 +40,8 @@ def draw_network(figure: Any, runs: Runs) -> None:
 
 def network_table(runs: Runs) -> Iterator[list[str]]:
     """Yield the header and the rows of the table of all combinations."""
-    yield [
-        "data",
-        "algorithm",
-        "precision",
-        "rule",
-        "accuracy of the peers",
-        "of the mean model",
-    ] + [
-        "consensus distance",
-        "MB sent by a peer",
-    ]
+    measured = ["accuracy of the peers", "of the mean model", "consensus distance", "MB of a peer"]
+    yield ["data", "algorithm", "precision", "rule", *measured]
     for data, method, precision, rule in itertools.product(DATA, METHODS, BITS, RULES):
         own = runs[case(precision, rule, data, method)]
         sent = sum(float(run.last("bytes_sent").mean()) for run in own) / len(own) / 1e6

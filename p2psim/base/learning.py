@@ -99,6 +99,10 @@ class Task:
         """
         return (spec.outputs,)
 
+    def accepts(self, shape: Shape, spec: DataSpec) -> bool:
+        """Return True if a model may give outputs of this shape for one sample."""
+        return shape == self.output_shape(spec)
+
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean loss over the weight of the batch, a scalar."""
         raise NotImplementedError

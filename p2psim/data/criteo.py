@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from p2psim import memory, rng
 from p2psim.base import Count, Data, Indices
 from p2psim.data.click_rows import CURE, FIELDS, ClickFile, Piece
-from p2psim.data.fetch import UNCHECKED
 from p2psim.data.files import data_folder, find_file, open_data_file
+from p2psim.data.sources import UNCHECKED
 from p2psim.data.vocabulary import Counter, Vocabularies
 from p2psim.errors import InputError, suggest
 from p2psim.registry import plugin

@@ -90,7 +90,7 @@ def check_outputs(experiment: Experiment, task: Task) -> None:
     needed = task.output_shape(spec)
     method = getattr(model, "output_shape", None)
     shape = method(experiment.data.shape, spec.outputs) if method else (spec.outputs,)
-    if shape != needed:
+    if not task.accepts(shape, spec):
         name = table["model"]["name"]
         raise InputError(
             f"model {name!r} gives outputs of shape {shape} for a sample, but the task "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import field
 
-from p2psim.base import Count, Natural, Positive, Setting, Unit
+from p2psim.base import Count, Fraction, Natural, Positive, Setting, Unit
 from p2psim.registry import plugin
 
 
@@ -36,6 +36,16 @@ class Cosine:
 
     def factor(self, epoch: float, epochs: float) -> float:
         return self.last + (1 - self.last) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+@plugin("schedule", "exponential")
+class Exponential:
+    """factor = last^(epoch / epochs), which falls from 1 to `last` by equal ratios."""
+
+    last: Fraction = 0.1
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        return float(self.last ** (epoch / epochs))
 
 
 @plugin("schedule", "noam", "Vaswani et al. 2017, eq. (3)")

@@ -139,8 +139,9 @@ def try_step(holdings: Holdings) -> None:
 def check_outputs(scenario: Scenario, named: Mapping[str, str], outputs: Any, samples: int) -> None:
     """Check that the outputs have the shape that the task needs."""
     shape = tuple(getattr(outputs, "shape", (type(outputs).__name__,)))
-    needed = (samples, *scenario.task.output_shape(scenario.experiment.data.spec()))
-    if shape != needed:
+    task, spec = scenario.task, scenario.experiment.data.spec()
+    needed = (samples, *task.output_shape(spec))
+    if shape[:1] != (samples,) or not task.accepts(shape[1:], spec):
         raise InputError(
             f"{named['model']}: its outputs have the shape {shape} for {samples} samples, but the "
             f"{named['task']} needs {needed}; correct `build`"

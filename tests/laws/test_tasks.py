@@ -26,10 +26,12 @@ from tests.laws.test_resume import assert_same
 from tests.support.datasets import sklearn_metrics
 from tests.support.graphs import SmallGraph
 from tests.support.runs import Table, new_folder, quadratic_table, quadratics, run_threads_in
+from tests.support.scenes import write_rendered
 from tests.support.thorough import thorough
 
 Numbers = NDArray[Any]
 ROUNDS = 12
+VIEW = 30  # rays of a test view
 TABLE: Table = {
     "name": "tasks",
     "seed": 5,
@@ -103,6 +105,17 @@ def click_through(folder: Path) -> Table:
     return {**TABLE, "data": data, "model": {"name": "fm", "dim": 3, "dtype": "float64"}}
 
 
+def view_synthesis(folder: Path) -> Table:
+    """Return a problem with test views of VIEW rays, which all have one color."""
+    if not (folder / "scene").is_dir():
+        write_rendered(folder / "scene", [0.0, 1.0, 2.0, 3.0], size=(6, 5), color=30)
+    data = {"name": "nerf-synthetic", "scene": str(folder / "scene"), "batch_size": 16}
+    small = {"depth": 2, "width": 6, "position_levels": 1, "direction_levels": 0}
+    samples = {"coarse_samples": 4, "fine_samples": 3}
+    model = {"name": "nerf", **small, **samples, "dtype": "float64"}
+    return {**TABLE, "data": {**data, "test_every": 1}, "model": model}
+
+
 def a9a(folder: Path) -> Table:
     """Return the task "binary" on published data; skip the test where they are missing."""
     if not os.environ.get("P2PSIM_DATA") or not (data_folder() / "libsvm" / "a9a.t.gz").is_file():
@@ -121,6 +134,7 @@ CASES: dict[str, Callable[[Path], Table]] = {
     "node-classification": nodes,
     "link-prediction": links,
     "click-through": click_through,
+    "view-synthesis": view_synthesis,
 }
 PUBLISHED = {"a9a": a9a}
 
@@ -149,6 +163,13 @@ def scored(outputs: Numbers, targets: Numbers) -> tuple[Numbers, Numbers]:
     return np.repeat([1, 0], len(outputs)), outputs.T.ravel()
 
 
+def view_psnr(outputs: Numbers, targets: Numbers) -> Numbers:
+    """Return the noise ratio of each view, by the last three outputs of a ray."""
+    errors = (outputs[:, -3:] - targets.astype(float)).reshape(-1, VIEW, 3)
+    ratios: Numbers = np.array([-10 * np.log10(np.mean(view**2)) for view in errors])
+    return ratios
+
+
 # Metric -> its formula of outputs, targets and the targets of the peer's own training samples.
 FORMULAS: dict[str, Callable[[Numbers, Numbers, Numbers], Any]] = {
     "accuracy": lambda z, y, own: hits(z, y).mean(),
@@ -161,6 +182,8 @@ FORMULAS: dict[str, Callable[[Numbers, Numbers, Numbers], Any]] = {
     "rmse": lambda z, y, own: sklearn_metrics().mean_squared_error(y, z[:, 0]) ** 0.5,
     "r2": lambda z, y, own: sklearn_metrics().r2_score(y, z[:, 0]),
     "perplexity": lambda z, y, own: perplexity(z, y),
+    "psnr": lambda z, y, own: view_psnr(z, y).mean(),
+    "view_psnr": lambda z, y, own: view_psnr(z, y),
 }
 
 

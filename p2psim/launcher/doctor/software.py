@@ -52,12 +52,15 @@ def data_sets() -> Iterator[Finding]:
     from p2psim import registry
     from p2psim.data import (
         ag_news,
+        citation_graph,
         criteo,
-        fetch,
         files,
         imagenette,
         libsvm,
+        llff,
+        nerf_synthetic,
         senteval_length,
+        sources,
         text_file,
     )
 
@@ -71,6 +74,9 @@ def data_sets() -> Iterator[Finding]:
         "senteval-length": partial(senteval_length.FILES.find, senteval_length.NAME),
         "ag-news": partial(ag_news.FILES.find, ag_news.TRAIN),
         "criteo": partial(criteo.find, criteo.OWN, Path()),
+        "planetoid": partial(citation_graph.find, "cora", Path(), "x"),
+        "nerf-synthetic": partial(nerf_synthetic.FILES.find, "lego/transforms_train.json"),
+        "llff": partial(llff.FILES.find, "fern/poses_bounds.npy"),
     }
     probes |= {
         name: partial(text_file.find, name, text, Path()) for name, text in text_file.TEXTS.items()
@@ -78,12 +84,12 @@ def data_sets() -> Iterator[Finding]:
     installed = [name for name, probe in probes.items() if is_found(probe)]
     tables = [name for name in libsvm.FEATURES if is_found(partial(libsvm.find, name, Path()))]
     text = f"{', '.join([*installed, *tables])} found; P2PSIM_DATA: {files.data_folder()}"
-    missing = [name for name in fetch.SETS if name not in installed]
+    missing = [name for name in sources.SETS if name not in installed]
     text += f"; available with p2psim data fetch: {', '.join(missing)}" if missing else ""
     missing_tables = [name for name in libsvm.FEATURES if name not in tables]
     if missing_tables:
         text += f"; available from {libsvm.HOME}: {', '.join(missing_tables)}"
-    for name, source in fetch.UNCHECKED.items():
+    for name, source in sources.UNCHECKED.items():
         text += "" if name in installed else f"; {name}: {source}"
     yield Finding(OK, "data sets", text)
 

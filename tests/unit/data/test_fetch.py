@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from p2psim import registry
-from p2psim.data.fetch import SETS, Source, fetch, has_checksum
+from p2psim.data.fetch import fetch, has_checksum
 from p2psim.data.files import data_folder
+from p2psim.data.sources import SETS, Source
 from p2psim.errors import InputError
 
 REAL = os.environ.get("P2PSIM_DATA", "")
@@ -326,6 +327,9 @@ def test_what_has_no_checksum_is_not_fetched(tmp_path: Path) -> None:
         fetch("senteval-length", tmp_path)
     with pytest.raises(InputError, match=r"no published checksum.*train.txt and test.txt.*wikitex"):
         fetch("wikitext-2", tmp_path)
+    for name, file in (("nerf-synthetic", "lego/transforms_train.json"), ("llff", "poses_bounds")):
+        with pytest.raises(InputError, match=rf"no published checksum.*P2PSIM_DATA has .*{file}"):
+            fetch(name, tmp_path)
     assert left(tmp_path) == []
 
 

@@ -46,6 +46,8 @@ CASES: list[tuple[str, dict[str, Any], Shape, int]] = [
     ("dcn", {"dim": 2, "hidden": [], "cross": 1, "dropout": 0.0}, (23,), 1),
     ("afn", {"dim": 3, "hidden": [7, 5], "neurons": 9}, (23,), 1),
     ("afn", {"hidden": []}, (23,), 1),
+    ("nerf", {"depth": 3, "skip": 0, "width": 8, "fine_samples": 0}, (6,), 3),
+    ("nerf", {"depth": 7, "width": 5, "coarse_samples": 3, "fine_samples": 2}, (6,), 3),
 ]
 NEEDED: dict[str, dict[str, Any]] = {"distilbert": {"path": str(TINY), "from_scratch": True}}
 
@@ -89,7 +91,7 @@ def test_shapes_are_those_of_torch(
     assert module.training
     given, before = samples(network, 5, *inputs), torch.default_generator.get_state()
     made = module(given)
-    assert made.shape == (5, outputs)
+    assert made.shape == (5, 2 * outputs if params.get("fine_samples") else outputs)
     made.square().mean().backward()
     after = torch.default_generator.get_state()
     assert torch.equal(before, after) or not draws_nothing(module)
@@ -119,7 +121,7 @@ GENERAL = [
 def test_shapes_of_every_model(name: str) -> None:
     made = model(name)
     compared = 0
-    for inputs, outputs in [*((shape, 10) for shape in IMAGES), ((23,), 1)]:
+    for inputs, outputs in [*((shape, 10) for shape in IMAGES), ((23,), 1), ((6,), 3)]:
         try:
             shapes = made.shapes(inputs, outputs)
         except InputError:
@@ -190,6 +192,8 @@ def test_vector_is_the_product_and_starts_at_zero() -> None:
         ("transformer", {}, (1, 8, 8), 10, r"shape \(1, 8, 8\).*takes texts.*'ag-news'"),
         ("transformer", {"heads": 5}, (8,), 4, "heads = 5: does not divide the width of 64"),
         ("distilbert", {}, (1, 8, 8), 10, "takes texts"),
+        ("nerf", {}, (1, 8, 8), 10, r"shape \(1, 8, 8\) with 10 outputs.*takes rays.*'llff'"),
+        ("nerf", {}, (6,), 1, "with 1 outputs"),
         ("distilbert", {}, (33,), 4, "data.length = 33: .* takes at most 32 tokens"),
     ],
 )
