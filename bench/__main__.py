@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from bench import codecs, int8, step
+from bench import codecs, feedback, int8, step
 from p2psim.launcher import ranks
 
 Row = dict[str, Any]
@@ -96,7 +96,7 @@ def main() -> int:
     """Run all benchmarks, print their rows, and return the exit code."""
     rows = []
     parts = (
-        *(exchange, step.main, codecs.main, int8.main),
+        *(exchange, step.main, codecs.main, int8.main, feedback.main),
         *(recording, scaling, checkpointing, small_model),
     )
     for part in parts:

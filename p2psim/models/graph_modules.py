@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional
 
 from p2psim.models.points import ErrorTapModule
 
@@ -42,23 +41,29 @@ class SparseFeatures(Constants):
     """
 
     def __init__(self, context: Context, dropout: float = 0.0) -> None:
-        arrays = {name: context[f"feature_{name}"] for name in ("starts", "columns", "values")}
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        super().__init__(**tensors)
+        from scipy import sparse
+
+        values, columns, starts = (context[f"feature_{k}"] for k in ("values", "columns", "starts"))
+        shape = len(starts) - 1, int(context["feature_width"])
+        # The transpose of the numbers of the entries says where each entry is in the transpose.
+        numbers = sparse.csr_matrix((np.arange(values.size), columns, starts), shape).T.tocsr()
+        matrix = sparse.csr_matrix((values, columns, starts), shape)
+        super().__init__(
+            forward=sparse_tensor(matrix),
+            backward=sparse_tensor(matrix.T),
+            order=torch.from_numpy(numbers.data),
+        )
         self.dropout = dropping(dropout)
 
     def forward(self, *weights: torch.Tensor) -> list[torch.Tensor]:
         """Return X W for each weight W of shape (features, width), with the same entries of X."""
-        values = self.dropout(self.tensors["values"])
+        matrix, transpose = self.tensors["forward"], self.tensors["backward"]
+        if self.training and isinstance(self.dropout, nn.Dropout):
+            values = self.dropout(matrix.values())
+            transpose = with_values(transpose, values[self.tensors["order"]])
+            matrix = with_values(matrix, values)
         joint = torch.cat(weights, dim=1) if len(weights) > 1 else weights[0]
-        product = functional.embedding_bag(
-            self.tensors["columns"],
-            joint,
-            self.tensors["starts"],
-            mode="sum",
-            per_sample_weights=values,
-            include_last_offset=True,
-        )
+        product = SparseProduct.apply(joint, matrix, transpose)  # type: ignore[no-untyped-call]
         return list(torch.split(product, [weight.shape[1] for weight in weights], dim=1))
 
 
@@ -98,6 +103,13 @@ def sparse_tensor(matrix: Any) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls this format a beta
         return torch.sparse_csr_tensor(starts, columns, values, size=rows.shape)
+
+
+def with_values(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return a sparse matrix with other values at the same places."""
+    return torch.sparse_csr_tensor(
+        matrix.crow_indices(), matrix.col_indices(), values, size=matrix.shape
+    )
 
 
 def adjacency(context: Context, loops: float = 0.0) -> Any:
