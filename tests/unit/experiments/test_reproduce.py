@@ -215,7 +215,7 @@ def test_an_old_report_is_removed_before_new_runs(
 
 
 def test_every_paper_has_figures_whose_experiments_can_be_checked() -> None:
-    assert reproduce.papers() == ["lgc", "low-precision", "p2pl-affinity"]
+    assert reproduce.papers() == ["dfa", "lgc", "low-precision", "p2pl-affinity"]
     for name in reproduce.papers():
         paper = importlib.import_module(f"experiments.{reproduce.package(name)}.figures")
         folder = Path(paper.__file__ or "").parent

@@ -80,7 +80,7 @@ def test_what_is_broken_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
         for fragment in fragments:
             assert fragment in lines[check]
     assert "p2psim data fetch: mnist, cifar10" in lines["data sets"]
-    for name in ("a9a", "ag-news, tiny-shakespeare;", "wikitext-2: download train.txt"):
+    for name in ("a9a", "ag-news, planetoid, tiny-shakespeare;", "wikitext-2: download train.txt"):
         assert name in lines["data sets"]
     assert lines["data sets"].index("diabetes") < lines["data sets"].index("found")
 
