@@ -13,7 +13,7 @@ export OMP_NUM_THREADS := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run referee reproduce reproduce-p2pl-affinity reproduce-lgc reproduce-low-precision test test-all test-mpich test-openmpi test-faults test-load test-slurm check bench bench-start clean
+.PHONY: help setup run referee reproduce reproduce-p2pl-affinity reproduce-lgc reproduce-low-precision reproduce-dfa test test-all test-mpich test-openmpi test-faults test-load test-slurm check bench bench-start clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-23s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ run: $(READY)  ## Run the quickstart: 8 peers learn digits on a ring; prints, dr
 referee: $(READY)  ## Run exact problems with known answers, compare with theory, draw them
 	$(BIN)/python experiments/referee/run.py runs/referee
 
-reproduce: reproduce-p2pl-affinity reproduce-lgc reproduce-low-precision  ## Reproduce all papers: run, draw, check the claims, write reports
+reproduce: reproduce-p2pl-affinity reproduce-lgc reproduce-low-precision reproduce-dfa  ## Reproduce all papers: run, draw, check the claims, write reports
 
 # Without MNIST: make reproduce-p2pl-affinity DATA=digits
 DATA = mnist
@@ -49,6 +49,11 @@ reproduce-lgc: $(READY)  ## Reproduce LGC-SGD in runs/lgc
 reproduce-low-precision: DATA = cifar10
 reproduce-low-precision: $(READY)  ## Reproduce low-precision training in runs/low-precision
 	$(BIN)/python -m experiments.harness.reproduce low-precision --data $(DATA)
+
+# Without MNIST, CIFAR-10, Cora, Criteo and lego: make reproduce-dfa DATA=digits
+reproduce-dfa: DATA = real
+reproduce-dfa: $(READY)  ## Reproduce Direct Feedback Alignment, and over peers, in runs/dfa
+	$(BIN)/python -m experiments.harness.reproduce dfa --data $(DATA)
 
 # Cases that together have every plug-in and every kind of case once; tests/support/thorough.py.
 CASES = -m "not thorough"

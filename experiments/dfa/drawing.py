@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments.dfa.measures import NAMES, RULES, TABLE3, at_best_validation, cosines, final
+from experiments.dfa.measures import (
+    NAMES,
+    RULES,
+    TABLE3,
+    at_best_validation,
+    cosines,
+    final,
+    of_rule,
+)
 from experiments.dfa.peer_claims import KINDS, PARTITIONS
 from experiments.harness.measures import mean_curve
 from experiments.harness.reproduce import Runs
@@ -103,22 +111,22 @@ def draw_views(figure: Any, runs: Runs) -> None:
 
     panels = figure.subplots(1, len(RULES))
     for axes, rule in zip(panels, RULES, strict=True):
-        path = Path(runs[rule][0].path) / "peers" / "result-00000.png"
-        axes.imshow(imread(path))
-        axes.set_title(f"{NAMES[rule]}: {final(runs[rule], 'psnr').mean():.1f} dB")
+        own = of_rule(runs, rule)
+        axes.imshow(imread(Path(own[0].path) / "peers" / "result-00000.png"))
+        axes.set_title(f"{NAMES[rule]}: {final(own, 'psnr').mean():.1f} dB")
         axes.axis("off")
 
 
-def draw_peers(figure: Any, runs: Runs) -> None:
+def draw_peers(partitions: Sequence[str], figure: Any, runs: Runs) -> None:
     """Draw the peers' accuracy by round, a panel for each partition."""
-    panels = figure.subplots(1, len(PARTITIONS), sharey=True)
-    for axes, (partition, name) in zip(panels, PARTITIONS.items(), strict=True):
+    panels = figure.subplots(1, len(partitions), sharey=True)
+    for axes, partition in zip(panels, partitions, strict=True):
         for color, (kind, label) in zip(COLORS, KINDS.items(), strict=False):
             curve = mean_curve(runs[f"{partition}-{kind}"], "accuracy", 1)
             low, high = curve.values.min(axis=0), curve.values.max(axis=0)
             axes.plot(curve.rounds, curve.values.mean(axis=0), color=color, label=label)
             axes.fill_between(curve.rounds, low, high, color=color, alpha=0.15)
-        axes.set(xlabel="round", title=name)
+        axes.set(xlabel="round", title=PARTITIONS[partition])
     panels[0].set_ylabel("accuracy, mean over peers")
     panels[0].legend(fontsize=8, loc="lower right")
 

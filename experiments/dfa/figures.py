@@ -15,6 +15,7 @@ from experiments.dfa.claims import (
     claims_links,
     claims_mlp,
     claims_nodes,
+    claims_small_mlp,
     claims_views,
 )
 from experiments.dfa.drawing import (
@@ -25,9 +26,14 @@ from experiments.dfa.drawing import (
     draw_peers,
     draw_views,
 )
-from experiments.dfa.measures import GRAPHS, NAMES
+from experiments.dfa.measures import GRAPHS, NAMES, at_best_validation, final_auc
 from experiments.dfa.network import claims_network, draw_network, network_table
-from experiments.dfa.peer_claims import claims_graph_peers, claims_peers
+from experiments.dfa.peer_claims import (
+    PARTITIONS,
+    claims_graph_peers,
+    claims_peers,
+    claims_small_peers,
+)
 from experiments.harness.reproduce import Figure
 
 TITLE = "Direct Feedback Alignment over peers"
@@ -36,22 +42,25 @@ LANGUAGE = {"bp": "backpropagation", "macro": "DFA, macro", "micro": "DFA, micro
     "shallow": "shallow"
 }
 SWEPT = {f"rule={rule}": name for rule, name in NAMES.items()}
+GRAPH_TABLES = [
+    Figure("table3", "nodes of graphs (table 3)", "full/table3.toml", draw_nodes, claims_nodes),
+    Figure(
+        "table4",
+        "links of graphs (table 4)",
+        "full/table4.toml",
+        partial(draw_cases, "auc", AUC, GRAPHS, NAMES),
+        claims_links,
+    ),
+]
 FIGURES = {
     "real": [
-        Figure("table3", "nodes of graphs (table 3)", "full/table3.toml", draw_nodes, claims_nodes),
-        Figure(
-            "table4",
-            "links of graphs (table 4)",
-            "full/table4.toml",
-            partial(draw_cases, "auc", AUC, GRAPHS, NAMES),
-            claims_links,
-        ),
+        *GRAPH_TABLES,
         Figure(
             "criteo",
             "clicks, 8,000 rows (table 2)",
             "small/criteo.toml",
             partial(draw_cases, "auc", AUC, ("deepfm", "dcn", "afn"), NAMES),
-            claims_clicks,
+            partial(claims_clicks, final_auc),
         ),
         Figure("nerf", "views of a scene (table 1)", "small/nerf.toml", draw_views, claims_views),
         Figure(
@@ -69,7 +78,13 @@ FIGURES = {
             partial(draw_cases, "accuracy", "test accuracy", ("",), SWEPT),
             claims_cnn,
         ),
-        Figure("peers", "ring of 5", "small/peers.toml", draw_peers, claims_peers),
+        Figure(
+            "peers",
+            "ring of 5",
+            "small/peers.toml",
+            partial(draw_peers, tuple(PARTITIONS)),
+            claims_peers,
+        ),
         Figure(
             "graph-peers",
             "one graph, five peers",
@@ -84,6 +99,34 @@ FIGURES = {
             draw_network,
             claims_network,
             table=network_table,
+        ),
+    ],
+    "digits": [
+        Figure("s-mlp", "MLP, and alignment", "small/s-mlp.toml", draw_mlp, claims_small_mlp),
+        Figure(
+            "s-peers",
+            "ring of 5",
+            "small/s-peers.toml",
+            partial(draw_peers, ("iid", "two")),
+            claims_small_peers,
+        ),
+    ],
+    "paper": [
+        Figure("table1", "views of scenes", "full/table1.toml", draw_views, claims_views),
+        Figure(
+            "criteo-full",
+            "clicks (table 2)",
+            "full/criteo.toml",
+            partial(draw_cases, "auc", AUC, ("deepfm", "dcn", "afn"), NAMES),
+            partial(claims_clicks, at_best_validation),
+        ),
+        *GRAPH_TABLES,
+        Figure(
+            "table5",
+            "words of WikiText-103",
+            "full/table5.toml",
+            partial(draw_cases, "perplexity", "perplexity", ("",), LANGUAGE),
+            claims_language,
         ),
     ],
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
+from experiments.harness.reproduce import Runs
 from p2psim.analysis.results import Array, Run
 
 RULES = ("bp", "dfa", "shallow")
@@ -21,6 +23,19 @@ TABLE3 = {
 }
 # Table 4: area under the ROC curve of BP and DFA.
 TABLE4 = {"cora": (0.918, 0.900), "citeseer": (0.886, 0.879)}
+
+
+Measure: TypeAlias = Callable[[Sequence[Run]], Array]  # one value for each seed
+
+
+def of_rule(runs: Runs, rule: str) -> list[Run]:
+    """Return the runs of all cases whose name ends with a rule."""
+    return [run for case, own in runs.items() if case.rpartition("-")[2] == rule for run in own]
+
+
+def final_auc(runs: Sequence[Run]) -> Array:
+    """Return the area under the ROC curve at the end, for each seed."""
+    return final(runs, "auc")
 
 
 def final(runs: Sequence[Run], name: str) -> Array:

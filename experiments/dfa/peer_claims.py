@@ -43,6 +43,33 @@ def claims_peers(runs: Runs) -> list[Claim]:
     ]
 
 
+def claims_small_peers(runs: Runs) -> list[Claim]:
+    """Check on digits what a common matrix is worth, and that less traffic and 8 bits suffice."""
+    claims = []
+    for partition in ("iid", "two"):
+        own = {kind: final(runs[f"{partition}-{kind}"], "accuracy") for kind in KINDS}
+        claims.append(
+            Claim(
+                f"{PARTITIONS[partition]}: a common matrix is not worse than own ones",
+                "the same on MNIST",
+                texts(own),
+                bool(own["same"].mean() >= own["own"].mean()),
+            )
+        )
+    full = final(runs["iid-same"], "accuracy")
+    for case, name in (("choco", "CHOCO-SGD with a tenth of the entries"), ("int8", "8 bits")):
+        values = final(runs[case], "accuracy")
+        claims.append(
+            Claim(
+                f"DFA with {name}: within .015 of D-PSGD in 32 bits",
+                "not published",
+                f"{number(values)} and {number(full)}",
+                bool(abs(values.mean() - full.mean()) <= 0.015),
+            )
+        )
+    return claims
+
+
 def claims_graph_peers(runs: Runs) -> list[Claim]:
     """Check the same for a GCN whose training labels are split."""
     claims = []

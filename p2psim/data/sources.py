@@ -132,6 +132,10 @@ UNCHECKED = {
         "examples/main/word_language_model/data/wikitext-2, into the folder wikitext-2 in "
         "P2PSIM_DATA"
     ),
+    "wikitext-103": (
+        "put wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens yourself into the folder "
+        "wikitext-103 in P2PSIM_DATA"
+    ),
     "nerf-synthetic": (
         "unpack the authors' archive nerf_synthetic.zip yourself, so that P2PSIM_DATA has "
         "nerf_synthetic/lego/transforms_train.json and the other files"

@@ -27,6 +27,11 @@ WIKITEXT_CURE = (
     f"download train.txt and test.txt from {WIKITEXT}/wikitext-2 into the folder wikitext-2 in "
     "the data folder, which P2PSIM_DATA sets"
 )
+WIKITEXT_103_CURE = (
+    "put wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens of WikiText-103 (Merity et al. "
+    "2017, the version with words) into the folder wikitext-103 in the data folder, which "
+    "P2PSIM_DATA sets"
+)
 OWN_CURE = "give a text file in UTF-8"
 
 
@@ -37,6 +42,7 @@ class Published:
     files: FileSet
     train: tuple[str, ...]
     test: tuple[str, ...] = ()  # none: the end of the training file is held out
+    validation: tuple[str, ...] = ()  # used where it is on the disk
     tokenized: bool = False  # blanks separate the words, the end of a line is a word
 
 
@@ -53,21 +59,30 @@ TEXTS = {
         FileSet("wikitext-2", ("wikitext-2", "wikitext2"), WIKITEXT_CURE),
         ("train.txt", "wiki.train.tokens"),
         ("test.txt", "wiki.test.tokens"),
+        ("valid.txt", "wiki.valid.tokens"),
+        tokenized=True,
+    ),
+    "wikitext-103": Published(
+        FileSet("wikitext-103", ("wikitext-103", "wikitext103"), WIKITEXT_103_CURE),
+        ("wiki.train.tokens", "train.txt"),
+        ("wiki.test.tokens", "test.txt"),
+        ("wiki.valid.tokens", "valid.txt"),
         tokenized=True,
     ),
 }
 
 
-@plugin("data", "text", source="Karpathy 2015 (tiny Shakespeare); Merity et al. 2017 (WikiText-2)")
+@plugin("data", "text", source="Karpathy 2015 (tiny Shakespeare); Merity et al. 2017 (WikiText)")
 class Text(Data):
     """Windows of `length` tokens in the order of a text; targets are the tokens that follow each.
 
-    `file`: "tiny-shakespeare" or "wikitext-2" in `$P2PSIM_DATA`, or the path of a text file.
-    Windows do not overlap. Tokens are characters, or words: words and punctuation marks in lower
-    case, those of WikiText-2 as its files separate them. Id 1 is a token that the training part
-    does not have, the further ids are the tokens of the training part, the most frequent first, up
-    to `vocabulary` ids in total. The test set is the test file of WikiText-2, and the last tenth of
-    any other text. Partition "contiguous" gives every peer one passage.
+    `file`: "tiny-shakespeare", "wikitext-2" or "wikitext-103" in `$P2PSIM_DATA`, or the path of a
+    text file. Windows do not overlap. Tokens are characters, or words: words and punctuation marks
+    in lower case, those of WikiText as its files separate them. Id 1 is a token that the training
+    part does not have, the further ids are the tokens of the training part, the most frequent
+    first, up to `vocabulary` ids in total. The test set is the test file of WikiText, and the last
+    tenth of any other text; WikiText has validation samples if their file is on the disk. Partition
+    "contiguous" gives every peer one passage.
     """
 
     file: str
@@ -82,19 +97,18 @@ class Text(Data):
         known = TEXTS.get(self.file)
         numbers: defaultdict[str, int] = defaultdict()
         numbers.default_factory = numbers.__len__  # a new token gets the next number
-        train, *tests = (
-            number_tokens(self._lines(path, known), numbers)
-            for path in find(self.file, known, Path(folder))
-        )
-        if not tests:
-            train, *tests = np.split(train, [train.size - train.size // HELD_OUT])
-        ids, size = most_frequent(train, list(numbers), self.vocabulary)
+        parts = {
+            part: number_tokens(self._lines(path, known), numbers)
+            for part, path in find(self.file, known, Path(folder)).items()
+        }
+        if "test" not in parts:
+            train = parts["training"]
+            cut = train.size - train.size // HELD_OUT
+            parts = {"training": train[:cut], "test": train[cut:]}
+        ids, size = most_frequent(parts["training"], list(numbers), self.vocabulary)
         self.vocabulary = self.outputs = size
-        self.shape = (self.length,)
-        self._train, self._test = (
-            self._windows(ids[part], name)
-            for part, name in ((train, "training"), (tests[0], "test"))
-        )
+        self.shape, self.validates = (self.length,), "validation" in parts
+        self._parts = {part: self._windows(ids[tokens], part) for part, tokens in parts.items()}
 
     def _lines(self, path: Path, known: Published | None) -> Iterator[Iterable[str]]:
         """Yield the tokens of each line of a file."""
@@ -120,23 +134,34 @@ class Text(Data):
         return tokens[:size].reshape(shape), tokens[1 : size + 1].reshape(shape)
 
     def labels(self) -> Indices:
-        return np.zeros(len(self._train[0]), np.int64)
+        return np.zeros(len(self._parts["training"][0]), np.int64)
 
     def train(self, indices: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
-        inputs, targets = self._train
+        inputs, targets = self._parts["training"]
         return inputs[indices], targets[indices].astype(np.int64)
 
     def test(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        inputs, targets = self._test
+        return self._whole("test")
+
+    def validation_samples(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        return self._whole("validation")
+
+    def _whole(self, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        inputs, targets = self._parts[part]
         return inputs, targets.astype(np.int64)
 
 
-def find(file: str, known: Published | None, folder: Path) -> list[Path]:
-    """Return the path of the training file and, of a text that has one, of the test file."""
+def find(file: str, known: Published | None, folder: Path) -> dict[str, Path]:
+    """Return the paths of the training file, and of the test and validation files of a text."""
     if known is None:
         cure = f"give one of {', '.join(TEXTS)}, or a text file (from the experiment's folder)"
-        return [find_file([folder / file], f"data.file = {file!r}", cure)]
-    return [known.files.find(*names) for names in (known.train, known.test) if names]
+        return {"training": find_file([folder / file], f"data.file = {file!r}", cure)}
+    names = {"training": known.train, "test": known.test}
+    paths = {part: known.files.find(*known_as) for part, known_as in names.items() if known_as}
+    validation = [folder / name for folder in known.files.folders() for name in known.validation]
+    for path in [path for path in validation if path.is_file()][:1]:
+        paths["validation"] = path
+    return paths
 
 
 def read_lines(path: Path, cure: str) -> Iterator[str]:

@@ -99,6 +99,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     [
         ("tiny-shakespeare", "p2psim data fetch tiny-shakespeare"),
         ("wikitext-2", "download train.txt and test.txt from https.* into the folder wikitext-2"),
+        ("wikitext-103", "put wiki.train.tokens, .* into the folder wikitext-103"),
     ],
 )
 def test_a_published_text_that_is_missing(name: str, cure: str, home: Path) -> None:
@@ -119,6 +120,21 @@ def test_wikitext_has_a_test_file_and_words_of_its_own(names: str, home: Path) -
     assert data.train(np.arange(3))[0].ravel().tolist() == [ids[word] for word in words]
     assert data.test()[0].tolist() == [[6, 1, 2]]
     assert data.test()[1].tolist() == [[1, 2, 6]]
+
+
+def test_wikitext_103_has_validation_samples_if_their_file_is_there(home: Path) -> None:
+    folder = home / "wikitext-103"
+    folder.mkdir()
+    text_file(folder, "a b c a b a \n" * 4, "wiki.train.tokens")
+    text_file(folder, "a b c d \n", "wiki.test.tokens")
+    data = open_data("text", home, file="wikitext-103", unit="words", length=2)
+    assert not data.validates
+    text_file(folder, "b a b a \n", "wiki.valid.tokens")
+    data = open_data("text", home, file="wikitext-103", unit="words", length=2)
+    assert data.validates
+    inputs, targets = data.validation_samples()
+    assert inputs.tolist() == [[3, 2], [3, 2]]
+    assert targets.tolist() == [[2, 3], [2, 4]]
 
 
 def published(folder: str, name: str) -> Path:
