@@ -61,6 +61,7 @@ class DirectFeedbackAlignment:
                 learner.accumulate((*part.ends, part.output), (*feedback, e))
             else:
                 learner.accumulate(part.ends, feedback)
+        self.network.clear()
         return loss.item()
 
 

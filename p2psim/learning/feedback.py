@@ -62,8 +62,7 @@ class CutNetwork:
         self.taps = [part for part in taps if part.name == tap]
         self.active = False  # a forward pass of `forward` is under way
         self.checking = False
-        self.pending = Pass()  # since the last tap
-        self.passes: list[Pass] = []
+        self.clear()
         for point in feedback_points(module):
             point.action = self.cut
         for part in self.taps:
@@ -71,12 +70,18 @@ class CutNetwork:
 
     def forward(self, inputs: object) -> torch.Tensor:
         """Return the outputs for a minibatch, and keep the passes of its points."""
-        self.pending, self.passes, self.active = Pass(), [], True
+        self.clear()
+        self.active = True
         try:
             outputs: torch.Tensor = self.module(inputs)
         finally:
             self.active = False
         return outputs if self.taps else self.end_pass(0, outputs)
+
+    def clear(self) -> None:
+        """Forget the last forward pass, so that the memory of its graph is freed."""
+        self.pending = Pass()  # since the last tap
+        self.passes: list[Pass] = []
 
     def cut(self, point: FeedbackPointModule, x: torch.Tensor) -> torch.Tensor:
         """Keep the input of a point, and return it without its history."""
@@ -112,7 +117,9 @@ class CutNetwork:
         starts = [start for part in self.passes for start in part.starts]
         total = outputs.sum()
         grads = torch.autograd.grad(total, starts, allow_unused=True) if starts else ()
-        if self.pending.starts or any(grad is not None for grad in grads):
+        behind = bool(self.pending.starts)
+        self.clear()
+        if behind or any(grad is not None for grad in grads):
             raise InputError(
                 "learning.rule: a feedback point of the model reaches the loss past the tap, so "
                 'that its feedback would be wrong; give learning.rule.tap = "outputs", or move '

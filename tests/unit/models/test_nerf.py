@@ -26,7 +26,7 @@ from p2psim.models.radiance import (
     weights,
 )
 from p2psim.registry import find
-from tests.laws.test_feedback import AutogradLearner
+from tests.laws.test_feedback import AutogradLearner, watched
 
 Numbers = NDArray[Any]
 Tensor = torch.Tensor
@@ -288,11 +288,11 @@ def test_dfa_has_an_error_and_a_matrix_for_each_network() -> None:
     rule: DirectFeedbackAlignment = find("rule", "dfa", Path())()
     rule.bind(module, key)
     rule.prepare(module, RAYS[:1])
+    projected = watched(rule)
     learn(module, rule)
-    coarse, fine = rule.network.passes
-    assert [len(coarse.error()), len(fine.error())] == [7 * 5, 7 * 9]
-    for part, error in zip((coarse, fine), errors, strict=True):
-        assert float((part.error() - error).abs().max()) <= 1e-15
+    assert [len(e) for _, e, _ in projected] == [7 * 9, 7 * 5]  # the fine network first
+    for (part, e, _), error in zip(projected, reversed(errors), strict=True):
+        assert float((e - error).abs().max()) <= 1e-15
         assert [len(end) for end in part.ends] == [len(error)] * 5
     matrices = rule.matrices.drawn
     assert sorted(matrices) == [0, 1]
@@ -307,13 +307,14 @@ def test_the_layer_before_the_colors_learns_from_the_projected_error() -> None:
     module = built(fine_samples=0).eval()
     rule: DirectFeedbackAlignment = find("rule", "dfa", Path())()
     rule.bind(module, key)
+    projected = watched(rule)
     learn(module, rule)
-    (part,) = rule.network.passes
+    ((part, e, _),) = projected
     directional: Any = module.fields[0].direction
     h, feature = part.ends[-1].detach(), part.ends[-2].detach()
     seen = encode(RAYS[:, 3:] / RAYS[:, 3:].norm(dim=1, keepdim=True), 1).repeat_interleave(5, 0)
     B = np.random.default_rng(key("feedback 0")).uniform(-1, 1, (4, 8)) / math.sqrt(8)
-    delta = (part.error().detach() @ torch.from_numpy(B)[:, :4]) * (h > 0)
+    delta = (e.detach() @ torch.from_numpy(B)[:, :4]) * (h > 0)
     expected = delta.T @ torch.cat([feature, seen], 1)
     assert float((directional.weight.grad - expected).abs().max()) <= 1e-15
 
