@@ -15,6 +15,7 @@ from p2psim.errors import InputError, PeerError, StoppedError
 from p2psim.simulation import checkpoint, run_file
 from tests.laws.test_algorithms import CASES, GRAPHS, fits, named
 from tests.laws.test_compressors import ALL as COMPRESSORS
+from tests.support.graphs import SmallGraph
 from tests.support.programs import made_once
 from tests.support.runs import Run, Table, new_folder, read, run_in_threads, run_threads_in
 from tests.support.thorough import cover
@@ -150,10 +151,10 @@ def table_of(form: str, number: int) -> Table:
     }
 
 
-def interrupted(table: Table, folder: Path) -> tuple[list[int], Any]:
-    """Rounds after which the run was stopped and went on, twice, and what came out."""
+def interrupted(table: Table, folder: Path, times: int = 2) -> tuple[list[int], Any]:
+    """Rounds after which the run was stopped and went on, some times, and what came out."""
     place = new_folder(folder)
-    for number, asks in enumerate((1, 2)):
+    for number, asks in enumerate(range(1, times + 1)):
         with pytest.raises(StoppedError):
             run_threads_in(table, folder, place, resume=number > 0, asks=asks)
         with h5py.File(place / "run.h5", locking=False) as file:
@@ -164,10 +165,10 @@ def interrupted(table: Table, folder: Path) -> tuple[list[int], Any]:
     return stops, made
 
 
-def assert_same(table: Table, folder: Path) -> None:
+def assert_same(table: Table, folder: Path, times: int = 2) -> None:
     whole = run_in_threads(table, folder)
-    stops, made = interrupted(table, folder)
-    assert len(set(stops)) == 2
+    stops, made = interrupted(table, folder, times)
+    assert len(set(stops)) == times
     assert max(stops) < table["rounds"]
     here, there = made.datasets(), whole.datasets()
     assert [name for name in here if here[name] != there[name]] == []
@@ -209,6 +210,26 @@ def test_every_optimizer(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", registry.names("rule"))
 def test_every_learning_rule(name: str, tmp_path: Path) -> None:
     assert_same({**TABLE, "learning": {"rule": name}}, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("feedback", ["shared", "own"])
+def test_feedback_is_drawn_again_after_each_of_three_stops(
+    feedback: str, precision: str, tmp_path: Path
+) -> None:
+    rule = {"name": "dfa", "feedback": feedback}
+    learning = {"rule": rule, "precision": precision}
+    rounds = {"rounds": 24, "eval": {"every": 4, "alignment": 2}}
+    assert_same({**TABLE, "learning": learning, **rounds}, tmp_path, times=3)
+
+
+def test_a_rate_that_follows_the_validation_samples(tmp_path: Path) -> None:
+    schedule = {"name": "plateau", "by": 0.5, "patience": 0}
+    optimizer = {"name": "adam", "lr": 0.3, "schedule": schedule, "clip": 0.1, "decayed": [0]}
+    data = {"name": "planetoid", "graph": SmallGraph().write(tmp_path)}
+    table = {**TABLE, "peers": 3, "data": data, "model": {"name": "gcn", "hidden": 4}}
+    learning = {"optimizer": {**optimizer, "weight_decay": 0.01}}
+    assert_same({**table, "learning": learning, "eval": {"every": 1}}, tmp_path)
 
 
 @pytest.mark.parametrize("name", registry.names("algorithm"))
