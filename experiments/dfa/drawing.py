@@ -131,6 +131,22 @@ def draw_peers(partitions: Sequence[str], figure: Any, runs: Runs) -> None:
     panels[0].legend(fontsize=8, loc="lower right")
 
 
+def draw_stragglers(figure: Any, runs: Runs) -> None:
+    """Draw accuracy against virtual time, a panel for each rule."""
+    panels = figure.subplots(1, 2, sharey=True)
+    names = {"full": "all peers", "lgc": "LGC-SGD, 7 of 10", "k": "K-SGD, 7 of 10"}
+    for axes, rule in zip(panels, RULES[:2], strict=True):
+        for color, (case, name) in zip(COLORS, names.items(), strict=False):
+            own = runs[f"rule={rule}-{case}"]
+            curve = mean_curve(own, "accuracy", 1)
+            rows = own[0].rows(1)[: curve.rounds.size]
+            times = np.mean([run.eval["time"][:, rows].mean(axis=0) for run in own], axis=0)
+            axes.plot(times, curve.values.mean(axis=0), color=color, label=name)
+        axes.set(xlabel="virtual time (s)", title=NAMES[rule])
+    panels[0].set_ylabel("test accuracy")
+    panels[1].legend(fontsize=8, loc="lower right")
+
+
 def draw_graph_peers(figure: Any, runs: Runs) -> None:
     """Draw the test accuracy at the best validation: a bar for each partition and kind."""
     axes = figure.subplots()

@@ -24,6 +24,7 @@ from experiments.dfa.drawing import (
     draw_mlp,
     draw_nodes,
     draw_peers,
+    draw_stragglers,
     draw_views,
 )
 from experiments.dfa.measures import GRAPHS, NAMES, at_best_validation, final_auc
@@ -33,6 +34,7 @@ from experiments.dfa.peer_claims import (
     claims_graph_peers,
     claims_peers,
     claims_small_peers,
+    claims_stragglers,
 )
 from experiments.harness.reproduce import Figure
 
@@ -91,6 +93,13 @@ FIGURES = {
             "small/graph-peers.toml",
             draw_graph_peers,
             claims_graph_peers,
+        ),
+        Figure(
+            "stragglers",
+            "DFA with stragglers",
+            "small/stragglers.toml",
+            draw_stragglers,
+            claims_stragglers,
         ),
         Figure(
             "network",

@@ -43,6 +43,32 @@ def claims_peers(runs: Runs) -> list[Claim]:
     ]
 
 
+def claims_stragglers(runs: Runs) -> list[Claim]:
+    """Check that DFA can leave stragglers behind as backpropagation can."""
+    claims = []
+    for rule, name in (("bp", "backpropagation"), ("dfa", "DFA")):
+        full, lgc, k = (
+            final(runs[f"rule={rule}-{case}"], "accuracy") for case in ("full", "lgc", "k")
+        )
+        saved = 1 - final(runs[f"rule={rule}-lgc"], "time") / final(
+            runs[f"rule={rule}-full"], "time"
+        )
+        claims.append(
+            Claim(
+                f"{name}: LGC-SGD with the 7 fastest of 10 peers within .01 of all peers, above "
+                "K-SGD, in 30 % less time or better",
+                "LGC-SGD as good as all peers, 34 % less time (its paper)",
+                f"{number(lgc)} and {number(full)}, K-SGD {number(k)}; {saved.mean():.0%} less",
+                bool(
+                    abs(lgc.mean() - full.mean()) <= 0.01
+                    and lgc.mean() > k.mean()
+                    and saved.mean() >= 0.3
+                ),
+            )
+        )
+    return claims
+
+
 def claims_small_peers(runs: Runs) -> list[Claim]:
     """Check on digits what a common matrix is worth, and that less traffic and 8 bits suffice."""
     claims = []
@@ -50,10 +76,11 @@ def claims_small_peers(runs: Runs) -> list[Claim]:
         own = {kind: final(runs[f"{partition}-{kind}"], "accuracy") for kind in KINDS}
         claims.append(
             Claim(
-                f"{PARTITIONS[partition]}: a common matrix is not worse than own ones",
-                "the same on MNIST",
+                f"{PARTITIONS[partition]}: a common matrix is better than own ones, or at most "
+                ".005 worse",
+                "better on MNIST",
                 texts(own),
-                bool(own["same"].mean() >= own["own"].mean()),
+                bool(own["same"].mean() >= own["own"].mean() - 0.005),
             )
         )
     full = final(runs["iid-same"], "accuracy")
