@@ -151,7 +151,12 @@ class Learner(Protocol):
         With `keep`, its graph stays in memory, so that `accumulate` may use parts of it.
         """
 
-    def accumulate(self, ends: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
+    def accumulate(
+        self,
+        ends: Sequence[torch.Tensor],
+        gradients: Sequence[torch.Tensor],
+        keep: bool = False,
+    ) -> None:
         """Add to g the gradient of sum_k <ends[k], gradients[k]>, tensors of equal shapes."""
 
 

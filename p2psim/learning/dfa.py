@@ -53,14 +53,15 @@ class DirectFeedbackAlignment:
 
     def gradient(self, learner: Learner, batch: Batch) -> float:
         loss = learner.loss(self.network.forward(batch.inputs), batch)
-        learner.backward(loss, keep=True)
+        keep = self.network.shares
+        learner.backward(loss, keep)
         for part in reversed(self.network.passes):  # a later pass may start from an earlier one
             e = part.error()
             feedback = self.matrices.project(part, e)
             if part.output.requires_grad:  # the tap is not right behind a point
-                learner.accumulate((*part.ends, part.output), (*feedback, e))
+                learner.accumulate((*part.ends, part.output), (*feedback, e), keep)
             else:
-                learner.accumulate(part.ends, feedback)
+                learner.accumulate(part.ends, feedback, keep)
         self.network.clear()
         return loss.item()
 

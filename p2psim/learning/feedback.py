@@ -7,6 +7,9 @@ differentiated afterwards, all in one backward pass, from the gradients at their
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -62,6 +65,7 @@ class CutNetwork:
         self.taps = [part for part in taps if part.name == tap]
         self.active = False  # a forward pass of `forward` is under way
         self.checking = False
+        self.shares = True  # two backward passes may need a part of the graph, until `check`
         self.clear()
         for point in feedback_points(module):
             point.action = self.cut
@@ -116,6 +120,7 @@ class CutNetwork:
         self.checking = False
         starts = [start for part in self.passes for start in part.starts]
         total = outputs.sum()
+        self.shares = overlap([[total], *([*part.ends, part.output] for part in self.passes)])
         grads = torch.autograd.grad(total, starts, allow_unused=True) if starts else ()
         behind = bool(self.pending.starts)
         self.clear()
@@ -125,6 +130,22 @@ class CutNetwork:
                 'that its feedback would be wrong; give learning.rule.tap = "outputs", or move '
                 "the point or the tap"
             )
+
+
+def overlap(groups: Sequence[Sequence[torch.Tensor]]) -> bool:
+    """Return True if an operation is in the graphs of two groups of tensors."""
+    owners: dict[Any, int] = {}
+    for number, group in enumerate(groups):
+        waiting = [tensor.grad_fn for tensor in group]
+        while waiting:
+            node = waiting.pop()
+            if node is None or hasattr(node, "variable"):  # parameters are no operations
+                continue
+            owner = owners.setdefault(node, number)
+            if owner != number:
+                return True
+            waiting += [inner for inner, _ in node.next_functions if inner not in owners]
+    return False
 
 
 def feedback_points(module: nn.Module) -> list[FeedbackPointModule]:

@@ -109,8 +109,13 @@ class FlatModel:
         self.g.zero_()  # the engine adds to it: the .grad of every parameter is a view of g
         run_engine((loss,), (self.one,), keep)
 
-    def accumulate(self, ends: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
-        run_engine(tuple(ends), tuple(gradients), True)
+    def accumulate(
+        self,
+        ends: Sequence[torch.Tensor],
+        gradients: Sequence[torch.Tensor],
+        keep: bool = False,
+    ) -> None:
+        run_engine(tuple(ends), tuple(gradients), keep)
 
 
 def run_engine(
