@@ -15,7 +15,6 @@ from p2psim.errors import InputError, PeerError, StoppedError
 from p2psim.simulation import checkpoint, run_file
 from tests.laws.test_algorithms import CASES, GRAPHS, fits, named
 from tests.laws.test_compressors import ALL as COMPRESSORS
-from tests.support.graphs import SmallGraph
 from tests.support.programs import made_once
 from tests.support.runs import Run, Table, new_folder, read, run_in_threads, run_threads_in
 from tests.support.thorough import cover
@@ -210,26 +209,6 @@ def test_every_optimizer(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", registry.names("rule"))
 def test_every_learning_rule(name: str, tmp_path: Path) -> None:
     assert_same({**TABLE, "learning": {"rule": name}}, tmp_path)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("feedback", ["shared", "own"])
-def test_feedback_is_drawn_again_after_each_of_three_stops(
-    feedback: str, precision: str, tmp_path: Path
-) -> None:
-    rule = {"name": "dfa", "feedback": feedback}
-    learning = {"rule": rule, "precision": precision}
-    rounds = {"rounds": 24, "eval": {"every": 4, "alignment": 2}}
-    assert_same({**TABLE, "learning": learning, **rounds}, tmp_path, times=3)
-
-
-def test_a_rate_that_follows_the_validation_samples(tmp_path: Path) -> None:
-    schedule = {"name": "plateau", "by": 0.5, "patience": 0}
-    optimizer = {"name": "adam", "lr": 0.3, "schedule": schedule, "clip": 0.1, "decayed": [0]}
-    data = {"name": "planetoid", "graph": SmallGraph().write(tmp_path)}
-    table = {**TABLE, "peers": 3, "data": data, "model": {"name": "gcn", "hidden": 4}}
-    learning = {"optimizer": {**optimizer, "weight_decay": 0.01}}
-    assert_same({**table, "learning": learning, "eval": {"every": 1}}, tmp_path)
 
 
 @pytest.mark.parametrize("name", registry.names("algorithm"))

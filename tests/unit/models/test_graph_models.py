@@ -17,8 +17,8 @@ from p2psim.base import Batch
 from p2psim.errors import InputError
 from p2psim.learning.feedback import Pass
 from p2psim.models.randomness import draws_nothing
-from tests.laws.test_feedback import AutogradLearner, bound, largest
 from tests.support.datasets import open_data
+from tests.support.feedback import AutogradLearner, bound, largest
 from tests.support.graphs import NODES, SmallGraph
 
 Array = NDArray[np.float64]

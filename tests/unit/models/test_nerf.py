@@ -26,7 +26,7 @@ from p2psim.models.radiance import (
     weights,
 )
 from p2psim.registry import find
-from tests.laws.test_feedback import AutogradLearner, watched
+from tests.support.feedback import AutogradLearner, watched
 
 Numbers = NDArray[Any]
 Tensor = torch.Tensor

@@ -20,7 +20,7 @@ from p2psim.errors import InputError
 from p2psim.models.points import FeedbackPointModule
 from p2psim.models.recommenders import DeepFactorizationMachine
 from p2psim.registry import find
-from tests.laws.test_feedback import AutogradLearner
+from tests.support.feedback import AutogradLearner
 
 Numbers = NDArray[np.float64]
 SIZES = [4, 7, 2, 5]  # ids of each field
