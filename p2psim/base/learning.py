@@ -50,7 +50,7 @@ class DataSpec:
         """Kind of the samples: "nodes" of a graph, "fields" of categories, "tokens", "numbers"."""
         if "edges" in self.context:
             return "nodes"
-        if not isinstance(self.vocabulary, int):
+        if isinstance(self.vocabulary, Sequence):
             return "fields"
         return "tokens" if self.vocabulary else "numbers"
 

@@ -5,6 +5,7 @@ Without these checks a mistake in a user's data set fails later, in a place that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,7 @@ def check_attributes(name: str, data: Data) -> None:
         )
     if not is_count(outputs):
         raise InputError(f"data {name!r}: outputs = {quoted(outputs)}; give a whole number >= 1")
+    check_shared(name, data)
     for attribute in ("scale", "shift"):
         value = getattr(data, attribute)
         try:
@@ -42,6 +44,27 @@ def check_attributes(name: str, data: Data) -> None:
                 f"data {name!r}: {attribute} = {quoted(value)}; give a finite number, or an array "
                 f"that broadcasts over a sample of shape {shape}"
             )
+
+
+def check_shared(name: str, data: Data) -> None:
+    """Check the vocabulary, and the arrays that all samples share."""
+    vocabulary = data.vocabulary
+    sizes = vocabulary if isinstance(vocabulary, list | tuple) else [vocabulary or 1]
+    if not sizes or not all(map(is_count, sizes)):
+        raise InputError(
+            f"data {name!r}: vocabulary = {quoted(vocabulary)}; give the number of ids, or a list "
+            "of numbers, one for each categorical field, or 0 for samples of numbers"
+        )
+    if data.validates and type(data).validation_samples is Data.validation_samples:
+        raise InputError(
+            f"data {name!r}: `validation_samples` is missing; add it, or leave validates = False"
+        )
+    context = data.context
+    arrays = context.values() if isinstance(context, Mapping) else [None]
+    if not all(isinstance(array, np.ndarray) for array in arrays):
+        raise InputError(
+            f"data {name!r}: context is {described(context)}; give a dictionary of NumPy arrays"
+        )
 
 
 def is_count(value: Any) -> bool:

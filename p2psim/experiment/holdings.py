@@ -113,11 +113,12 @@ class Holdings:
         _ = self.test, self.validation  # read now: they are cached for the forked processes
 
     def fingerprint(self, rank: int) -> str:
-        """Return a digest of a peer's training samples and of the test labels."""
+        """Return a digest of a peer's training samples, of other labels, and of shared arrays."""
         digest = hashlib.blake2b(digest_size=16)
         inputs, targets = self.train(rank)
-        context = self.scenario.experiment.data.context.values()
-        for array in (*named(inputs).values(), targets, self.test[1], *context):
+        shared = [*self.scenario.experiment.data.context.values()]
+        shared += [self.validation[1]] if self.validation else []
+        for array in (*named(inputs).values(), targets, self.test[1], *shared):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 

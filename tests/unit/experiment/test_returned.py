@@ -76,6 +76,13 @@ WRONG_DATA: dict[str, tuple[str, str, str]] = {
     "shift": ("open", "self.shift = 'a'", "shift = 'a'; give a finite number"),
     "NaN": ("open", "self.scale = float('nan')", "scale = nan; give a finite number"),
     "large": ("open", "self.scale = 1e300", "more than float32 holds; scale the data"),
+    "vocabulary": ("open", "self.vocabulary = [3, 0]", "vocabulary = [3, 0]; give the number of"),
+    "context": ("open", "self.context = {'edges': [[0, 1]]}", "give a dictionary of NumPy arrays"),
+    "no validation": (
+        "open",
+        "self.validates = True",
+        "`validation_samples` is missing; add it, or leave validates = False",
+    ),
     "changed": ("train", "(indices.fill(0), self.y[indices])", "read-only"),
 }
 
