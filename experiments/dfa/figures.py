@@ -45,13 +45,21 @@ LANGUAGE = {"bp": "backpropagation", "macro": "DFA, macro", "micro": "DFA, micro
 }
 SWEPT = {f"rule={rule}": name for rule, name in NAMES.items()}
 GRAPH_TABLES = [
-    Figure("table3", "nodes of graphs (table 3)", "full/table3.toml", draw_nodes, claims_nodes),
+    Figure(
+        "table3",
+        "nodes of graphs (table 3)",
+        "full/table3.toml",
+        draw_nodes,
+        claims_nodes,
+        debug=True,
+    ),
     Figure(
         "table4",
         "links of graphs (table 4)",
         "full/table4.toml",
         partial(draw_cases, "auc", AUC, GRAPHS, NAMES),
         claims_links,
+        debug=True,
     ),
 ]
 FIGURES = {
@@ -63,22 +71,32 @@ FIGURES = {
             "small/criteo.toml",
             partial(draw_cases, "auc", AUC, ("deepfm", "dcn", "afn"), NAMES),
             partial(claims_clicks, final_auc),
+            debug=True,
         ),
-        Figure("nerf", "views of a scene (table 1)", "small/nerf.toml", draw_views, claims_views),
+        Figure(
+            "nerf",
+            "views of a scene (table 1)",
+            "small/nerf.toml",
+            draw_views,
+            claims_views,
+            debug=True,
+        ),
         Figure(
             "language",
             "characters (table 5)",
             "small/language.toml",
             partial(draw_cases, "perplexity", "perplexity", ("",), LANGUAGE),
             claims_language,
+            debug=True,
         ),
-        Figure("mlp", "MLP, and alignment", "small/mlp.toml", draw_mlp, claims_mlp),
+        Figure("mlp", "MLP, and alignment", "small/mlp.toml", draw_mlp, claims_mlp, debug=True),
         Figure(
             "cnn",
             "convolutions: the negative result",
             "small/cnn.toml",
             partial(draw_cases, "accuracy", "test accuracy", ("",), SWEPT),
             claims_cnn,
+            debug=True,
         ),
         Figure(
             "peers",
@@ -111,7 +129,14 @@ FIGURES = {
         ),
     ],
     "digits": [
-        Figure("s-mlp", "MLP, and alignment", "small/s-mlp.toml", draw_mlp, claims_small_mlp),
+        Figure(
+            "s-mlp",
+            "MLP, and alignment",
+            "small/s-mlp.toml",
+            draw_mlp,
+            claims_small_mlp,
+            debug=True,
+        ),
         Figure(
             "s-peers",
             "ring of 5",

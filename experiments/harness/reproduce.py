@@ -64,6 +64,8 @@ class Figure:
     size: tuple[float, float] = (10, 4)  # inches
     # Cases taken from earlier figures: case of this figure -> (name of that figure, its case).
     shared: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    # All peers are threads of one process: short runs of one peer start faster without MPI.
+    debug: bool = False
     # Rows of a table below the picture, the header first.
     table: Callable[[Runs], Iterable[Sequence[str]]] | None = None
 
@@ -178,6 +180,7 @@ def reproduce(
     file, place = folder / figure.file, out / figure.name
     # The report prints this command, so the path is relative to the checkout.
     command = ["p2psim", "run", str(file.relative_to(folder.parents[1])), "--out", str(place)]
+    command += ["--debug"] * figure.debug
     if start:
         run(command, place)
     runs: Runs = {}

@@ -38,7 +38,16 @@ def claims(runs):
 FIGURES = {
     "digits": [
         Figure("one", "the first", "one.toml", draw, claims, (3, 2)),
-        Figure("two", "alike", "two.toml", draw, claims, shared={"slow": ("one", "slow")}),
+        Figure(
+            "two",
+            "alike",
+            "two.toml",
+            draw,
+            claims,
+            shared={"slow": ("one", "slow")},
+            debug=True,
+            table=lambda runs: [["case", "seeds"], *([c, str(len(r))] for c, r in runs.items())],
+        ),
     ],
     "mnist": [Figure("other", "needs MNIST", "other.toml", draw, claims)],
 }
@@ -117,7 +126,9 @@ def test_a_paper_is_run_drawn_checked_and_written_up(first: Path) -> None:
     text = (first / "out/report.md").read_text()
     assert "All claims hold." in text
     assert "| one | two seeds each | 2 | 2 | holds |" in text
-    assert "    p2psim run experiments/toy/one.toml --out out/one" in text
+    assert "    p2psim run experiments/toy/one.toml --out out/one\n" in text
+    assert "    p2psim run experiments/toy/two.toml --out out/two --debug\n" in text
+    assert "| case | seeds |\n| --- | --- |\n| fast | 2 |\n| slow | 2 |\n" in text
     assert "4 runs of 2 peers, d = 610; " in text
     assert "2 runs of 2 peers, d = 610; slow is slow of one; " in text
     assert not (first / "out/two/seed=1-slow").exists()
