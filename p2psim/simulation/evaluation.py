@@ -70,8 +70,12 @@ class Evaluator:
         mean = self.control.total(x) / n
         share = slice(samples.count * rank // n, samples.count * (rank + 1) // n)
         first = dict(primary(self.scenario.task))
-        _, mean_sums = self.test(mean, samples, share, first) if first else (0.0, {})
+        mean_sums: dict[str, Any] = {}
+        if n > 1 and first:
+            _, mean_sums = self.test(mean, samples, share, first)
         loss, sums = self.test(x, samples, slice(0, samples.count), self.metrics)
+        if n == 1:
+            mean_sums = {name: sums[name] for name in first}  # the mean model is x itself
         own = [np.array([squared_norm(x - mean)]), *(part.ravel() for part in mean_sums.values())]
         squares, *joint = self.control.total(np.concatenate(own))
         row = {"loss": loss, "consensus_distance": math.sqrt(squares / n)}
