@@ -46,21 +46,21 @@ def bars(
     axes.set_xticks(range(len(groups)), groups)
 
 
-def draw_nodes(figure: Any, runs: Runs) -> None:
-    """Draw Table 3: accuracies of all models and rules, a panel for each graph."""
+def draw_nodes(models: Sequence[str], figure: Any, runs: Runs) -> None:
+    """Draw Table 3: accuracies of these models by rule, a panel for each graph."""
     panels = figure.subplots(1, 2, sharey=True)
     for column, (axes, graph) in enumerate(zip(panels, ("cora", "citeseer"), strict=True)):
         values = {
             NAMES[rule]: [
-                at_best_validation(runs[f"graph={graph}-{model}-{rule}"]) for model in TABLE3
+                at_best_validation(runs[f"graph={graph}-{model}-{rule}"]) for model in models
             ]
             for rule in RULES
         }
         paper = {
-            NAMES[rule]: [cells[column][index] for cells in TABLE3.values()]
+            NAMES[rule]: [TABLE3[model][column][index] for model in models]
             for index, rule in enumerate(RULES[:2])
         }
-        bars(axes, list(TABLE3), values, paper)
+        bars(axes, models, values, paper)
         axes.set_title(graph)
     panels[0].set_ylabel("test accuracy at the best validation")
     panels[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

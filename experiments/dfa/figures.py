@@ -45,14 +45,17 @@ LANGUAGE = {"bp": "backpropagation", "macro": "DFA, macro", "micro": "DFA, micro
 }
 SWEPT = {f"rule={rule}": name for rule, name in NAMES.items()}
 GRAPH_TABLES = [
-    Figure(
-        "table3",
-        "nodes of graphs (table 3)",
-        "full/table3.toml",
-        draw_nodes,
-        claims_nodes,
-        debug=True,
-    ),
+    *[
+        Figure(
+            name,
+            f"nodes of graphs (table 3): {', '.join(models)}",
+            f"full/{name}.toml",
+            partial(draw_nodes, models),
+            partial(claims_nodes, models),
+            debug=True,
+        )
+        for name, models in (("table3", ("gcn", "cheb", "spline", "gat")), ("table3-dna", ("dna",)))
+    ],
     Figure(
         "table4",
         "links of graphs (table 4)",
