@@ -27,7 +27,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#00
 LINES = ("-", (0, (5, 1.2)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # the next one when colors run out
 LOCAL = (0, (1.2, 1.2))  # after the local phase: dotted, and thinner
 FORMATS = ("png", "svg", "pdf")
-WEIGHTS = 8  # at most in the legend of the alignment
+WEIGHTS = 16  # at most in the legend of the alignment
 LABELED = 32  # peers at most whose ranks fit into the drawing
 NODES, EDGES = "#37474F", "#90A4AE"
 STYLE: Any = {
@@ -223,7 +223,8 @@ def training_panel(axes: Axes, runs: Sequence[Run]) -> None:
 def alignment_panel(axes: Axes, aligned: Sequence[Run], runs: Sequence[Run]) -> None:
     """Draw the cosines of the gradients with those of backpropagation: a line for each weight.
 
-    They are means over the peers. Weights are numbered from the inputs; `runs` gives the colors.
+    They are means over the peers. The weights of a single run are numbered from the inputs, those
+    that its rule trains; of several runs, each has its color in `runs`.
     """
     for run in aligned:
         recorded = np.isfinite(run.alignment["round"]).all(axis=0)
@@ -232,11 +233,12 @@ def alignment_panel(axes: Axes, aligned: Sequence[Run], runs: Sequence[Run]) -> 
         color = COLORS[list(runs).index(run) % len(COLORS)]
         for number, values in enumerate(cosines):
             own = {"color": COLORS[number % len(COLORS)]} if len(aligned) == 1 else {"color": color}
-            label = f"weight {number + 1}" if run is aligned[0] and number < WEIGHTS else None
+            label = f"weight {number + 1}" if len(aligned) == 1 and number < WEIGHTS else None
             axes.plot(rounds, values, linestyle=LINES[number % len(LINES)], label=label, **own)
     axes.set(xlabel="round", ylabel="cosine with backpropagation")
     axes.set_ylim(top=1.02)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    if len(aligned) == 1:
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def graph_panels(figure: Any, cell: Any, runs: Sequence[Run]) -> None:

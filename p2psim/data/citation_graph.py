@@ -67,11 +67,11 @@ def read(graph: str, folder: Path) -> CitationGraph:
     """
     parts = {name: load(graph, folder, name) for name in ("x", "y", "tx", "ty", "allx", "ally")}
     path = find(graph, folder, "test.index")
-    with open_data_file(path, FILES.cure) as stream:
+    with open_data_file(path, cure(graph)) as stream:
         test = np.array([int(line) for line in stream.read().split()], np.int64)
     try:
         rows = {name: sparse_rows(parts[name]) for name in ("tx", "allx")}
-        labels = {name: classes_of(parts[name]) for name in ("y", "ty", "ally")}
+        labels = {name: classes_of(name, parts[name]) for name in ("y", "ty", "ally")}
         known = rows["allx"].count
         nodes = known + int(test.max(initial=known - 1) - known + 1)
         check_sizes(rows, labels, test, nodes)
@@ -81,7 +81,7 @@ def read(graph: str, folder: Path) -> CitationGraph:
         classes[place] = np.concatenate([labels["ally"], labels["ty"]])
         edges = edges_of(load(graph, folder, "graph"), nodes)
     except ValueError as error:
-        raise InputError(f"data.graph = {graph!r}: {error}; {FILES.cure}") from None
+        raise InputError(f"data.graph = {graph!r}: {error}; {cure(graph)}") from None
     train = np.arange(labels["y"].size)
     return CitationGraph(
         name=graph,
@@ -108,7 +108,12 @@ def find(graph: str, folder: Path, part: str) -> Path:
 
 def load(graph: str, folder: Path, part: str) -> Any:
     """Return the content of one of the pickles of a graph."""
-    return unpickle.load(find(graph, folder, part), FILES.cure, MATRICES)
+    return unpickle.load(find(graph, folder, part), cure(graph), MATRICES)
+
+
+def cure(graph: str) -> str:
+    """Return the advice for a damaged file of a graph."""
+    return FILES.cure if graph in GRAPHS else f"correct the files {graph}.*"
 
 
 @dataclass(frozen=True)
@@ -142,11 +147,16 @@ def outside(numbers: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
     return (numbers < 0) | (numbers >= count)
 
 
-def classes_of(array: Any) -> Indices:
-    """Return the class of each row of one-hot labels; a row of zeros is class 0."""
+def classes_of(name: str, array: Any) -> Indices:
+    """Return the class of each row of one-hot labels.
+
+    Outside of y, which training nodes have, a row of zeros is class 0.
+    """
     labels = np.asarray(array)
     if labels.ndim != 2 or labels.dtype.kind not in "iufb":
         raise ValueError(f"its labels have the shape {labels.shape} in place of (nodes, classes)")
+    if name == "y" and not (np.sort(labels, axis=1) == np.eye(labels.shape[1])[-1]).all():
+        raise ValueError("a row of y does not have a single 1, at the class of a training node")
     classes: Indices = labels.argmax(axis=1)
     return classes
 
@@ -166,6 +176,8 @@ def check_sizes(
             raise ValueError(f"{names} have different sizes, {one} and {two}")
     if np.unique(test).size < test.size or test.min(initial=nodes) < rows["allx"].count:
         raise ValueError("test.index names a node twice, or one of the nodes of allx")
+    if not np.array_equal(labels["y"], labels["ally"][: labels["y"].size]):
+        raise ValueError("the classes in y are not those of the first nodes in ally")
     if not 0 < labels["y"].size < rows["allx"].count:
         raise ValueError(
             f"y has {labels['y'].size} training nodes, and allx {rows['allx'].count} nodes in all: "
@@ -205,5 +217,7 @@ def edges_of(lists: Any, nodes: int) -> NDArray[np.int64]:
 def undirected(ends: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return each edge once, without loops and with the smaller node first, (2, m), sorted."""
     ends = np.sort(ends[:, ends[0] != ends[1]], axis=0)
+    if not ends.size:
+        raise ValueError("the graph has no edges")
     unique: NDArray[np.int64] = np.unique(ends, axis=1)
     return unique

@@ -24,8 +24,9 @@ from p2psim.errors import InputError
 from p2psim.registry import plugin
 
 CURE = (
-    "put poses_bounds.npy and the folder of the images of the scene into llff/SCENE in the data "
-    "folder, which P2PSIM_DATA sets"
+    "put poses_bounds.npy and the folder of the images of the scene into llff/SCENE or "
+    "nerf_llff_data/SCENE in the data folder, which P2PSIM_DATA sets, or give data.scene as an "
+    "absolute path"
 )
 FILES = FileSet("llff", ("llff", "nerf_llff_data"), CURE)
 SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -27,7 +27,8 @@ from p2psim.registry import plugin
 
 CURE = (
     "put transforms_train.json, transforms_test.json and the images of the scene into "
-    "nerf_synthetic/SCENE in the data folder, which P2PSIM_DATA sets"
+    "nerf_synthetic/SCENE in the data folder, which P2PSIM_DATA sets, or give data.scene as an "
+    "absolute path"
 )
 FILES = FileSet("nerf-synthetic", ("nerf_synthetic",), CURE)
 

@@ -22,7 +22,8 @@ class Planetoid(Data):
     """Nodes of a citation graph with their classes; all peers hold the graph and all features.
 
     A sample is the number of a node. `graph`: "cora", "citeseer" or "pubmed" in
-    `$P2PSIM_DATA/planetoid`, or the common part of the paths of a user's own eight files.
+    `$P2PSIM_DATA/planetoid`, or "my/ind.web" for a user's own files my/ind.web.x, .y, .tx, .ty,
+    .allx, .ally, .graph and .test.index in the same format.
     `normalized`: the features of a node are divided by their sum. Split "public" is the published
     one: 20 training nodes of each class, 500 validation nodes, 1000 test nodes. Split "folds" takes
     a fifth of each class for training, a fifth for validation and the rest for tests.

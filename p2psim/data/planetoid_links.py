@@ -21,9 +21,9 @@ VALIDATION, TEST = 0.05, 0.1  # parts of the edges
 
 @plugin("data", "planetoid-links", source="Kipf & Welling 2016; Yang, Cohen & Salakhutdinov 2016")
 class PlanetoidLinks(Data):
-    """Edges of a citation graph, each with a pair of nodes that no edge connects.
+    """Edges of a citation graph to predict, each with a random pair of nodes without an edge.
 
-    A sample is [[i, j], [a, b]], an edge and a pair that is none. All peers hold the features and
+    A sample is [[i, j], [a, b]], the edge and the other pair. All peers hold the features and
     the graph of the training edges, and each its share of them to predict. In every step the pairs
     are drawn anew; those of the 5 % validation and 10 % test edges are fixed. `split_seed` draws
     the parts. `graph` and `normalized` are those of planetoid. The label of an edge, by which

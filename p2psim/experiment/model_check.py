@@ -11,6 +11,7 @@ from p2psim import memory, registry
 from p2psim.base import Indices, Model, Shape, Task
 from p2psim.errors import InputError
 from p2psim.experiment.config import Experiment
+from p2psim.experiment.data_check import check_pair, check_samples
 from p2psim.registry import find
 
 # Kinds of samples in messages, see base.DataSpec.samples.
@@ -80,6 +81,9 @@ def tensors(experiment: Experiment, samples: Indices) -> list[Shape]:
     if hasattr(experiment.learning.rule, "prepare"):
         from p2psim.learning.rules import trained_shapes  # imports torch
 
+        name, dtype = experiment.table["data"]["name"], experiment.model_section.dtype
+        first = check_pair(name, "train", data.train(samples[:1]))
+        check_samples(name, data, "training", first, samples[:1], dtype)
         return trained_shapes(model, data, experiment.learning.rule, samples)
     return shapes
 

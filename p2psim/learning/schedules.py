@@ -69,7 +69,7 @@ class Noam:
 
 @plugin("schedule", "plateau")
 class Plateau:
-    """factor = by^k with k the number of times that the validation loss has stopped to fall.
+    """factor = by^k with k the number of times that the validation loss has stopped falling.
 
     That is so after more than `patience` evaluations in a row without a new least loss. Each peer
     measures its own model on the validation samples of the data set, and has its own factor.

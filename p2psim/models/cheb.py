@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 class Cheb(GraphModel):
     """Z = h Theta_0^(1) + T h Theta_1^(1) + b^(1),  h = ReLU(X Theta_0 + T X Theta_1 + b)
 
-    with T = L - I = -D^(-1/2) A D^(-1/2), the first Chebyshev polynomial of the Laplacian L, whose
-    largest eigenvalue is taken as 2. Dropout acts on h. A feedback point is behind it. Weights
-    start as those of Glorot & Bengio 2010, biases from 0.
+    with T = L - I = -D^(-1/2) A D^(-1/2), the first Chebyshev polynomial of the Laplacian L,
+    whose largest eigenvalue is taken as 2. Dropout acts on h. A feedback point is behind it.
+    Weights start as those of Glorot & Bengio 2010, biases from 0. The tap "nodes" takes the
+    error of the outputs of all nodes.
     """
 
     hidden: Count = 16

@@ -25,7 +25,8 @@ class DNA(GraphModel):
     h^(depth). C = D^(-1/2) (A + I) D^(-1/2). attention(q, K, V) has `heads` heads and a softmax
     with one more score of 0. Its queries, keys and values are linear maps of `groups` pieces of
     `width`. `dropout` acts on h^(0) and h^(depth), `attention_dropout` on the weights of the
-    attention. Feedback points are behind each ReLU.
+    attention. Feedback points are behind each ReLU. The tap "nodes" takes the error of the
+    outputs of all nodes.
     """
 
     width: Count = 128

@@ -291,16 +291,21 @@ class Residual(Layer):
 
 
 def walk(layers: Sequence[Layer], inputs: Shape) -> Iterator[tuple[Layer, Shape]]:
-    """Yield every layer with the shape of one sample at its input."""
+    """Yield every layer with the shape of one sample at its input; InputError for a class."""
     for layer in layers:
+        if isinstance(layer, type):
+            raise InputError(
+                f"model: the list of layers holds the class {layer.__name__}; write "
+                f"{layer.__name__}() with its parameters"
+            )
         yield layer, inputs
         inputs = layer.out(inputs)
 
 
 def output_shape(layers: Sequence[Layer], inputs: Shape) -> Shape:
     """Return the shape of one sample at the output of the last layer."""
-    for layer in layers:
-        inputs = layer.out(inputs)
+    for layer, entering in walk(layers, inputs):
+        inputs = layer.out(entering)
     return inputs
 
 

@@ -42,6 +42,22 @@ def test_four_peers_learn(rule: str, tmp_path: Path) -> None:
     assert np.abs(run.eval["mean_model_brier"][:, -1]).max() < 0.15
 
 
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "message"),
+    [
+        ("two_points.py", "FeedbackPoint()]", "FeedbackPoint]", r"write FeedbackPoint\(\)"),
+        ("rings.py", "shape = (2,)", "shape = (3,)", r"have the shape \(2,\), but shape = \(3,\)"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(
+    name: str, right: str, wrong: str, message: str, tmp_path: Path
+) -> None:
+    assert right in FILES[name]
+    table = table_in(tmp_path, **{name: FILES[name].replace(right, wrong)})
+    with pytest.raises(InputError, match=message):
+        run_in_threads(table, tmp_path)
+
+
 def test_a_model_without_points_is_refused_with_the_cure(tmp_path: Path) -> None:
     without = FILES["two_points.py"].replace(", FeedbackPoint()]", "]")
     table = table_in(tmp_path, **{"two_points.py": without})

@@ -126,7 +126,10 @@ def test_another_seed_splits_the_links_anew(tmp_path: Path) -> None:
         ({"test": range(15)}, "test.index names a node twice, or one of the nodes of allx"),
         ({"allx": np.eye(3)}, "its features are no sparse matrix"),
         ({"ally": np.arange(21)}, r"labels have the shape \(21,\) in place of"),
-        ({"y": np.ones((21, 3), np.int32)}, "y has 21 training nodes, and allx 21"),
+        ({"y": np.eye(3)[np.arange(21) % 3]}, "y has 21 training nodes, and allx 21"),
+        ({"y": np.zeros((9, 3))}, "a row of y does not have a single 1, .*; correct the files ind"),
+        ({"y": np.eye(3)[np.arange(9)[::-1] % 3]}, "the classes in y are not those of the first"),
+        ({"graph": {0: [0]}}, "the graph has no edges"),
         ({"x": print}, "ind.small.x' cannot be used .*it asks for .*print, which is not data"),
     ],
 )
