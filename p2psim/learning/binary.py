@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from p2psim.base import Batch, DataSpec, Task
 from p2psim.errors import InputError
-from p2psim.learning.metrics import Ranking, area_under_roc, check_labels, class_metrics
+from p2psim.learning.metrics import auc, check_labels, class_metrics
 from p2psim.registry import plugin
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ class Binary(Task):
         check_labels(targets, spec.classes)
 
     def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
-        auc = Ranking("area under the ROC curve", area_under_roc)
-        self.metrics = {**class_metrics(spec.classes, own), "auc": auc}
+        self.metrics = {**class_metrics(spec.classes, own), "auc": auc()}
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         from torch.nn import functional

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from p2psim.base import Batch, DataSpec, Shape, Task
 from p2psim.errors import InputError
-from p2psim.learning.metrics import Ranking, SumMetric, area_under_roc, check_labels
+from p2psim.learning.metrics import SumMetric, auc, check_labels
 from p2psim.registry import plugin
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ClickThrough(Task):
 
     def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
         self.metrics = {
-            "auc": Ranking("area under the ROC curve", area_under_roc),
+            "auc": auc(),
             "log_loss": SumMetric(
                 2,
                 "mean negative log-likelihood of the clicks of the test samples",

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from p2psim.base import Batch, DataSpec, Task
 from p2psim.errors import InputError
-from p2psim.learning.metrics import Ranking, area_under_roc, average_precision
+from p2psim.learning.metrics import Ranking, auc, average_precision
 from p2psim.registry import plugin
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class LinkPrediction(Task):
 
     def bind(self, spec: DataSpec, own: NDArray[Any]) -> None:
         self.metrics = {
-            "auc": Ranking("area under the ROC curve", area_under_roc, both_pairs, 2),
+            "auc": auc(both_pairs, 2),
             "average_precision": Ranking("average precision", average_precision, both_pairs, 2),
         }
 

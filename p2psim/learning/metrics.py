@@ -124,6 +124,13 @@ class Ranking:
         return float(self.evaluate(scores, positive))
 
 
+def auc(
+    scored: Callable[..., tuple[torch.Tensor, torch.Tensor]] = one_logit, columns: int = 1
+) -> Ranking:
+    """Return the exact area under the ROC curve as a metric; see Ranking for the parameters."""
+    return Ranking("area under the ROC curve", area_under_roc, scored, columns)
+
+
 def area_under_roc(scores: Sums, positive: NDArray[np.bool_]) -> float:
     """Return the area under the ROC curve; equal scores count half (Mann & Whitney 1947)."""
     from scipy.stats import rankdata
