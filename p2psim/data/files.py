@@ -80,6 +80,14 @@ def sklearn_file(subject: str, name: str) -> tuple[Path, str]:
     return find_file([home / "datasets" / "data" / name], subject, cure), cure
 
 
+def check_pillow(name: str) -> None:
+    """Check that Pillow is installed; InputError, which begins with the data set, otherwise."""
+    if importlib.util.find_spec("PIL") is None:
+        raise InputError(
+            f"{name}: reading images needs Pillow; install it with `pip install 'p2psim[images]'`"
+        )
+
+
 def fetch_cure(name: str) -> str:
     """Return the advice for a missing or damaged file of a data set that p2psim can download."""
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from p2psim.base import Data, Indices
 from p2psim.data.augmentation import crop
-from p2psim.data.files import FileSet, fetch_cure
+from p2psim.data.files import FileSet, check_pillow, fetch_cure
 from p2psim.errors import InputError
 from p2psim.registry import plugin
 
@@ -29,7 +28,6 @@ FILES = FileSet("imagenette", PLACES, fetch_cure("imagenette"))
 CLASSES = 10
 SUFFIXES = (".jpeg", ".jpg", ".png")
 
-PILLOW = "imagenette: reading images needs Pillow; install it with `pip install 'p2psim[images]'`"
 # Mean and standard deviation of red, green and blue, over ImageNet's training pixels in 0..1.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32).reshape(3, 1, 1)
 STD = np.array([0.229, 0.224, 0.225], np.float32).reshape(3, 1, 1)
@@ -58,8 +56,7 @@ class Imagenette(Data):
         """List the images without decoding them; InputError if folders or Pillow are missing."""
         root = find_root()
         # Pillow is imported only by peers that read images; here it must just be installed.
-        if importlib.util.find_spec("PIL") is None:
-            raise InputError(PILLOW)
+        check_pillow("imagenette")
         self.shape = (3, self.size, self.size)
         self._train, self._test = (list_images(root / part) for part in ("train", "val"))
         if list(self._train) != list(self._test):

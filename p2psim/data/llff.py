@@ -9,14 +9,13 @@ import numpy as np
 from msgspec import Meta
 
 from p2psim.base import Count
-from p2psim.data.files import FileSet, open_data_file
+from p2psim.data.files import FileSet, check_pillow, open_data_file
 from p2psim.data.views import (
     Numbers,
     SceneData,
     ViewReader,
     check_blocks,
     check_images,
-    check_pillow,
     image_size,
     ranks,
 )

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from p2psim.base import Count, Positive
-from p2psim.data.files import FileSet, open_data_file
+from p2psim.data.files import FileSet, check_pillow, open_data_file
 from p2psim.data.views import (
     BACKGROUNDS,
     Numbers,
@@ -18,7 +18,6 @@ from p2psim.data.views import (
     ViewReader,
     check_blocks,
     check_images,
-    check_pillow,
     image_size,
     ranks,
 )

@@ -6,7 +6,6 @@ matrix [R t], shape (3, 4), that turns coordinates of the camera into those of t
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,14 +134,6 @@ def ranks(values: Numbers) -> Indices:
     order = np.empty(len(values), np.int64)
     order[np.argsort(values, kind="stable")] = np.arange(len(values))
     return order
-
-
-def check_pillow(name: str) -> None:
-    """Check that Pillow is installed; InputError, which begins with the data set, otherwise."""
-    if importlib.util.find_spec("PIL") is None:
-        raise InputError(
-            f"{name}: reading images needs Pillow; install it with `pip install 'p2psim[images]'`"
-        )
 
 
 def check_images(name: str, paths: Sequence[Path], cure: str) -> None:
