@@ -9,13 +9,14 @@ from __future__ import annotations
 from functools import partial
 
 from experiments.dfa.claims import (
+    DIGITS,
+    MNIST,
     claims_clicks,
     claims_cnn,
     claims_language,
     claims_links,
     claims_mlp,
     claims_nodes,
-    claims_small_mlp,
     claims_views,
 )
 from experiments.dfa.drawing import (
@@ -92,7 +93,14 @@ FIGURES = {
             claims_language,
             debug=True,
         ),
-        Figure("mlp", "MLP, and alignment", "small/mlp.toml", draw_mlp, claims_mlp, debug=True),
+        Figure(
+            "mlp",
+            "MLP, and alignment",
+            "small/mlp.toml",
+            draw_mlp,
+            partial(claims_mlp, MNIST),
+            debug=True,
+        ),
         Figure(
             "cnn",
             "convolutions: the negative result",
@@ -137,7 +145,7 @@ FIGURES = {
             "MLP, and alignment",
             "small/s-mlp.toml",
             draw_mlp,
-            claims_small_mlp,
+            partial(claims_mlp, DIGITS),
             debug=True,
         ),
         Figure(
