@@ -227,9 +227,9 @@ def alignment_panel(axes: Axes, aligned: Sequence[Run], runs: Sequence[Run]) -> 
     that its rule trains; of several runs, each has its color in `runs`.
     """
     for run in aligned:
-        recorded = np.isfinite(run.alignment["round"]).all(axis=0)
-        rounds = run.alignment["round"][0, recorded]
-        cosines = run.alignment["cosine"][:, recorded].mean(axis=0).T
+        rows = run.aligned_rows()
+        rounds = run.alignment["round"][0, rows]
+        cosines = run.alignment["cosine"][:, rows].mean(axis=0).T
         color = COLORS[list(runs).index(run) % len(COLORS)]
         for number, values in enumerate(cosines):
             own = {"color": COLORS[number % len(COLORS)]} if len(aligned) == 1 else {"color": color}

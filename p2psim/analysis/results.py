@@ -217,6 +217,15 @@ class Run:
         complete = recorded[recorded.any(axis=1)].all(axis=0)
         return np.flatnonzero(complete & (self.eval["phase"] == phase).any(axis=0))
 
+    def aligned_rows(self) -> NDArray[np.int64]:
+        """Return the rows of /alignment that all peers have, shape (rows,).
+
+        Where models are measured after local steps and after consensus, only the latter count.
+        """
+        recorded = np.isfinite(self.alignment["round"]).all(axis=0)
+        phases = self.alignment["phase"].max(axis=0)
+        return np.flatnonzero(recorded & (phases == phases[recorded].max(initial=0)))
+
     def at_best_validation(self, phase: int) -> Array:
         """Return the primary metric where that of the validation samples is best, by peer.
 

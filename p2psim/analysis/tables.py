@@ -59,6 +59,10 @@ def measures(run: Run) -> list[Measure]:
         for phase in sorted({phase for phase, _ in last}):
             label = f"{run.primary} at best validation after {PHASES[phase]}".replace("_", " ")
             measured.append(Measure(label, run.at_best_validation(phase)))
+    if run.alignment:
+        for row in run.aligned_rows()[-1:]:
+            cosine = np.nanmean(run.alignment["cosine"][:, row], axis=1)
+            measured.append(Measure("cosine with backpropagation, mean of weights", cosine))
     measured += oscillations(run, own)
     measured.append(Measure("training loss", run.last("loss")))
     for name, values in run.own.items():

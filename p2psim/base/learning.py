@@ -47,9 +47,15 @@ class DataSpec:
 
     @property
     def samples(self) -> str:
-        """Kind of the samples: "nodes" of a graph, "fields" of categories, "tokens", "numbers"."""
+        """Kind of the samples, which the model must take; see Model.samples.
+
+        "nodes" of a graph, "pairs" of nodes, "rays" through a scene, "fields" of categories,
+        "tokens" or "numbers".
+        """
         if "edges" in self.context:
-            return "nodes"
+            return "nodes" if self.inputs == () else "pairs"
+        if "rays_per_view" in self.context:
+            return "rays"
         if isinstance(self.vocabulary, Sequence):
             return "fields"
         return "tokens" if self.vocabulary else "numbers"

@@ -72,7 +72,8 @@ class Learning:
     """Section [learning]: T local steps and S consensus steps per round.
 
     l2: the term l2/2 ||x||^2 is added to every loss. precision = "int8": gradients are computed
-    as 8-bit arithmetic would compute them, by simulation (see learning/int8.py).
+    as 8-bit arithmetic would compute them, by simulation (see learning/int8.py). The inputs of a
+    layer are clipped to the mean range of a sample's entries: with few inputs much is lost.
     """
 
     task: Task | None = None
@@ -370,7 +371,7 @@ def numbers(value: Any) -> Iterator[float]:
 
 WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 LARGEST = 2**63 - 1  # whole number of 64 bits
-BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}"}
+BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "min_length": "(>= {} entries)"}
 
 
 def describe(hint: Any) -> str:
@@ -387,7 +388,8 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(a) for a in args)
     if origin in (list, tuple):
-        return f"a list of entries that are each {describe(args[0])}"
+        size = f"{len(args)} " if origin is tuple and args[-1] is not ... else ""
+        return f"a list of {size}entries that are each {describe(args[0])}"
     if args:
         return " or ".join(describe(a) for a in args if a is not type(None))
     return WORDS.get(hint, str(getattr(hint, "__name__", hint)))

@@ -17,6 +17,8 @@ from p2psim.registry import find
 # Kinds of samples in messages, see base.DataSpec.samples.
 SAMPLES = {
     "nodes": "nodes of a graph",
+    "pairs": "pairs of nodes",
+    "rays": "rays through a scene",
     "fields": "categorical fields",
     "tokens": "token ids",
     "numbers": "numbers",

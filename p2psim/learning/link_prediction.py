@@ -25,7 +25,7 @@ class LinkPrediction(Task):
     """
 
     def check(self, spec: DataSpec, targets: NDArray[Any]) -> None:
-        if spec.samples != "nodes" or spec.inputs != (2, 2):
+        if spec.samples != "pairs" or spec.inputs != (2, 2):
             raise InputError(
                 "learning.task: 'link-prediction' needs a data set whose samples are pairs of "
                 "nodes of a graph, such as 'planetoid-links'; choose that, or another task"

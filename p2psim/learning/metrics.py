@@ -128,7 +128,8 @@ def auc(
     scored: Callable[..., tuple[torch.Tensor, torch.Tensor]] = one_logit, columns: int = 1
 ) -> Ranking:
     """Return the exact area under the ROC curve as a metric; see Ranking for the parameters."""
-    return Ranking("area under the ROC curve", area_under_roc, scored, columns)
+    meaning = "area under the ROC curve; NaN if all samples are of one class"
+    return Ranking(meaning, area_under_roc, scored, columns)
 
 
 def area_under_roc(scores: Sums, positive: NDArray[np.bool_]) -> float:

@@ -24,7 +24,7 @@ class NodeClassification(Task):
     """
 
     def check(self, spec: DataSpec, targets: NDArray[Any]) -> None:
-        if spec.samples != "nodes" or spec.inputs != () or targets.ndim != 1:
+        if spec.samples != "nodes" or targets.ndim != 1:
             raise InputError(
                 "learning.task: 'node-classification' needs a data set whose samples are nodes of "
                 "a graph with a class each, such as 'planetoid'; choose that, or another task"

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 @plugin("model", "afn", "Cheng, Shen & Huang 2020; Launay et al. 2020, section 3.2")
 class AFN(FieldModel):
-    """z = b + sum_i w_i + z_deep: a linear part, and hidden layers on logarithmic neurons.
+    """Adaptive factorization network: a linear part, and hidden layers on logarithmic neurons.
 
+        z = b + sum_i w_i + z_deep
         y_j = exp(sum_i w_ji ln max(|v_i|, 1e-4) + b_j) = prod_i |v_i|^w_ji e^b_j, entry by entry
         a_0 = (y_1, ..., y_J),  a_l = dropout(ReLU(norm(W_l a_{l-1} + b_l))),  z_deep = w^T a_L + c
 

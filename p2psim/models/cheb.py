@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @plugin("model", "cheb", "Defferrard, Bresson & Vandergheynst 2016, eq. (4), K = 2")
 class Cheb(GraphModel):
-    """Z = h Theta_0^(1) + T h Theta_1^(1) + b^(1),  h = ReLU(X Theta_0 + T X Theta_1 + b)
+    """Graph network of two layers with Chebyshev polynomials of degree 0 and 1.
+
+        Z = h Theta_0^(1) + T h Theta_1^(1) + b^(1),  h = ReLU(X Theta_0 + T X Theta_1 + b)
 
     with T = L - I = -D^(-1/2) A D^(-1/2), the first Chebyshev polynomial of the Laplacian L,
     whose largest eigenvalue is taken as 2. Dropout acts on h. A feedback point is behind it.

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 @plugin("model", "dcn", "Wang et al. 2017, eq. 3; Launay et al. 2020, section 3.2")
 class DCN(FieldModel):
-    """z = w^T (x_L, h_K) + c: `cross` cross layers x_l beside hidden layers h_k of widths `hidden`.
+    """Deep and cross network: `cross` cross layers x_l beside hidden layers h_k of widths `hidden`.
 
+        z = w^T (x_L, h_K) + c
         x_0 = h_0 = (v_1, ..., v_m)
         x_{l+1} = x_0 (x_l^T w_l) + b_l + x_l                                               (eq. 3)
         h_k = dropout(ReLU(norm(W_k h_{k-1} + c_k)))

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 @plugin("model", "deepfm", "Guo et al. 2017, eqs. 1-4; Launay et al. 2020, section 3.2")
 class DeepFM(FieldModel):
-    """z = z_FM + z_deep, where z_FM is the model "fm" and z_deep a network on its embeddings.
+    """Factorization machine, the model "fm", plus a network on its embeddings.
 
+        z = z_FM + z_deep
         a_0 = (v_1, ..., v_m),  a_l = dropout(ReLU(norm(W_l a_{l-1} + b_l))),  z_deep = w^T a_L + c
 
     with batch norm and the widths `hidden` of the layers. A feedback point follows each layer, and

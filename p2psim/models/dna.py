@@ -19,7 +19,9 @@ Rate = Annotated[float, Meta(ge=0, lt=1)]
 
 @plugin("model", "dna", "Fey 2019, eqs. (3) and (4)")
 class DNA(GraphModel):
-    """h_i^(t) = ReLU(sum_j C_ij attention(h_i^(t-1), H_j, H_j)),  H_j = (h_j^(0), ..., h_j^(t-1))
+    """Dynamic neighborhood aggregation: attention to the outputs of all earlier layers.
+
+        h_i^(t) = ReLU(sum_j C_ij attention(h_i^(t-1), H_j, H_j)),  H_j = (h_j^(0), ..., h_j^(t-1))
 
     over the neighbors j of i, and i itself. h^(0) = ReLU(X W + b), and a dense layer follows
     h^(depth). C = D^(-1/2) (A + I) D^(-1/2). attention(q, K, V) has `heads` heads and a softmax

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @plugin("model", "fm", "Rendle 2010, eq. 1")
 class FM(FieldModel):
-    """z = b + sum_i w_i + sum_{i<j} <v_i, v_j> over the ids i, j of a sample.
+    """Factorization machine: products of the embeddings of all pairs of ids.
+
+        z = b + sum_i w_i + sum_{i<j} <v_i, v_j> over the ids i, j of a sample
 
     v_i are embeddings of `dim` numbers, which start as in Glorot & Bengio 2010; b and w start at 0.
     The sum over pairs is 1/2 sum_f ((sum_i v_if)^2 - sum_i v_if^2), Rendle's lemma 3.1. Launay et

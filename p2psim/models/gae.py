@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @plugin("model", "gae", "Kipf & Welling 2016, section 2")
 class GAE(GraphModel):
-    """score of a pair i, j = z_i . z_j,  Z = A_hat ReLU(A_hat X W^(0) + b^(0)) W^(1) + b^(1)
+    """Graph autoencoder: the score of nodes i and j is the product of their codes z_i . z_j.
+
+        Z = A_hat ReLU(A_hat X W^(0) + b^(0)) W^(1) + b^(1)
 
     with A_hat of gcn. Outputs are the scores of the two pairs of a sample. A feedback point is
     behind ReLU; the tap "nodes" takes the error of Z.
@@ -23,7 +25,7 @@ class GAE(GraphModel):
     hidden: Count = 32
     width: Count = 16  # of z
 
-    pairs = True
+    samples = "pairs"
 
     def layer_shapes(self, features: int, outputs: int) -> list[Shape]:
         return [(features, self.hidden), (self.hidden,), (self.hidden, self.width), (self.width,)]
@@ -32,6 +34,5 @@ class GAE(GraphModel):
         from p2psim.models.graph_modules import PairScores
         from p2psim.models.graph_networks import GCNNetwork
 
-        self.check(inputs)
         encoder = GCNNetwork(self.context, self.features, self.hidden, self.width, dropout=0.0)
         return PairScores(encoder, TAP)

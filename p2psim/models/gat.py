@@ -19,14 +19,16 @@ Rate = Annotated[float, Meta(ge=0, lt=1)]
 
 @plugin("model", "gat", "Velickovic et al. 2018, eqs. (3), (5) and (6)")
 class GAT(GraphModel):
-    """h'_i = sum_j alpha_ij W h_j + b over the neighbors j of i, and i itself
+    """Graph attention network of two layers.
 
-    alpha_ij = softmax_j LeakyReLU(a_target . W h_i + a_source . W h_j), with slope 0.2. Layer 1
-    has `heads` such sums of width `hidden` side by side, then ELU; layer 2 has one, whose width
-    is the number of classes. `dropout` acts on the inputs of each layer, attention_dropout on
-    the alpha of layers 1 and 2. A feedback point is behind ELU, before dropout. Weights start
-    as those of Glorot & Bengio 2010, biases from 0. The tap "nodes" takes the error of the
-    outputs of all nodes.
+        h'_i = sum_j alpha_ij W h_j + b over the neighbors j of i, and i itself
+        alpha_ij = softmax_j LeakyReLU(a_target . W h_i + a_source . W h_j), with slope 0.2
+
+    Layer 1 has `heads` such sums of width `hidden` side by side, then ELU; layer 2 has one, whose
+    width is the number of classes. `dropout` acts on the inputs of each layer, attention_dropout on
+    the alpha of layers 1 and 2. A feedback point is behind ELU, before dropout. Weights start as
+    those of Glorot & Bengio 2010, biases from 0. The tap "nodes" takes the error of the outputs of
+    all nodes.
     """
 
     hidden: Count = 8

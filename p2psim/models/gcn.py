@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @plugin("model", "gcn", "Kipf & Welling 2017, eq. (9)")
 class GCN(GraphModel):
-    """Z = A_hat h W^(1) + b^(1),  h = ReLU(A_hat X W^(0) + b^(0))
+    """Graph convolutional network of two layers.
+
+        Z = A_hat h W^(1) + b^(1),  h = ReLU(A_hat X W^(0) + b^(0))
 
     with A_hat = D^(-1/2) (A + I) D^(-1/2), D the row sums of A + I. Dropout acts on h. A
     feedback point is behind it. Weights start as those of Glorot & Bengio 2010, biases from 0.

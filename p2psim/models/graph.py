@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from numpy.typing import NDArray
 
 from p2psim.base import DataSpec, Model, Shape
-from p2psim.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +25,6 @@ class GraphModel(Model):
 
     samples = "nodes"
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
-    pairs: ClassVar[bool] = False  # samples are pairs of nodes
 
     def __post_init__(self) -> None:
         self.context: Mapping[str, NDArray[Any]] = {}  # until `bind`
@@ -39,25 +37,12 @@ class GraphModel(Model):
         """Number of features of a node, F."""
         return int(self.context["feature_width"])
 
-    def check(self, inputs: Shape) -> None:
-        """Check that samples are nodes, or pairs of nodes; InputError otherwise."""
-        if (len(inputs) > 0) != self.pairs:
-            needed, data = (
-                ("pairs of", "planetoid-links") if self.pairs else ("single", "planetoid")
-            )
-            raise InputError(
-                f"model: samples of shape {inputs}; it takes {needed} nodes: take data {data!r}, "
-                "or another model"
-            )
-
     def shapes(self, inputs: Shape, outputs: int) -> list[Shape]:
-        self.check(inputs)
         return self.layer_shapes(self.features, outputs)
 
     def build(self, inputs: Shape, outputs: int) -> nn.Module:
         from p2psim.models.graph_modules import SelectedNodes
 
-        self.check(inputs)
         return SelectedNodes(self.network(self.features, outputs), TAP)
 
     def layer_shapes(self, features: int, outputs: int) -> list[Shape]:

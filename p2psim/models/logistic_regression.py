@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @plugin("model", "logistic-regression", "McMahan et al. 2013")
 class LogisticRegression(FieldModel):
-    """z = b + sum_i w_i over the ids i of a sample; all start at 0.
+    """Logistic regression: z = b + sum_i w_i over the ids i of a sample; all start at 0.
 
     The model has no feedback points.
     """

@@ -57,6 +57,7 @@ class NeRF(Model):
     density: Literal["softplus", "relu"] = "softplus"
     noise: NonNegative = 0.0
 
+    samples = "rays"
     precisions = ("fp32",)
 
     def __post_init__(self) -> None:

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 @plugin("model", "spline", "Fey, Lenssen, Weichert & Mueller 2018, eq. (2), kernel size 2")
 class Spline(GraphModel):
-    """x'_i = (1 - u_i) (M x W_0)_i + u_i (M x W_1)_i + (x W_root)_i + b
+    """Spline convolutions with a kernel of size 2 and degree 1: two layers, ELU between them.
 
-    in two layers with ELU between them. M is the mean over the neighbors, and u_i = degree of i
-    / largest degree is the coordinate of all edges that end at i: a kernel of size 2 and degree
-    1 is this sum. Dropout acts on the inputs of each layer. A feedback point is behind ELU,
-    before dropout. Weights start from U(-a, a): a = 1/sqrt(2 inputs), and 1/sqrt(inputs) for
-    W_root. The tap "nodes" takes the error of the outputs of all nodes.
+        x'_i = (1 - u_i) (M x W_0)_i + u_i (M x W_1)_i + (x W_root)_i + b
+
+    M is the mean over the neighbors, and u_i = degree of i / largest degree is the coordinate of
+    all edges that end at i: the kernel is then this sum. Dropout acts on the inputs of each layer.
+    A feedback point is behind ELU, before dropout. Weights start from U(-a, a): a = 1/sqrt(2
+    inputs), and 1/sqrt(inputs) for W_root. The tap "nodes" takes the error of the outputs of all
+    nodes.
     """
 
     hidden: Count = 16

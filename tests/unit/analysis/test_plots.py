@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from p2psim.analysis import results
+from p2psim.analysis import results, tables
 from p2psim.cli import main
 from p2psim.errors import InputError
 from p2psim.launcher import run_requests, runner
@@ -28,7 +28,7 @@ SETTINGS: dict[str, list[str]] = {
     "weak": ["algorithm.gamma=0.2"],
     "timed": ["algorithm=d-psgd", 'time.compute={name="constant"}', "eval.every=3"],
     "directed": ["algorithm=sgp", "topology=one-peer-exponential", "eval.phases=['local']"],
-    "aligned": ["learning.rule=dfa", "eval.alignment=2"],
+    "aligned": ["learning.rule=dfa", "eval.alignment=1"],
     "referee": ["data={name='quadratic',file='problem.npz'}", "model=vector", "eval.every=1"],
 }
 Load = Callable[..., list[results.Run]]
@@ -101,13 +101,19 @@ def test_virtual_time_has_its_panels(place: Path, load: Load) -> None:
 def test_alignment_has_a_panel_with_a_line_for_each_weight(place: Path, load: Load) -> None:
     axes = panels(plots.draw(load("aligned")))["cosine with backpropagation", "round"]
     with h5py.File(place / "aligned" / "run.h5") as file:
-        rounds, cosines = file["alignment/round"][0], file["alignment/cosine"][:].mean(axis=0)
+        mixed = file["alignment/phase"][0] == 1  # models are measured before mixing, too
+        rounds, cosines = file["alignment/round"][0, mixed], file["alignment/cosine"][:, mixed]
+    assert 0 < mixed.sum() < mixed.size
+    last, cosines = cosines[:, -1], cosines.mean(axis=0)
     assert len(axes.lines) == cosines.shape[1] > 1
     for line, values in zip(drawn(axes), cosines.T, strict=True):
         assert line[0] == list(rounds)
         assert line[1] == pytest.approx(values)
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
     assert texts == [f"weight {number + 1}" for number in range(len(texts))]
+    found = {measure.label: measure for measure in tables.measures(load("aligned")[0])}
+    shown = found["cosine with backpropagation, mean of weights"].values
+    assert shown == pytest.approx(last.mean(axis=1))
     assert len(plots.draw(load("aligned", "choco")).axes) == 1 + len(plots.draw(load("choco")).axes)
 
 

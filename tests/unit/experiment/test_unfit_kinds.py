@@ -25,7 +25,11 @@ DFA: Table = {"learning": {"rule": "dfa"}}
 CASES: dict[str, tuple[Table, tuple[str, ...]]] = {
     "nodes-for-a-model-of-numbers": (
         {**NODES, "model": {"name": "mlp"}},
-        ("'planetoid' gives nodes of a graph", "'mlp' takes numbers", "cheb, dna, gae, gat, gcn"),
+        (
+            "'planetoid' gives nodes of a graph",
+            "'mlp' takes numbers",
+            "cheb, dna, gat, gcn, spline,",
+        ),
     ),
     "images-for-a-model-of-nodes": (
         {"model": {"name": "gcn"}},
@@ -33,11 +37,11 @@ CASES: dict[str, tuple[Table, tuple[str, ...]]] = {
     ),
     "pairs-for-a-model-of-nodes": (
         {**LINKS, "model": {"name": "gcn"}},
-        ("takes single nodes", "take data 'planetoid'"),
+        ("gives pairs of nodes", "'gcn' takes nodes of a graph", "the models gae,"),
     ),
     "nodes-for-a-model-of-pairs": (
         {**NODES, "model": {"name": "gae"}},
-        ("takes pairs of nodes", "take data 'planetoid-links'"),
+        ("gives nodes of a graph", "'gae' takes pairs of nodes"),
     ),
     "fields-for-a-model-of-texts": (
         {**CLICKS, "model": {"name": "transformer"}},
@@ -65,11 +69,11 @@ CASES: dict[str, tuple[Table, tuple[str, ...]]] = {
     ),
     "rays-for-a-model-of-images": (
         {**VIEWS, "model": {"name": "cnn"}},
-        ("cnn: samples of shape (6,)", "takes images"),
+        ("gives rays through a scene", "'cnn' takes numbers", "the models nerf,"),
     ),
     "images-for-a-model-of-rays": (
         {"model": {"name": "nerf", **SMALL}},
-        ("nerf: the data set gives no 'near'", "take data 'nerf-synthetic'"),
+        ("'digits' gives numbers", "'nerf' takes rays through a scene"),
     ),
     "an-edge-out-of-range": (
         {**NODES, "data.graph": "ind.range"},
