@@ -44,6 +44,7 @@ EXCEPTIONS = {
     ("simulation/state.py", "constant"): "a kind of entry of a stored state",
     ("simulation/recorder.py", "cosine"): "a dataset of /alignment",
     ("analysis/plots.py", "cosine"): "a dataset of /alignment",
+    ("analysis/tables.py", "cosine"): "a dataset of /alignment",
     # Defaults of the experiment file.
     ("experiment/config.py", "bp"): "default of [learning] rule",
     ("experiment/config.py", "sgd"): "default of [learning] optimizer",

@@ -151,19 +151,8 @@ class Learner(Protocol):
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the task's loss, a scalar."""
 
-    def backward(self, loss: torch.Tensor, keep: bool = False) -> None:
-        """Compute g = dL/dx by reverse-mode differentiation of the loss, a scalar.
-
-        With `keep`, its graph stays in memory, so that `accumulate` may use parts of it.
-        """
-
-    def accumulate(
-        self,
-        ends: Sequence[torch.Tensor],
-        gradients: Sequence[torch.Tensor],
-        keep: bool = False,
-    ) -> None:
-        """Add to g the gradient of sum_k <ends[k], gradients[k]>, tensors of equal shapes."""
+    def backward(self, loss: torch.Tensor) -> None:
+        """Compute g = dL/dx by reverse-mode differentiation of the loss, a scalar."""
 
 
 class LearningRule(Protocol):

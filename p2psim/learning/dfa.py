@@ -45,24 +45,16 @@ class DirectFeedbackAlignment:
     def bind(self, module: nn.Module, key: Callable[..., int]) -> None:
         from p2psim.learning.feedback import CutNetwork
 
-        self.network = CutNetwork(module, self.tap)
-        self.matrices = Matrices(lambda tap: key(f"feedback {tap}", own=self.feedback == "own"))
+        own = self.feedback == "own"
+        self.matrices = Matrices(lambda tap: key(f"feedback {tap}", own=own))
+        self.network = CutNetwork(module, self.matrices.project, self.tap)
 
     def prepare(self, module: nn.Module, inputs: torch.Tensor) -> None:
         self.network.check(inputs)
 
     def gradient(self, learner: Learner, batch: Batch) -> float:
         loss = learner.loss(self.network.forward(batch.inputs), batch)
-        keep = self.network.shares
-        learner.backward(loss, keep)
-        for part in reversed(self.network.passes):  # a later pass may start from an earlier one
-            e = part.error()
-            feedback = self.matrices.project(part, e)
-            if part.output.requires_grad:  # the tap is not right behind a point
-                learner.accumulate((*part.ends, part.output), (*feedback, e), keep)
-            else:
-                learner.accumulate(part.ends, feedback, keep)
-        self.network.clear()
+        learner.backward(loss)
         return loss.item()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch.autograd.variable import Variable
@@ -105,23 +103,9 @@ class FlatModel:
     def loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         return self.task.loss(outputs, batch)
 
-    def backward(self, loss: torch.Tensor, keep: bool = False) -> None:
+    def backward(self, loss: torch.Tensor) -> None:
         self.g.zero_()  # the engine adds to it: the .grad of every parameter is a view of g
-        run_engine((loss,), (self.one,), keep)
-
-    def accumulate(
-        self,
-        ends: Sequence[torch.Tensor],
-        gradients: Sequence[torch.Tensor],
-        keep: bool = False,
-    ) -> None:
-        run_engine(tuple(ends), tuple(gradients), keep)
-
-
-def run_engine(
-    ends: tuple[torch.Tensor, ...], gradients: tuple[torch.Tensor, ...], keep: bool
-) -> None:
-    """Run torch's engine: the checks of Tensor.backward take as long as a small layer."""
-    Variable._execution_engine.run_backward(
-        ends, gradients, keep, False, (), allow_unreachable=True, accumulate_grad=True
-    )
+        # Torch's engine itself: the checks of Tensor.backward take as long as a small layer.
+        Variable._execution_engine.run_backward(
+            (loss,), (self.one,), False, False, (), allow_unreachable=True, accumulate_grad=True
+        )

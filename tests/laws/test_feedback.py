@@ -207,17 +207,6 @@ def test_a_path_past_the_points_adds_its_gradient_to_the_feedback() -> None:
     h = beside.below(X).tanh().detach()
     delta = (e @ rule.matrices.drawn[0] + e @ beside.direct.weight.detach()) * (1 - h**2)
     assert largest(found[:1], [delta.T @ X]) <= 1e-15
-    assert rule.network.shares
-
-
-@pytest.mark.parametrize("passes", [False, True])
-def test_a_graph_is_freed_where_no_second_pass_needs_it(passes: bool) -> None:
-    layers = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), Point(), nn.Linear(4, 3))
-    module = make(TwoPasses() if passes else layers)
-    rule = bound(module)
-    rule.prepare(module, X[:1])
-    assert not rule.network.shares
-    gradients(module, rule=rule)
 
 
 class TwoPasses(nn.Module):

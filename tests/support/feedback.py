@@ -32,15 +32,10 @@ class AutogradLearner:
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         return self.of_outputs(outputs, batch.targets)
 
-    def backward(self, loss: Tensor, keep: bool = False) -> None:
+    def backward(self, loss: Tensor) -> None:
         for parameter in self.parameters:
             parameter.grad = None
-        loss.backward(retain_graph=keep)  # type: ignore[no-untyped-call]
-
-    def accumulate(
-        self, ends: Sequence[Tensor], gradients: Sequence[Tensor], keep: bool = False
-    ) -> None:
-        torch.autograd.backward(ends, gradients, retain_graph=keep)
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 def make(*layers: nn.Module) -> nn.Sequential:
@@ -65,14 +60,13 @@ def watched(rule: DirectFeedbackAlignment) -> list[tuple[Pass, Tensor, list[Tens
     Each entry has the error and the feedback of the pass as well.
     """
     projected: list[tuple[Pass, Tensor, list[Tensor]]] = []
-    matrices: Any = rule.matrices
-    project = matrices.project
+    project = rule.network.feedback
 
     def watch(part: Pass, e: Tensor) -> list[Tensor]:
         projected.append((part, e, project(part, e)))
         return projected[-1][2]
 
-    matrices.project = watch
+    rule.network.feedback = watch
     return projected
 
 

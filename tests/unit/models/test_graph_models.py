@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from p2psim import registry
 from p2psim.base import Batch
-from p2psim.errors import InputError
 from p2psim.learning.feedback import Pass
 from p2psim.models.randomness import draws_nothing
 from tests.support.datasets import open_data
@@ -188,21 +187,6 @@ def test_gradients_follow_finite_differences(name: str, tmp_path: Path) -> None:
         return made.module(samples).square().sum()
 
     assert torch.autograd.gradcheck(loss, parameters[:3], eps=1e-6, atol=1e-3, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("model", "data", "message"),
-    [
-        ("gae", "planetoid", "takes pairs of nodes: take data 'planetoid-links'"),
-        ("gcn", "planetoid-links", "takes single nodes: take data 'planetoid'"),
-    ],
-)
-def test_models_of_nodes_and_of_pairs(model: str, data: str, message: str, tmp_path: Path) -> None:
-    opened = open_data(data, tmp_path, graph=SmallGraph().write(tmp_path))
-    made: Any = registry.names("model")[model]()
-    made.bind(opened.spec(), tmp_path)
-    with pytest.raises(InputError, match=message):
-        made.shapes(opened.shape, opened.outputs)
 
 
 def published(name: str) -> tuple[Any, Any]:
