@@ -15,6 +15,7 @@ from p2psim.network.buffers import HEADER
 
 # Bytes, measured by `make bench-start`: of a forked peer without data, and once on every node.
 PROCESS, SHARED = 25 * 2**20, 300 * 2**20
+TENSORS = 8  # at most whose shapes are printed
 UNUSED = "not used: the algorithm takes steps of its own, so the optimizer's keys have no effect"
 
 
@@ -41,7 +42,8 @@ def plan(scenario: Scenario) -> dict[str, str]:
         "spectral gap": f"{graph.spectral_gap():.5f}",
         "samples": f"{span(min(sizes), max(sizes))} per peer, minibatches of "
         f"{span(min(batches), max(batches))}",
-        "model": f"{scenario.parameters:,} parameters in {experiment.model_section.dtype}",
+        "model": f"{scenario.parameters:,} parameters in {experiment.model_section.dtype}, "
+        + tensors(scenario),
         "rounds": f"{scenario.rounds} ({epochs(scenario)})",
         "messages": rough
         + per_round(least.messages_sent, most.messages_sent, graph.period, "messages")
@@ -63,6 +65,13 @@ def epochs(scenario: Scenario) -> str:
     """Return the length of the run in epochs, as text."""
     by_clock = scenario.experiment.algorithm.round_seconds is not None
     return f"{scenario.epochs:.4g} epochs" + ", the mean of all peers" * by_clock
+
+
+def tensors(scenario: Scenario) -> str:
+    """Return the number of the model's tensors and, of a few, their shapes, as text."""
+    shapes = [" x ".join(map(str, shape)) or "1" for shape in scenario.shapes]
+    number = f"{len(shapes)} tensor{'s' * (len(shapes) > 1)}"
+    return number + (f": {', '.join(shapes)}" if len(shapes) <= TENSORS else "")
 
 
 def unused_optimizer(scenario: Scenario) -> str:

@@ -26,11 +26,16 @@ def test_an_unknown_tap_is_refused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "count"), [("bp", 8 * 64 + 8 + 10 * 8 + 10), ("dfa", 610), ("shallow", 90)]
+    ("rule", "count", "tensors"),
+    [
+        ("bp", 8 * 64 + 8 + 10 * 8 + 10, "4 tensors: 8 x 64, 8, 10 x 8, 10"),
+        ("dfa", 610, "4 tensors: 8 x 64, 8, 10 x 8, 10"),
+        ("shallow", 90, "2 tensors: 10 x 8, 10"),
+    ],
 )
 def test_the_plan_counts_the_parameters_that_the_rule_trains(
-    rule: str, count: int, bench: Bench
+    rule: str, count: int, tensors: str, bench: Bench
 ) -> None:
     write(bench.folder, with_changes(GOOD, {"learning.rule": rule}))
     result = invoke("plan", bench.file)
-    assert f"{count} parameters in float32" in result.output
+    assert f"{count} parameters in float32, {tensors}" in " ".join(result.output.split())
