@@ -127,6 +127,14 @@ class Holdings:
         self.parts.clear()
 
 
+def joined(one: Raw, other: Raw) -> Raw:
+    """Return the samples of `one` and, behind them, those of `other`."""
+    targets = np.concatenate([one[1], other[1]])
+    if isinstance(one[0], dict):
+        return {name: np.concatenate([one[0][name], other[0][name]]) for name in one[0]}, targets
+    return np.concatenate([one[0], other[0]]), targets
+
+
 def rows(inputs: Any, selection: Any) -> Any:
     """Return the selected rows (a slice or a mask) of an array, or of each array of a dict."""
     if isinstance(inputs, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,11 +56,8 @@ def bind_model(experiment: Experiment) -> None:
     check_precision(experiment)
 
 
-def tensors(experiment: Experiment, samples: Indices) -> list[Shape]:
-    """Return the shapes of the model's parameters; InputError if they do not fit data or memory.
-
-    `samples` are training samples, with which a learning rule may choose its parameters.
-    """
+def tensors(experiment: Experiment) -> list[Shape]:
+    """Return the shapes of the model's parameters; InputError if they do not fit data or memory."""
     model, data = experiment.model, experiment.data
     try:
         # A class that inherits `shapes` from the interface returns None.
@@ -80,14 +78,26 @@ def tensors(experiment: Experiment, samples: Indices) -> list[Shape]:
         f"model: {d:,} parameters, of which a peer keeps about {VECTORS} copies,",
         "make its layers smaller",
     )
-    if hasattr(experiment.learning.rule, "prepare"):
-        from p2psim.learning.rules import trained_shapes  # imports torch
-
-        name, dtype = experiment.table["data"]["name"], experiment.model_section.dtype
-        first = check_pair(name, "train", data.train(samples[:1]))
-        check_samples(name, data, "training", first, samples[:1], dtype)
-        return trained_shapes(model, data, experiment.learning.rule, samples)
     return shapes
+
+
+def trained_tensors(
+    experiment: Experiment, shapes: list[Shape], samples: Indices
+) -> tuple[list[Shape], Any]:
+    """Return the shapes of the parameters that the learning rule trains, and an example.
+
+    shapes: of all parameters of the model. The example is the raw input of the first of these
+    training samples; it is read if the rule asks for it by a method `prepare`, and otherwise None.
+    """
+    data, rule = experiment.data, experiment.learning.rule
+    if not hasattr(rule, "prepare"):
+        return shapes, None
+    from p2psim.learning.rules import trained_shapes  # imports torch
+
+    name, dtype = experiment.table["data"]["name"], experiment.model_section.dtype
+    first = check_pair(name, "train", data.train(samples[:1]))
+    check_samples(name, data, "training", first, samples[:1], dtype)
+    return trained_shapes(experiment.model, data, rule, first[0]), first[0]
 
 
 def check_outputs(experiment: Experiment, task: Task) -> None:

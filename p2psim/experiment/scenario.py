@@ -26,6 +26,7 @@ from p2psim.experiment.model_check import (
     check_outputs,
     choose_task,
     tensors,
+    trained_tensors,
 )
 from p2psim.experiment.run_length import mean_steps, rounds_of
 from p2psim.models.cost_model import Account, account, stored_activations
@@ -56,6 +57,7 @@ class Scenario:
     shapes: list[Shape]  # of the model's parameters
     rounds: int
     steps_per_round: float  # local steps of a round: T, or where rounds end by the clock their mean
+    example: Any = None  # raw input of one training sample, if the learning rule asks for it
 
     @property
     def peers(self) -> int:
@@ -187,11 +189,11 @@ def prepare(experiment: Experiment) -> Scenario:
     check_weights(experiment.algorithm, graph)
     task = choose_task(experiment)
     bind_model(experiment)
-    shapes = tensors(experiment, parts[0])
+    shapes, example = trained_tensors(experiment, tensors(experiment), parts[0])
     check_outputs(experiment, task)
     check_alignment(experiment, shapes)
     steps = experiment.learning.local_steps
-    scenario = Scenario(experiment, parts, graph, task, shapes, head.rounds or 1, steps)
+    scenario = Scenario(experiment, parts, graph, task, shapes, head.rounds or 1, steps, example)
     check_initial(scenario)
     bind_time(scenario)
     if head.epochs:

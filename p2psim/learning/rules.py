@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from p2psim import rng
-from p2psim.base import Data, Indices, LearningRule, Model, Shape
+from p2psim.base import Data, LearningRule, Model, Shape
 
 
 def attach(
-    rule: LearningRule, module: nn.Module, seed: int, rank: int, data: Data, samples: Indices
+    rule: LearningRule, module: nn.Module, seed: int, rank: int, data: Data, example: Any
 ) -> list[torch.Tensor]:
     """Bind a rule to the module of a peer; returns the parameters that it trains, in torch's order.
 
-    `samples` are training samples of the peer, of which the rule may use the first.
+    `example` is the raw input of a sample, or a dict of arrays; see Scenario.example.
     """
 
     def key(purpose: str, own: bool = False) -> int:
@@ -33,14 +33,13 @@ def attach(
         rule.bind(module, key)
     if hasattr(rule, "prepare"):
         module.eval()
-        rule.prepare(module, inputs_of(data, samples[:1], next(module.parameters()).dtype))
+        rule.prepare(module, to_tensors(data, example, next(module.parameters()).dtype))
         module.train()
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def inputs_of(data: Data, samples: Indices, dtype: torch.dtype) -> Any:
-    """Return the inputs of training samples without scaling: a tensor, or a dict of tensors."""
-    inputs, _ = data.train(samples)
+def to_tensors(data: Data, inputs: Any, dtype: torch.dtype) -> Any:
+    """Return raw inputs of samples without scaling as a tensor, or as a dict of tensors."""
 
     def tensor(raw: Any) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(raw)).to(input_type(data, raw, dtype))
@@ -56,7 +55,7 @@ def input_type(data: Data, raw: NDArray[Any], dtype: torch.dtype) -> torch.dtype
     return torch.int64 if ids else dtype
 
 
-def trained_shapes(model: Model, data: Data, rule: LearningRule, samples: Indices) -> list[Shape]:
+def trained_shapes(model: Model, data: Data, rule: LearningRule, example: Any) -> list[Shape]:
     """Return the shapes of the parameters of a model that a rule trains."""
     module = model.build(data.shape, data.outputs)
-    return [tuple(p.shape) for p in attach(rule, module, 0, 0, data, samples)]
+    return [tuple(p.shape) for p in attach(rule, module, 0, 0, data, example)]

@@ -48,7 +48,7 @@ class FlatModel:
         seed(rng.key(experiment.head.seed, "init", own), "cpu")  # modules are built on the host
         self.module = module = build_module(experiment)
         rule, head = experiment.learning.rule, experiment.head
-        self.parameters = attach(rule, module, head.seed, rank, data, scenario.parts[rank])
+        self.parameters = attach(rule, module, head.seed, rank, data, scenario.example)
         self.deterministic = draws_nothing(module)
         self.task = scenario.task
         self.device = device

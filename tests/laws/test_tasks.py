@@ -21,6 +21,7 @@ from p2psim.data.files import data_folder
 from p2psim.experiment import scenario
 from p2psim.experiment.holdings import Holdings
 from p2psim.experiment.sweep import assign
+from p2psim.simulation import evaluation
 from p2psim.simulation.minibatches import Samples
 from tests.laws.test_resume import assert_same
 from tests.support.datasets import sklearn_metrics
@@ -264,7 +265,20 @@ def test_sums_add_up_over_batches_and_over_peers(name: str, tmp_path: Path) -> N
     "name", [*CASES, *(thorough(name) if name == "a9a" else name for name in PUBLISHED)]
 )
 def test_the_file_holds_what_the_final_models_give(name: str, tmp_path: Path) -> None:
-    prepared = Prepared(name, tmp_path)
+    check_file(Prepared(name, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["node-classification", "link-prediction"])
+def test_test_and_validation_samples_in_many_forward_passes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few samples, such as those of these graphs, share one forward pass."""
+    monkeypatch.setattr(evaluation, "CHUNK", 5)
+    check_file(Prepared(name, tmp_path))
+
+
+def check_file(prepared: Prepared) -> None:
+    """Run an experiment and compare the last rows of /eval with the formulas."""
     place, targets = prepared.run(), prepared.test.targets.numpy()
     metrics = prepared.metrics()
     with h5py.File(place / "run.h5", locking=False) as file:
