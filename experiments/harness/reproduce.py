@@ -15,12 +15,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import re
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,15 +26,13 @@ import numpy as np
 
 import experiments
 from experiments.harness.report import REPORTS, write
+from experiments.harness.sweeps import Sweep, costs, run_all
 from p2psim.analysis import plots, results
 from p2psim.errors import STOPPED, InputError
 from p2psim.experiment import config, scenario
 from p2psim.experiment.sweep import combinations
-from p2psim.launcher.processes import members, memory
 from p2psim.simulation import run_file, run_folder
 
-SAMPLE = 5.0  # seconds between two measurements of memory
-COSTS = "cost.json"
 Runs: TypeAlias = dict[str, list[results.Run]]  # one list for each case, one run for each seed
 
 
@@ -64,7 +58,8 @@ class Figure:
     size: tuple[float, float] = (10, 4)  # inches
     # Cases taken from earlier figures: case of this figure -> (name of that figure, its case).
     shared: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    # All peers are threads of one process: short runs of one peer start faster without MPI.
+    # All peers are threads of one process: short runs of one peer start faster without MPI, and
+    # several figures are run at a time.
     debug: bool = False
     # Rows of a table below the picture, the header first.
     table: Callable[[Runs], Iterable[Sequence[str]]] | None = None
@@ -75,7 +70,7 @@ class Reproduced:
     """A figure with its runs, its claims, and the cost of its runs on this machine."""
 
     figure: Figure
-    command: str
+    command: str  # as a user types it
     runs: Runs
     claims: list[Claim]
     table: list[Sequence[str]]  # header and rows, or empty
@@ -136,10 +131,20 @@ def reproduce_all(figures: Sequence[Figure], folder: Path, out: Path) -> list[Re
     if any(incomplete):  # a report that is older than the new runs would describe other runs
         for name in REPORTS:
             (out / name).unlink(missing_ok=True)
+    sweeps = [sweep_of(figure, folder, out) for figure in figures]
+    run_all([sweep for sweep, start in zip(sweeps, incomplete, strict=True) if start])
     rows: dict[str, Reproduced] = {}
-    for figure, start in zip(figures, incomplete, strict=True):
-        rows[figure.name] = reproduce(figure, start, folder, out, rows)
+    for figure, sweep in zip(figures, sweeps, strict=True):
+        rows[figure.name] = reproduce(figure, sweep, folder, rows)
     return [*rows.values()]
+
+
+def sweep_of(figure: Figure, folder: Path, out: Path) -> Sweep:
+    """Return the sweep of a figure whose experiment file is in `folder`."""
+    # The report prints this command, so the path is relative to the checkout.
+    file, place = (folder / figure.file).relative_to(folder.parents[1]), out / figure.name
+    command = ["p2psim", "run", str(file), "--out", str(place), *["--debug"] * figure.debug]
+    return Sweep(command, place, figure.debug)
 
 
 def is_incomplete(file: Path, place: Path) -> bool:
@@ -171,73 +176,25 @@ def check_rows(folder: Path, run: results.Run) -> None:
 
 
 def reproduce(
-    figure: Figure, start: bool, folder: Path, out: Path, earlier: Mapping[str, Reproduced]
+    figure: Figure, sweep: Sweep, folder: Path, earlier: Mapping[str, Reproduced]
 ) -> Reproduced:
-    """Run an experiment if `start`, read its runs, draw its picture and check its claims.
+    """Read the complete runs of a figure, draw its picture and check its claims.
 
-    `earlier` has the figures that share their cases. Raises SystemExit if a run fails.
+    `earlier` has the figures that share their cases.
     """
-    file, place = folder / figure.file, out / figure.name
-    # The report prints this command, so the path is relative to the checkout.
-    command = ["p2psim", "run", str(file.relative_to(folder.parents[1])), "--out", str(place)]
-    command += ["--debug"] * figure.debug
-    if start:
-        run(command, place)
+    place = sweep.place
     runs: Runs = {}
-    for label, _ in combinations(config.read(file)):
+    for label, _ in combinations(config.read(folder / figure.file)):
         case = re.sub(r"-?\bseed=\d+-?", "", label) or figure.name
         loaded = results.read(place / label)
         check_run(check_rows, place / label, loaded)
         runs.setdefault(case, []).append(loaded)
     runs |= {case: earlier[name].runs[other] for case, (name, other) in figure.shared.items()}
-    save_picture(figure, runs, out / f"{figure.name}.png")
+    save_picture(figure, runs, place.with_name(f"{figure.name}.png"))
     table = [*figure.table(runs)] if figure.table else []
-    return Reproduced(figure, " ".join(command), runs, figure.claims(runs), table, **costs(place))
-
-
-def run(command: list[str], place: Path) -> None:
-    """Start the runs of an experiment or resume them; raise SystemExit if they fail."""
-    resume = ["--resume"] if any(place.glob("**/run.h5")) else []
-    with subprocess.Popen(
-        [sys.executable, "-m", *command, *resume], stdout=subprocess.DEVNULL
-    ) as process:
-        # Ctrl-C reaches the whole process group, SIGTERM this process alone: pass it on.
-        previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
-            record_costs(process, place)
-        except KeyboardInterrupt:
-            process.wait()  # it writes its last checkpoint
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-    if process.returncode == STOPPED:
-        raise KeyboardInterrupt
-    if process.returncode:
-        sys.exit(process.returncode)
-
-
-def record_costs(process: subprocess.Popen[bytes], place: Path) -> None:
-    """Wait for a process and add its wall time and peak memory to the costs stored in `place`.
-
-    The costs are written after each sample, because the process may be killed at any time.
-    """
-    before, began = costs(place), time.monotonic()
-    peak = before["memory"]
-    while process.poll() is None:
-        peak = max(peak, sum(map(memory, members(process.pid))))
-        wall = before["wall"] + time.monotonic() - began
-        if place.is_dir():
-            (place / COSTS).write_text(json.dumps({"wall": wall, "memory": peak}))
-        try:
-            process.wait(SAMPLE)
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def costs(place: Path) -> dict[str, float]:
-    """Return the wall time (s) and peak memory (GB) of the runs in a folder so far."""
-    file = place / COSTS
-    return json.loads(file.read_text()) if file.exists() else {"wall": 0.0, "memory": 0.0}
+    return Reproduced(
+        figure, " ".join(sweep.command), runs, figure.claims(runs), table, **costs(place)
+    )
 
 
 def save_picture(figure: Figure, runs: Runs, target: Path) -> None:

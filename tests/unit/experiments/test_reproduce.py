@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import experiments
-from experiments.harness import reproduce
+from experiments.harness import reproduce, sweeps
 from p2psim.analysis import results
 from p2psim.simulation import run_file
 
@@ -74,7 +74,7 @@ TWO = ONE.partition("[sweep.case.slow]")[0] + ONE[ONE.index("[sweep.case.fast]")
 START = """
 import sys
 import experiments
-from experiments.harness import reproduce
+from experiments.harness import reproduce, sweeps
 experiments.__path__ = [sys.argv.pop(1)]
 sys.exit(reproduce.main(["toy", "--out", "out"]))
 """
@@ -141,12 +141,12 @@ def test_a_paper_is_run_drawn_checked_and_written_up(first: Path) -> None:
 def test_complete_runs_are_not_run_again_and_keep_their_costs(
     again: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reproduce, "run", lambda *_: pytest.fail("it runs again"))
-    cost = reproduce.costs(again / "out/one")
+    monkeypatch.setattr(sweeps, "Started", lambda *_: pytest.fail("it runs again"))
+    cost = sweeps.costs(again / "out/one")
     assert cost["wall"] > 0.1
     assert 0.02 < cost["memory"] < 20
     assert reproduce.main(["toy", "--out", "out"]) == 0
-    assert reproduce.costs(again / "out/one") == cost
+    assert sweeps.costs(again / "out/one") == cost
 
 
 def test_a_claim_that_fails_is_reported(again: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -218,7 +218,7 @@ def test_an_old_report_is_removed_before_new_runs(
         raise KeyboardInterrupt
 
     shutil.rmtree(again / "out/two")
-    monkeypatch.setattr(reproduce, "run", stopped)
+    monkeypatch.setattr(reproduce, "run_all", stopped)
     assert reproduce.main(["toy", "--out", "out"]) == 4
     assert "the same command resumes the runs" in capfd.readouterr().err
     assert not (again / "out/report.md").exists()
