@@ -101,8 +101,10 @@ class Evaluator:
         self.tested = len(test[1])
         self.validated = len(validation[1]) if validation else 0
         self.together = bool(validation) and self.tested + self.validated <= self.chunk
-        self.samples = samples(joined(test, validation) if self.together and validation else test)
-        self.validation = samples(validation) if validation and not self.together else self.samples
+        if validation and self.together:
+            test, validation = joined(test, validation), None
+        self.samples = samples(test)
+        self.validation = samples(validation) if validation else self.samples
 
     def use_all(self) -> None:
         """Evaluate on all test samples from now on."""
