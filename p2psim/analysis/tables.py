@@ -160,8 +160,13 @@ def summary(folder: Path) -> str:
     """Return the experiment and its results as text tables."""
     run = read(folder)
     setting = [
-        [key, format_value(run.experiment[key])] for key in ("algorithm", "topology", "data")
+        [key, format_value(run.experiment[key])]
+        for key in ("algorithm", "topology", "data", "model")
+        if key in run.experiment
     ]
+    if "rule" in run.experiment["learning"]:
+        rule = format_value(run.experiment["learning"]["rule"])
+        setting.append(["learning rule", f"{rule}, in {run.precision}"])
     size = f"{run.attributes['peers']} peers, d = {run.attributes['parameters']:,}"
     setting.append(["size", f"{size}, {run.train['round'].shape[1]:,} rounds"])
     if run.cost:

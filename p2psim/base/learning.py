@@ -130,6 +130,11 @@ class Model(Protocol):
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")  # that [learning] may ask for
     samples: ClassVar[str] = "numbers"  # kind that the model takes, see DataSpec.samples
 
+    @property
+    def smallest_batch(self) -> int:
+        """Number of samples that a minibatch needs in training, such as 2 for a batch norm."""
+        return 1
+
     def shapes(self, inputs: Shape, outputs: int) -> list[Shape]:
         """Return the parameters' shapes in torch's order, for samples of shape `inputs`."""
 

@@ -174,6 +174,11 @@ def check_sizes(
     for names, (one, two) in sizes.items():
         if one != two:
             raise ValueError(f"{names} have different sizes, {one} and {two}")
+    if nodes > 2 * (rows["allx"].count + test.size):
+        raise ValueError(
+            f"test.index names node {nodes - 1}, but only {rows['allx'].count + test.size} nodes "
+            "have features"
+        )
     if np.unique(test).size < test.size or test.min(initial=nodes) < rows["allx"].count:
         raise ValueError("test.index names a node twice, or one of the nodes of allx")
     if not np.array_equal(labels["y"], labels["ally"][: labels["y"].size]):
@@ -206,8 +211,13 @@ def edges_of(lists: Any, nodes: int) -> NDArray[np.int64]:
     """Return the edges of adjacency lists {node: [nodes]}, (2, m); ValueError for unknown nodes."""
     if not isinstance(lists, dict):
         raise ValueError("its graph is no table of adjacency lists")
+    wrong_lists = [node for node, others in lists.items() if not isinstance(others, list | tuple)]
+    if wrong_lists:
+        raise ValueError(f"the neighbors of node {wrong_lists[0]} in its graph are no list")
     pairs = [(node, other) for node, others in lists.items() for other in others]
-    ends = np.array(pairs, np.int64).reshape(-1, 2)
+    ends = np.array(pairs or np.zeros((0, 2), np.int64))
+    if ends.ndim != 2 or ends.dtype.kind not in "iu":
+        raise ValueError("a node of its graph is no whole number")
     wrong = ends[outside(ends, nodes)]
     if wrong.size:
         raise ValueError(f"an edge ends at node {wrong[0]}, but the nodes are 0 to {nodes - 1}")

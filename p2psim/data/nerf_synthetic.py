@@ -96,9 +96,14 @@ def read_transforms(path: Path) -> tuple[float, tuple[list[Path], Numbers]]:
         raise InputError(f"nerf-synthetic: there is no file {str(path)!r}; {CURE}")
     with open_data_file(path, CURE) as stream:
         content = msgspec.json.decode(stream.read(), type=Transforms)
-        matrices = np.array([frame.transform_matrix for frame in content.frames], float)
-        if matrices.ndim != 3 or matrices.shape[1:] != (4, 4) or not np.isfinite(matrices).all():
-            raise ValueError("it must give each view a transform_matrix of 4 x 4 finite numbers")
+        if not content.frames:
+            raise ValueError("it has no views")
+        for number, frame in enumerate(content.frames):
+            if [len(row) for row in frame.transform_matrix] != [4] * 4:
+                raise ValueError(f"transform_matrix of view {number} does not have 4 x 4 numbers")
+        matrices = np.array([frame.transform_matrix for frame in content.frames])
+        if not np.isfinite(matrices).all():
+            raise ValueError("a transform_matrix has numbers that are not finite")
         if not 0 < content.camera_angle_x < math.pi:
             raise ValueError(f"camera_angle_x = {content.camera_angle_x} is not in (0, pi)")
     images = [path.parent / f"{frame.file_path}.png" for frame in content.frames]

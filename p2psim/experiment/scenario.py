@@ -195,6 +195,7 @@ def prepare(experiment: Experiment) -> Scenario:
     steps = experiment.learning.local_steps
     scenario = Scenario(experiment, parts, graph, task, shapes, head.rounds or 1, steps, example)
     check_initial(scenario)
+    check_batches(scenario)
     bind_time(scenario)
     if head.epochs:
         rounds_per_epoch = scenario.steps_per_epoch / scenario.steps_per_round
@@ -206,12 +207,6 @@ def prepare(experiment: Experiment) -> Scenario:
         f"rounds = {scenario.rounds} with {head.peers} peers: the records",
         "give fewer rounds",
     )
-    if experiment.run.device == "cpu":
-        memory.check(
-            scenario.activations,
-            f"data.batch_size: a minibatch of {scenario.largest_batch:,} samples in the model",
-            "give a smaller data.batch_size",
-        )
     return scenario
 
 
@@ -300,6 +295,26 @@ def check_weights(algorithm: Any, graph: topology.Topology) -> None:
                 f"algorithm {algorithm.name!r} needs a {need} mixing matrix, but topology "
                 f"{graph.name!r} with weights {graph.rule!r} has: {have}; {remedy}"
             )
+
+
+def check_batches(scenario: Scenario) -> None:
+    """Check that minibatches are not too small for the model, nor too large for the memory."""
+    least = getattr(scenario.experiment.model, "smallest_batch", 1)
+    sizes = [scenario.batch_size(rank) for rank in range(scenario.peers)]
+    smallest = min(sizes)
+    if smallest < least:
+        name = scenario.experiment.table["model"]["name"]
+        raise InputError(
+            f"data.batch_size: the minibatches of peer {sizes.index(smallest)} have {smallest} "
+            f"sample, but model {name!r} needs at least {least} for its batch norms; give a larger "
+            "data.batch_size, or fewer peers"
+        )
+    if scenario.experiment.run.device == "cpu":
+        memory.check(
+            scenario.activations,
+            f"data.batch_size: a minibatch of {scenario.largest_batch:,} samples in the model",
+            "give a smaller data.batch_size",
+        )
 
 
 def check_initial(scenario: Scenario) -> None:

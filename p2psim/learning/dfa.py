@@ -28,9 +28,9 @@ class DirectFeedbackAlignment:
 
     e = dL/d(outputs) is the error, with the 1 / batch of a mean loss. The last layer is exact. B_i
     is the first `size of h_i` columns of one matrix B with entries from U[-1, 1), divided by
-    sqrt(largest size). The feedback enters at the model's points (p2psim.layers.FeedbackPoint);
-    what lies between two points is differentiated exactly. If a point has R rows for each row of e,
-    the rows of B e are repeated and divided by sqrt(R).
+    sqrt(largest size); each tap of a model has its own B. The feedback enters at the model's points
+    (p2psim.layers.FeedbackPoint); what lies between two points is differentiated exactly. If a
+    point has R rows for each row of e, the rows of B e are repeated and divided by sqrt(R).
 
     `feedback`: "shared" draws the same B on all peers, "own" another one on each. B is no part of
     the model, of messages or of checkpoints. `tap`: place whose error is projected, by its name in
@@ -74,7 +74,8 @@ class Matrices:
         """Return the feedback of each point of a pass, in the shape of the point's output."""
         if not part.ends:
             return []
-        e = error if error.ndim == 2 else error.reshape(-1, error.shape[-1])
+        flat = error.ndim == 2 and part.tap_dims == 1
+        e = error if flat else error.reshape(math.prod(error.shape[: part.tap_dims]), -1)
         sizes = [
             math.prod(end.shape[dims:]) for end, dims in zip(part.ends, part.dims, strict=True)
         ]

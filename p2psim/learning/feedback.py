@@ -7,6 +7,7 @@ once it receives the error, the feedback goes to all of them, in the same backwa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -18,8 +19,9 @@ from p2psim.models.points import ErrorTapModule, FeedbackPointModule
 
 OUTPUTS = "outputs"  # name of the tap at the outputs, which every model has
 CURE = (
-    "put FeedbackPoint() of p2psim.layers behind the activations in its list of layers, or "
-    "FeedbackPointModule() in its torch module"
+    "choose another learning rule or model; in a model of your own, put FeedbackPoint() of "
+    "p2psim.layers behind the activations in its list of layers, or FeedbackPointModule() in its "
+    "torch module"
 )
 
 
@@ -28,8 +30,25 @@ class Pass:
 
     def __init__(self) -> None:
         self.tap = 0  # number of the tap in the module
+        self.tap_dims = 1  # leading axes of the error that count rows
         self.ends: list[torch.Tensor] = []  # input of each point, where a piece ends
-        self.dims: list[int] = []  # leading axes of each point that count samples
+        self.dims: list[int] = []  # leading axes of each point that count rows
+
+    def repeats(self, x: torch.Tensor) -> list[float]:
+        """Return the rows of each point for a row of the error; x is the tensor at the tap."""
+        rows = math.prod(x.shape[: self.tap_dims])
+        pairs = zip(self.ends, self.dims, strict=True)
+        return [math.prod(end.shape[:dims]) / rows for end, dims in pairs]
+
+
+class Trial:
+    """Facts about a forward pass that is checked."""
+
+    def __init__(self) -> None:
+        self.starts: list[torch.Tensor] = []  # outputs of the points
+        self.leaves: list[torch.Tensor] = []  # outputs of the taps
+        self.taps: set[int] = set()  # numbers of the taps that the pass has reached
+        self.repeats: list[float] = []  # see Pass.repeats
 
 
 # Gradients at the ends of a pass, given the error at its tap.
@@ -70,7 +89,7 @@ class CutNetwork:
             )
         self.taps = [part for part in taps if part.name == tap]
         self.active = False  # a forward pass of `forward` is under way
-        self.starts: list[torch.Tensor] | None = None  # outputs of the points, while checking
+        self.trial: Trial | None = None  # while checking
         for point in feedback_points(module):
             point.action = self.cut
         for part in self.taps:
@@ -84,15 +103,18 @@ class CutNetwork:
             outputs: torch.Tensor = self.module(inputs)
         finally:
             self.active = False
-        return outputs if self.taps else self.end_pass(0, outputs)
+        if self.trial:
+            check_tensor(outputs)
+        return outputs if self.taps else self.end_pass(0, outputs, max(1, outputs.ndim - 1))
 
     def cut(self, point: FeedbackPointModule, x: torch.Tensor) -> torch.Tensor:
         """Keep the input of a point, and return it without its history."""
         if not self.active:
             return x
         start, part = x.detach(), self.pending
-        if self.starts is not None:
-            self.starts.append(start.requires_grad_())
+        if self.trial:
+            check_axes(point, x)
+            self.trial.starts.append(start.requires_grad_())
         if x.requires_grad:  # the piece has parameters
             part.ends.append(x)
             part.dims.append(point.batch_dims)
@@ -101,33 +123,110 @@ class CutNetwork:
     def end(self, tap: FeedbackPointModule, x: torch.Tensor) -> torch.Tensor:
         """End a pass at a tap of the module."""
         assert isinstance(tap, ErrorTapModule)
-        return self.end_pass(self.taps.index(tap), x) if self.active else x
+        if not self.active:
+            return x
+        if self.trial:
+            check_axes(tap, x)
+        return self.end_pass(self.taps.index(tap), x, tap.batch_dims)
 
-    def end_pass(self, tap: int, x: torch.Tensor) -> torch.Tensor:
+    def end_pass(self, tap: int, x: torch.Tensor, dims: int) -> torch.Tensor:
         """End a pass; returns x, behind which the backward pass hands the error to the points."""
         part, self.pending = self.pending, Pass()
-        part.tap = tap
-        if self.starts is not None:
-            return x.detach().requires_grad_()
+        part.tap, part.tap_dims = tap, dims
+        if self.trial:
+            self.trial.taps.add(tap)
+            self.trial.repeats += part.repeats(x)
+            self.trial.leaves.append(x.detach().requires_grad_())
+            return self.trial.leaves[-1]
         output: torch.Tensor = Tap.apply(part, self.feedback, x, *part.ends)  # type: ignore[no-untyped-call]
         return output
 
-    def check(self, inputs: object) -> None:
-        """Check for the inputs of one sample that the outputs depend on points through taps alone.
+    def check(self, inputs: Any) -> None:
+        """Check the points and taps that a forward pass with the inputs of one sample reaches.
 
-        InputError for a point behind the tap, and for one that reaches the outputs past the tap.
+        InputError if no point or not every tap is reached, if the outputs do not depend on a tap,
+        or depend on a point past the taps, and if rows of a point do not belong to rows of the
+        error.
         """
-        starts: list[torch.Tensor] = []
-        self.starts = starts
-        outputs = self.forward(inputs)
-        self.starts = None
-        grads = torch.autograd.grad(outputs.sum(), starts, allow_unused=True) if starts else ()
-        if any(grad is not None for grad in grads):
+        trial, outputs = self.tried(inputs)
+        if not trial.starts:
+            raise InputError(f"learning.rule: the forward pass reaches no feedback point; {CURE}")
+        if len(trial.taps) < len(self.taps):
+            raise InputError(
+                f"learning.rule.tap: the forward pass does not reach every tap "
+                f"{self.taps[0].name!r} of the module; pass it, remove it, or give another "
+                "learning.rule.tap"
+            )
+        gradients = torch.autograd.grad(
+            outputs.sum(), [*trial.starts, *trial.leaves], allow_unused=True
+        )
+        past, known = gradients[: len(trial.starts)], gradients[len(trial.starts) :]
+        if any(gradient is not None for gradient in past):
             raise InputError(
                 "learning.rule: a feedback point of the model reaches the loss past the tap, so "
                 'that its feedback would be wrong; give learning.rule.tap = "outputs", or move '
                 "the point or the tap"
             )
+        if any(gradient is None for gradient in known):
+            raise InputError(
+                "learning.rule: the outputs of the model do not depend on a tap, so that the "
+                "layers before it would learn nothing; remove the tap, or give another "
+                "learning.rule.tap"
+            )
+        if self.tried(twice(inputs))[0].repeats != trial.repeats:
+            raise InputError(
+                "learning.rule: the rows of a feedback point do not belong to rows of the error "
+                "(see batch_dims in p2psim.layers); give another learning.rule.tap, such as the "
+                "model's own choice, or move the tap"
+            )
+
+    def tried(self, inputs: Any) -> tuple[Trial, torch.Tensor]:
+        """Return the facts about a forward pass, and its outputs."""
+        self.trial = trial = Trial()
+        try:
+            outputs = self.forward(inputs)
+        except RuntimeError as error:
+            if "in-place" not in str(error):
+                raise
+            raise InputError(
+                "learning.rule: an operation changes the output of a feedback point or of a tap in "
+                "place; let it make a new tensor (inplace=False)"
+            ) from None
+        finally:
+            self.trial = None
+        return trial, outputs
+
+
+def twice(inputs: Any) -> Any:
+    """Return each sample of the inputs, a tensor or a dict of tensors, two times."""
+    if isinstance(inputs, dict):
+        return {name: twice(tensor) for name, tensor in inputs.items()}
+    return torch.cat([inputs, inputs])
+
+
+def check_axes(point: FeedbackPointModule, x: torch.Tensor) -> None:
+    """Check that x, the tensor at a point or a tap, has rows of numbers; InputError otherwise."""
+    kind = "an error tap" if isinstance(point, ErrorTapModule) else "a feedback point"
+    if not 1 <= point.batch_dims < x.ndim:
+        raise InputError(
+            f"learning.rule: {kind} with batch_dims = {point.batch_dims} receives a tensor of "
+            f"shape {tuple(x.shape)}; give batch_dims the number of leading axes that count rows, "
+            "at least 1 and less than all axes"
+        )
+    if not x.is_floating_point():
+        raise InputError(
+            f"learning.rule: {kind} receives numbers of type {x.dtype}; put it behind a layer that "
+            "gives floating-point numbers"
+        )
+
+
+def check_tensor(outputs: Any) -> None:
+    """Check that a model returns a tensor; InputError otherwise."""
+    if not isinstance(outputs, torch.Tensor):
+        raise InputError(
+            f"learning.rule: the model returns a {type(outputs).__name__} in place of a tensor; "
+            "correct its `forward`"
+        )
 
 
 def feedback_points(module: nn.Module) -> list[FeedbackPointModule]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from p2psim.base import Batch, Learner
+from p2psim.errors import InputError
 from p2psim.registry import plugin
 
 if TYPE_CHECKING:
@@ -34,8 +35,17 @@ class Shallow:
     def prepare(self, module: nn.Module, inputs: torch.Tensor) -> None:
         import torch
 
-        parameters = list(module.parameters())
-        grads = torch.autograd.grad(module(inputs).sum(), parameters, allow_unused=True)
+        from p2psim.learning.feedback import check_tensor
+
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        outputs = module(inputs)
+        check_tensor(outputs)
+        if not outputs.requires_grad:
+            raise InputError(
+                "learning.rule: no layer behind the last feedback point has parameters that could "
+                "be trained; move the point before such a layer, or choose another rule"
+            )
+        grads = torch.autograd.grad(outputs.sum(), parameters, allow_unused=True)
         for parameter, grad in zip(parameters, grads, strict=True):
             parameter.requires_grad_(grad is not None)
 

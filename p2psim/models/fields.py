@@ -41,6 +41,11 @@ class FieldModel(Model):
         """Number of fields, m."""
         return len(self.vocabulary)
 
+    @property
+    def smallest_batch(self) -> int:
+        """Number of samples that a minibatch needs: 2 for the batch norms of hidden layers."""
+        return 2 if getattr(self, "hidden", ()) else 1
+
     def check(self, inputs: Shape, outputs: int) -> None:
         """Check that samples are the fields, and that one logit is needed; InputError otherwise."""
         if inputs != (self.fields,) or outputs != 1:

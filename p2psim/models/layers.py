@@ -194,8 +194,8 @@ class Activation(Layer):
 class FeedbackPoint(Layer):
     """Place at which a learning rule such as "dfa" gives feedback; an identity otherwise.
 
-    Put it behind an activation. `batch_dims` is the number of leading axes that count samples: 1,
-    or 2 where every token of a sample has an error of its own.
+    Put it behind an activation. `batch_dims` is the number of leading axes that count rows, each of
+    which receives feedback of its own: 1, or 2 where every token of a sample has its own error.
     """
 
     batch_dims: int = 1
@@ -210,7 +210,8 @@ class FeedbackPoint(Layer):
 class ErrorTap(Layer):
     """Place whose error the feedback points before it receive, in place of that of the outputs.
 
-    `name` is the value of learning.rule.tap that chooses it. `batch_dims` is that of FeedbackPoint.
+    `name` is the value of learning.rule.tap that chooses it. `batch_dims` is the number of leading
+    axes of the error that count rows, as in FeedbackPoint.
     """
 
     name: str

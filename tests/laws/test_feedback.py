@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from p2psim.errors import InputError
 from p2psim.learning.feedback import Pass
 from p2psim.learning.shallow import Shallow
 from p2psim.models.points import ErrorTapModule as Tap
@@ -276,43 +275,18 @@ def test_peers_draw_the_same_matrix_unless_each_has_its_own(feedback: str, equal
     assert (largest(drawn[0], drawn[1]) == 0) == equal
 
 
-class Behind(nn.Module):
-    """A point that the outputs depend on past the tap."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.below, self.point, self.tap = (
-            nn.Linear(5, 3),
-            Point(),
-            Tap("middle"),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.point(self.below(x))
-        y: Tensor = self.tap(h) + h
-        return y
-
-
-@pytest.mark.parametrize(
-    ("module", "tap", "message"),
-    [
-        (make(Behind()), "", "a feedback point of the model reaches the loss past the tap"),
-        (make(Behind()), "end", "no such tap; give 'middle' or 'outputs'"),
-        (make(nn.Linear(5, 3)), "", "no feedback point; put FeedbackPoint"),
-        (
-            make(Tap("low"), nn.Linear(5, 3), Point()),
-            "",
-            "a feedback point of the model reaches the loss past the tap",
-        ),
-    ],
-)
-def test_a_module_without_points_or_with_a_wrong_tap_is_refused(
-    module: nn.Module, tap: str, message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        bound(module, tap).prepare(module, X[:1])
-
-
-def test_a_point_past_the_tap_is_right_with_the_tap_at_the_outputs() -> None:
-    module = make(Behind())
-    bound(module, "outputs").prepare(module, X[:1])
+@pytest.mark.parametrize("dims", [1, 3])
+def test_a_tap_on_maps_has_rows_by_its_axes(dims: int) -> None:
+    """The error of a whole sample is projected, or that of each pixel."""
+    layers = [nn.Unflatten(1, (1, 1, 5)), nn.Conv2d(1, 2, 1), nn.Tanh(), Point(dims)]
+    end = [nn.Conv2d(2, 2, 1), Tap("maps", dims), nn.Flatten(), nn.Linear(10, 3)]
+    module = make(*layers, *end)
+    rule = bound(module)
+    rule.prepare(module, X[:1])
+    projected = watched(rule)
+    gradients(module, rule=rule)
+    ((_, e, (feedback,)),) = projected
+    rows = math.prod(e.shape[:dims])
+    matrix = rule.matrices.drawn[0]
+    assert matrix.shape == (e.numel() // rows, feedback.numel() // rows)
+    assert torch.equal(feedback.reshape(rows, -1), e.reshape(rows, -1) @ matrix)

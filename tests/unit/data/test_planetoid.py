@@ -121,6 +121,8 @@ def test_another_seed_splits_the_links_anew(tmp_path: Path) -> None:
         ({"graph": {0: [1, 99]}}, "an edge ends at node 99, but the nodes are 0 to 35"),
         ({"graph": {0: [-1]}}, "an edge ends at node -1, but"),
         ({"graph": [1, 2]}, "no table of adjacency lists"),
+        ({"graph": {0: [1], 3: 5}}, "the neighbors of node 3 in its graph are no list"),
+        ({"graph": {0: [1.5]}}, "a node of its graph is no whole number"),
         ({"ty": np.eye(3, dtype=np.int32)}, "tx and ty have different sizes, 15 and 3"),
         ({"test": [21] * 15}, "test.index names a node twice"),
         ({"test": range(15)}, "test.index names a node twice, or one of the nodes of allx"),

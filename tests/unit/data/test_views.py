@@ -189,8 +189,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda scene: write_table(scene, 4.0, None),
         r"camera_angle_x = 4.0 is not in \(0, pi\)",
     ),
-    "no views": (lambda scene: write_table(scene, 0.9, []), "4 x 4 finite numbers"),
-    "3 x 3": (lambda scene: write_table(scene, 0.9, ONE), "4 x 4 finite numbers"),
+    "no views": (lambda scene: write_table(scene, 0.9, []), "it has no views"),
+    "3 x 3": (lambda scene: write_table(scene, 0.9, ONE), "of view 0 does not have 4 x 4"),
     "no image": (lambda scene: (scene / "test" / "r_0.png").unlink(), r"no image .*r_0\.png"),
     "damaged image": (
         lambda scene: (scene / "train" / "r_0.png").write_bytes(b"none"),

@@ -17,7 +17,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 @pytest.mark.parametrize("rule", ["dfa", "shallow"])
 def test_a_model_without_points_is_refused(rule: str, bench: Bench) -> None:
     write(bench.folder, with_changes(GOOD, {"model": "linear", "learning.rule": rule}))
-    bench.check_refused("the model has no feedback point; put FeedbackPoint() of p2psim.layers")
+    bench.check_refused("in a model of your own, put FeedbackPoint() of p2psim.layers")
 
 
 def test_an_unknown_tap_is_refused(bench: Bench) -> None:
