@@ -89,13 +89,13 @@ def test_a_slow_trial_is_announced(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The note comes once; progress starts the period anew."""
-    monkeypatch.setattr(trial, "NOTICE", 0.1)
+    monkeypatch.setattr(trial, "NOTICE", 0.8)
     with trial.Trial(30.0, "a round", "the algorithm") as block:
         for _ in range(4):
-            time.sleep(0.06)
+            time.sleep(0.25)
             block.progress()
         assert capfd.readouterr().err == ""
-        time.sleep(0.45)
+        time.sleep(2.0)
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("p2psim: a round is tried before the start, and has made no progress")
     assert line.endswith("the trial ends after 30 s (run.patience)")
