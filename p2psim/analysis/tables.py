@@ -61,14 +61,12 @@ def measures(run: Run) -> list[Measure]:
             measured.append(Measure(label, run.at_best_validation(phase)))
     if run.alignment:
         for row in run.aligned_rows()[-1:]:
-            cosine = np.nanmean(run.alignment["cosine"][:, row], axis=1)
+            cosine = known_mean(run.alignment["cosine"][:, row], axis=1)
             measured.append(Measure("cosine with backpropagation, mean of weights", cosine))
     measured += oscillations(run, own)
     measured.append(Measure("training loss", run.last("loss")))
     for name, values in run.own.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # about a peer without values
-            each = np.nanmean(values, axis=1)
+        each = known_mean(values, axis=1)
         measured.append(Measure(f"{name.replace('_', ' ')}, mean of all rounds", each))
     measured.append(Measure("payload sent", run.last("bytes_sent"), "byte"))
     measured.append(Measure("messages sent", run.last("messages_sent"), "count"))
@@ -79,6 +77,14 @@ def measures(run: Run) -> list[Measure]:
     rate = run.done.max() / wall if wall else np.nan
     measured.append(Measure("wall time", np.array([wall]), "s"))
     return [*measured, Measure("rounds per second", np.array([rate]))]
+
+
+def known_mean(values: Array, axis: int) -> Array:
+    """Return the mean of the numbers along an axis, without NaN; NaN where there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # about a mean of no numbers
+        means: Array = np.nanmean(values, axis=axis)
+    return means
 
 
 def informative(run: Run) -> list[str]:
@@ -184,9 +190,7 @@ def diverged(run: Run) -> list[str]:
     # Before status "diverged" existed, such a run was done.
     if run.state == "diverged" or (run.state == "done" and not np.isfinite(last).all()):
         return [f"diverged: {first_divergence(run)} ({SMALLER_STEPS})"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # about rounds without a gradient
-        loss = np.nanmean(run.train["loss"], axis=0)
+    loss = known_mean(run.train["loss"], axis=0)  # NaN for rounds without a gradient
     loss = loss[np.isfinite(loss)]
     if loss.size < 2 or loss[-1] <= GROWTH * abs(loss[0]):
         return []

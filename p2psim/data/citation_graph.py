@@ -174,10 +174,10 @@ def check_sizes(
     for names, (one, two) in sizes.items():
         if one != two:
             raise ValueError(f"{names} have different sizes, {one} and {two}")
-    if nodes > 2 * (rows["allx"].count + test.size):
+    described = rows["allx"].count + test.size
+    if nodes > 2 * described:
         raise ValueError(
-            f"test.index names node {nodes - 1}, but only {rows['allx'].count + test.size} nodes "
-            "have features"
+            f"test.index names node {nodes - 1}, but only {described} nodes have features"
         )
     if np.unique(test).size < test.size or test.min(initial=nodes) < rows["allx"].count:
         raise ValueError("test.index names a node twice, or one of the nodes of allx")
@@ -211,9 +211,9 @@ def edges_of(lists: Any, nodes: int) -> NDArray[np.int64]:
     """Return the edges of adjacency lists {node: [nodes]}, (2, m); ValueError for unknown nodes."""
     if not isinstance(lists, dict):
         raise ValueError("its graph is no table of adjacency lists")
-    wrong_lists = [node for node, others in lists.items() if not isinstance(others, list | tuple)]
-    if wrong_lists:
-        raise ValueError(f"the neighbors of node {wrong_lists[0]} in its graph are no list")
+    for node, others in lists.items():
+        if not isinstance(others, list | tuple):
+            raise ValueError(f"the neighbors of node {node} in its graph are no list")
     pairs = [(node, other) for node, others in lists.items() for other in others]
     ends = np.array(pairs or np.zeros((0, 2), np.int64))
     if ends.ndim != 2 or ends.dtype.kind not in "iu":

@@ -120,20 +120,19 @@ class Evaluator:
         n, rank, tested = self.control.peers, self.control.rank, self.tested
         mean = self.control.total(x) / n
         first = dict(primary(self.scenario.task))
-        joint = Tally(slice(tested * rank // n, tested * (rank + 1) // n), first, tested)
-        if n > 1 and first:
-            self.test(mean, self.samples, joint)
         test = Tally(slice(0, tested), self.scenario.task.metrics, tested)
-        start = tested if self.together else 0
-        validation = Tally(slice(start, start + self.validated), first, self.validated, start)
-        if self.together:
-            self.test(x, self.samples, test, validation)
-        else:
-            self.test(x, self.samples, test)
-            if self.validated:
-                self.test(x, self.validation, validation)
-        if n == 1:
-            joint = test  # the mean model is x itself
+        joint = test  # of a single peer: the mean model is x itself
+        if n > 1 and first:
+            joint = Tally(slice(tested * rank // n, tested * (rank + 1) // n), first, tested)
+            self.test(mean, self.samples, joint)
+        validation = []
+        if self.validated:
+            start = tested if self.together else 0
+            part = slice(start, start + self.validated)
+            validation.append(Tally(part, first, self.validated, start))
+        self.test(x, self.samples, test, *(validation if self.together else ()))
+        if validation and not self.together:
+            self.test(x, self.validation, *validation)
         own = [np.array([squared_norm(x - mean)]), *(joint.sums[name].ravel() for name in first)]
         squares, *total = self.control.total(np.concatenate(own))
         regularizer = 0.5 * self.l2 * squared_norm(x) if self.l2 else 0.0
@@ -142,9 +141,9 @@ class Evaluator:
         for name, metric in first.items():
             sums = np.reshape(total, joint.sums[name].shape)
             row[f"mean_model_{name}"] = metric.result(sums)
-        if self.validated:
-            row["validation_loss"] = validation.mean_loss() + regularizer
-            row |= validation.results("validation_")
+        for tally in validation:
+            row["validation_loss"] = tally.mean_loss() + regularizer
+            row |= tally.results("validation_")
         return row
 
     def test(self, x: Vector, samples: Samples, *tallies: Tally) -> None:

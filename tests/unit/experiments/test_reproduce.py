@@ -74,7 +74,7 @@ TWO = ONE.partition("[sweep.case.slow]")[0] + ONE[ONE.index("[sweep.case.fast]")
 START = """
 import sys
 import experiments
-from experiments.harness import reproduce, sweeps
+from experiments.harness import reproduce
 experiments.__path__ = [sys.argv.pop(1)]
 sys.exit(reproduce.main(["toy", "--out", "out"]))
 """
