@@ -49,7 +49,7 @@ NEEDED = (
     *("models.norms", "models.attention", "models.recommenders", "models.radiance"),
     "learning.int8",
     *("models.graph_modules", "models.graph_networks", "models.attention_graphs"),
-    *("learning.feedback", "learning.rules", "models.points"),
+    *("learning.feedback", "learning.feedback_check", "learning.rules", "models.points"),
     *("simulation.flat_model", "simulation.minibatches", "simulation.evaluation"),
     "simulation.alignment",
 )

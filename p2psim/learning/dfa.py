@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -50,12 +50,30 @@ class DirectFeedbackAlignment:
         self.network = CutNetwork(module, self.matrices.project, self.tap)
 
     def prepare(self, module: nn.Module, inputs: torch.Tensor) -> None:
-        self.network.check(inputs)
+        from p2psim.learning.feedback_check import check
+
+        check(self.network, inputs)
 
     def gradient(self, learner: Learner, batch: Batch) -> float:
         loss = learner.loss(self.network.forward(batch.inputs), batch)
         learner.backward(loss)
         return loss.item()
+
+
+class Form(NamedTuple):
+    """Form of the feedback of a point."""
+
+    size: int  # entries of a row of the point
+    times: int  # rows of the point for each row of e
+    shape: torch.Size
+
+
+class Plan(NamedTuple):
+    """Feedback of a pass, prepared for the shapes of its error and of its points."""
+
+    rows: tuple[int, int] | None  # shape of e, if the error has another one
+    matrix: torch.Tensor  # B
+    forms: list[Form | None]  # of each point; None for e B itself
 
 
 class Matrices:
@@ -68,27 +86,47 @@ class Matrices:
     def __init__(self, key: Callable[[int], int]) -> None:
         self.key = key
         self.drawn: dict[int, torch.Tensor] = {}
+        self.plans: dict[Any, Plan] = {}  # minibatches have few shapes
         self.layers: Callable[[Pass, torch.Tensor], list[torch.Tensor]] | None = None
 
     def project(self, part: Pass, error: torch.Tensor) -> list[torch.Tensor]:
         """Return the feedback of each point of a pass, in the shape of the point's output."""
         if not part.ends:
             return []
-        flat = error.ndim == 2 and part.tap_dims == 1
-        e = error if flat else error.reshape(math.prod(error.shape[: part.tap_dims]), -1)
-        sizes = [
-            math.prod(end.shape[dims:]) for end, dims in zip(part.ends, part.dims, strict=True)
-        ]
+        key = (part.tap, error.shape, *part.dims, *[end.shape for end in part.ends])
+        plan = self.plans.get(key)
+        if plan is None:
+            plan = self.plans[key] = self.plan(part, error)
+        e = error.reshape(plan.rows) if plan.rows else error
         if self.layers:
             projected = self.layers(part, e)
-        else:
-            largest = max(sizes)
-            common = e @ self.matrix(part.tap, e, largest)
-            projected = [common if size == largest else common[:, :size] for size in sizes]
-        return [
-            feedback if feedback.shape == end.shape else spread(feedback, end, size)
-            for feedback, end, size in zip(projected, part.ends, sizes, strict=True)
-        ]
+            return [spread(*pair) for pair in zip(projected, plan.forms, strict=True)]
+        common = e @ plan.matrix
+        return [spread(common, form) if form else common for form in plan.forms]
+
+    def plan(self, part: Pass, error: torch.Tensor) -> Plan:
+        """Prepare the feedback of a pass.
+
+        InputError if the rows of the error do not divide those of a point.
+        """
+        rows = math.prod(error.shape[: part.tap_dims])
+        forms = []
+        for end, dims in zip(part.ends, part.dims, strict=True):
+            times, rest = divmod(math.prod(end.shape[:dims]), rows)
+            if rest or not times:
+                raise InputError(
+                    f"learning.rule: a feedback point has {math.prod(end.shape[:dims])} rows, and "
+                    f"its error has {rows}; give the point the number of leading axes that the "
+                    "error has (batch_dims)"
+                )
+            forms.append(Form(math.prod(end.shape[dims:]), times, end.shape))
+        largest = max(form.size for form in forms)
+        e = error.reshape(rows, -1)
+        return Plan(
+            None if e.shape == error.shape else (rows, e.shape[1]),
+            self.matrix(part.tap, e, largest),
+            [None if form.shape == (rows, largest) else form for form in forms],
+        )
 
     def matrix(self, tap: int, e: torch.Tensor, size: int) -> torch.Tensor:
         """Return B / sqrt(size), shape (entries of a row of e, size)."""
@@ -100,19 +138,11 @@ class Matrices:
         return self.drawn[tap]
 
 
-def spread(feedback: torch.Tensor, end: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the feedback in the shape of a point, whose rows have `size` entries.
-
-    Each row is repeated R times and divided by sqrt(R). InputError if the rows of the error do not
-    divide those of the point.
-    """
-    rows = end.numel() // size
-    times, rest = divmod(rows, len(feedback))
-    if rest or not times:
-        raise InputError(
-            f"learning.rule: a feedback point has {rows} rows, and its error has {len(feedback)}; "
-            "give the point the number of leading axes that the error has (batch_dims)"
-        )
-    if times > 1:
-        feedback = feedback.repeat_interleave(times, 0) / math.sqrt(times)
-    return feedback.reshape(end.shape)
+def spread(feedback: torch.Tensor, form: Form | None) -> torch.Tensor:
+    """Return the feedback of a row of e for all rows of a point, divided by sqrt(their number)."""
+    if not form:
+        return feedback
+    feedback = feedback[:, : form.size]
+    if form.times > 1:
+        feedback = feedback.repeat_interleave(form.times, 0) / math.sqrt(form.times)
+    return feedback.reshape(form.shape)

@@ -35,7 +35,7 @@ class Shallow:
     def prepare(self, module: nn.Module, inputs: torch.Tensor) -> None:
         import torch
 
-        from p2psim.learning.feedback import check_tensor
+        from p2psim.learning.feedback_check import check_tensor
 
         parameters = [p for p in module.parameters() if p.requires_grad]
         outputs = module(inputs)
