@@ -155,7 +155,7 @@ def grid(rows: Sequence[Sequence[str]], numeric: bool = True) -> str:
 def format_value(value: Any) -> str:
     """Return a value of the experiment file as text; a plug-in as name (parameter = value, ...)."""
     if not isinstance(value, dict):
-        text = f"{value:.12g}" if isinstance(value, float) else str(value)
+        text = f"{value:.12g}" if isinstance(value, float) else str(value) or '""'
         return text.lower() if isinstance(value, bool) else text
     name = value.get("name", value.get("file", ""))
     rest = [f"{k} = {format_value(v)}" for k, v in value.items() if v != name]

@@ -88,13 +88,16 @@ class Piece:
         return words
 
     def spelled(self, start: int, end: int) -> str:
-        """Return a part of the text for a message."""
-        return self.text[start : min(end, start + 20)].tobytes().decode(errors="replace")
+        """Return a part of the text for a message, shortened to 20 characters."""
+        text = self.text[start : min(end, start + 20)].tobytes().decode(errors="replace")
+        return text + "..." if end > start + 20 else text
 
 
 def wrong_columns(text: bytes, row: int) -> str:
     """Return the message about the first line with a wrong number of columns."""
     for number, line in enumerate(text.splitlines(), row + 1):
+        if not line:
+            return f"line {number} is empty"
         if (columns := line.count(b"\t") + 1) != COLUMNS:
             return f"line {number} has {columns} fields in place of {COLUMNS}"
     return f"a line after line {row} has a separator that is neither a tab nor a line feed"

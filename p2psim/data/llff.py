@@ -16,6 +16,7 @@ from p2psim.data.views import (
     ViewReader,
     check_blocks,
     check_images,
+    check_rotations,
     image_size,
     ranks,
 )
@@ -87,15 +88,22 @@ def read_poses(path: Path) -> tuple[Numbers, tuple[float, float], Numbers]:
     InputError if the file is damaged.
     """
     with open_data_file(path, CURE) as stream:
-        rows = np.load(stream, allow_pickle=False)
+        try:
+            rows = np.load(stream, allow_pickle=False)
+        except ValueError:
+            raise ValueError("it is no array of numbers in NumPy's format") from None
         if rows.ndim != 2 or rows.shape[1] != 17 or len(rows) < 2 or rows.dtype.kind not in "iuf":
             raise ValueError("it must hold a row of 17 numbers for each of at least two views")
         matrices, bounds = rows[:, :15].reshape(-1, 3, 5).astype(float), rows[:, 15:]
         _, width, focal = matrices[0, :, 4]
         if not np.isfinite(rows).all() or not min(width, focal, bounds.min()) > 0:
             raise ValueError("it must hold finite numbers, and sizes and depths above 0")
-    down, right, backward, position = np.moveaxis(matrices[..., :4], 2, 0)
-    return np.stack([right, -down, backward, position], axis=2), (width, focal), bounds
+        if (bounds[:, 0] > bounds[:, 1]).any():
+            raise ValueError("the least depth of a view is larger than its largest one")
+        down, right, backward, position = np.moveaxis(matrices[..., :4], 2, 0)
+        poses = np.stack([right, -down, backward, position], axis=2)
+        check_rotations(poses)
+    return poses, (width, focal), bounds
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from p2psim.data.views import (
     ViewReader,
     check_blocks,
     check_images,
+    check_rotations,
     image_size,
     ranks,
 )
@@ -104,6 +105,7 @@ def read_transforms(path: Path) -> tuple[float, tuple[list[Path], Numbers]]:
         matrices = np.array([frame.transform_matrix for frame in content.frames])
         if not np.isfinite(matrices).all():
             raise ValueError("a transform_matrix has numbers that are not finite")
+        check_rotations(matrices[:, :3])
         if not 0 < content.camera_angle_x < math.pi:
             raise ValueError(f"camera_angle_x = {content.camera_angle_x} is not in (0, pi)")
     images = [path.parent / f"{frame.file_path}.png" for frame in content.frames]

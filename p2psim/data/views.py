@@ -136,6 +136,13 @@ def ranks(values: Numbers) -> Indices:
     return order
 
 
+def check_rotations(poses: Numbers) -> None:
+    """Check that the matrices R of poses (views, 3, 4) have an inverse; ValueError otherwise."""
+    flat = np.abs(np.linalg.det(poses[..., :3])) < 1e-6
+    if flat.any():
+        raise ValueError(f"the pose of view {int(np.argmax(flat))} is no rotation of the camera")
+
+
 def check_images(name: str, paths: Sequence[Path], cure: str) -> None:
     """Check that all images are files; InputError, which begins with the data set, otherwise."""
     for path in paths:

@@ -306,7 +306,7 @@ def check_batches(scenario: Scenario) -> None:
         name = scenario.experiment.table["model"]["name"]
         raise InputError(
             f"data.batch_size: the minibatches of peer {sizes.index(smallest)} have {smallest} "
-            f"sample, but model {name!r} needs at least {least} for its batch norms; give a larger "
+            f"sample, but model {name!r} needs at least {least}; give a larger "
             "data.batch_size, or fewer peers"
         )
     if scenario.experiment.run.device == "cpu":

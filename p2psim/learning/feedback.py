@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from p2psim.errors import InputError
-from p2psim.models.points import Action, ErrorTapModule, FeedbackPointModule
+from p2psim.models.points import OUTPUTS, Action, ErrorTapModule, FeedbackPointModule
 
-OUTPUTS = "outputs"  # name of the tap at the outputs, which every model has
 CURE = (
     "choose another learning rule or model; in a model of your own, put FeedbackPoint() of "
     "p2psim.layers behind the activations in its list of layers, or FeedbackPointModule() in its "

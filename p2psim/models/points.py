@@ -8,6 +8,9 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from p2psim.errors import InputError
+
+OUTPUTS = "outputs"  # name of the tap at the outputs, which every model has
 Action: TypeAlias = "Callable[[FeedbackPointModule, torch.Tensor], torch.Tensor]"
 
 
@@ -32,10 +35,16 @@ class FeedbackPointModule(nn.Module):
 class ErrorTapModule(FeedbackPointModule):
     """Place at which the error of the points before it is taken; `name` is the choice of a user.
 
+    InputError for an empty name, and for that of the outputs.
     A model has a tap where the error is not that of its outputs, such as a tap before the last
     layer. Every tap ends the points that the forward pass has passed since the tap before.
     """
 
     def __init__(self, name: str, batch_dims: int = 1) -> None:
         super().__init__(batch_dims)
+        if name in ("", OUTPUTS):
+            raise InputError(
+                f"model: a tap has the name {name!r}, which learning.rule.tap uses for another "
+                "choice; give the tap another name"
+            )
         self.name = name

@@ -193,7 +193,7 @@ def run_attributes(scenario: Scenario, library: str) -> dict[str, Any]:
 def name_dimensions(file: Any) -> None:
     """Create the dimension scales of each group and attach them to the group's datasets.
 
-    The scales are peer, row, class and parameter, and those of the weights; xarray shows them as
+    The scales are peer, row, class, parameter, weight, and those of the graph; xarray shows them as
     named dimensions.
     """
     names_of_group = {
@@ -201,6 +201,7 @@ def name_dimensions(file: Any) -> None:
         "train": ("peer", "row"),
         "algorithm": ("peer", "row"),
         "eval": ("peer", "row", "class"),
+        "alignment": ("peer", "row", "weight"),
         "final": ("peer", "parameter"),
     }
     for path, group in file.items():

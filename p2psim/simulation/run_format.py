@@ -117,7 +117,10 @@ def alignment_layout(scenario: Scenario, rows: int) -> Layout:
     if not every:
         return {}
     count, weights = math.ceil(rows / every), sum(len(shape) > 1 for shape in scenario.shapes)
-    meaning = "cosine with the gradient of backpropagation, of each weight of two and more axes"
+    meaning = (
+        "cosine with the gradient of backpropagation, of each trained weight of two and more axes "
+        "in torch's order"
+    )
     return {
         "alignment/round": ((count,), *EVAL["round"]),
         "alignment/phase": ((count,), *EVAL["phase"]),

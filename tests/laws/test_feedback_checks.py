@@ -121,6 +121,12 @@ def test_a_module_without_points_or_with_a_wrong_tap_is_refused(
         bound(module, tap).prepare(module, X[:1])
 
 
+@pytest.mark.parametrize("name", ["", "outputs"])
+def test_a_tap_needs_a_name_of_its_own(name: str) -> None:
+    with pytest.raises(InputError, match=f"a tap has the name '{name}', .*give the tap another"):
+        Tap(name)
+
+
 def test_a_point_past_the_tap_is_right_with_the_tap_at_the_outputs() -> None:
     module = make(Behind())
     bound(module, "outputs").prepare(module, X[:1])

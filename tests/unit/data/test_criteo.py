@@ -235,7 +235,7 @@ def changed(column: int, value: str) -> bytes:
     ("text", "says"),
     [
         (changed(39, "a\tb"), "line 2 has 41 fields in place of 40"),
-        (text_of(random_rows(2)) + b"\n", "line 3 has 1 fields in place of 40"),
+        (text_of(random_rows(2)) + b"\n", "line 3 is empty"),
         (b"no clicks at all", "line 1 has 1 fields"),
         (changed(0, "2"), "line 2 has the label '2'"),
         (changed(0, ""), "line 2 has the label ''"),
@@ -245,6 +245,8 @@ def changed(column: int, value: str) -> bytes:
         (changed(3, ":"), r"line 2 has the value ':' in I3"),
         (changed(4, "123456789"), r"line 2 has the value '123456789' in I4"),
         (changed(14, "123456789"), r"line 2 has the value '123456789' in C1"),
+        (changed(14, "9" * 20), rf"line 2 has the value '{'9' * 20}' in C1"),
+        (changed(14, "9" * 21), rf"line 2 has the value '{'9' * 20}\.\.\.' in C1"),
         (b"", "it is empty"),
         (b"x" * (click_rows.PIECE + 1), "a line has more than"),
     ],

@@ -177,6 +177,7 @@ def test_photographs_have_the_colors_of_their_files(home: Path) -> None:
 
 POSES = "transforms_train.json"
 ONE = [{"file_path": "./train/r_0", "transform_matrix": np.eye(3).tolist()}]
+FLAT = [{"file_path": "./train/r_0", "transform_matrix": np.zeros((4, 4)).tolist()}]
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no poses": (lambda scene: (scene / POSES).unlink(), f"no file .*{POSES}"),
     "no test poses": (
@@ -190,6 +191,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"camera_angle_x = 4.0 is not in \(0, pi\)",
     ),
     "no views": (lambda scene: write_table(scene, 0.9, []), "it has no views"),
+    "zeros": (
+        lambda scene: write_table(scene, 0.9, FLAT),
+        "the pose of view 0 is no rotation of the camera",
+    ),
     "3 x 3": (lambda scene: write_table(scene, 0.9, ONE), "of view 0 does not have 4 x 4"),
     "no image": (lambda scene: (scene / "test" / "r_0.png").unlink(), r"no image .*r_0\.png"),
     "damaged image": (
@@ -239,7 +244,7 @@ FLAWS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "objects": (
         lambda scene: np.save(scene / "poses_bounds.npy", np.array([{}, 1], object)),
-        "poses_bounds.npy' cannot be used",
+        r"poses_bounds.npy' cannot be used \(it is no array of numbers",
     ),
     "columns": (
         lambda scene: np.save(scene / "poses_bounds.npy", np.ones((9, 16))),
@@ -247,6 +252,11 @@ FLAWS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "infinite": (rows_with((3, 2), np.inf), "finite numbers"),
     "depth": (rows_with((3, 15), 0.0), "depths above 0"),
+    "depths": (rows_with((3, 15), 1e9), "the least depth of a view is larger"),
+    "pose": (
+        rows_with((2, [0, 1, 2, 5, 6, 7, 10, 11, 12]), 0.0),
+        "the pose of view 2 is no rotation",
+    ),
     "image": (
         lambda scene: (scene / "images" / "image003.png").unlink(),
         "9 poses, and the folder 'images' beside it has 8 images",
