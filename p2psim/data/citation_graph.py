@@ -68,7 +68,10 @@ def read(graph: str, folder: Path) -> CitationGraph:
     parts = {name: load(graph, folder, name) for name in ("x", "y", "tx", "ty", "allx", "ally")}
     path = find(graph, folder, "test.index")
     with open_data_file(path, cure(graph)) as stream:
-        test = np.array([int(line) for line in stream.read().split()], np.int64)
+        lines = stream.read().split()
+        if wrong := [line for line in lines if not line.isdigit()]:
+            raise ValueError(f"it has the entry {wrong[0].decode(errors='replace')!r}, no number")
+        test = np.array([int(line) for line in lines], np.int64)
     try:
         rows = {name: sparse_rows(parts[name]) for name in ("tx", "allx")}
         labels = {name: classes_of(name, parts[name]) for name in ("y", "ty", "ally")}

@@ -99,7 +99,10 @@ class ClassesPerPeer(Partition):
         total = classes.size
         require(
             1 <= self.c <= total,
-            f"classes-per-peer: c = {self.c}; the data has {total} classes, give 1 to {total}",
+            f"classes-per-peer: c = {self.c}; the data has {total} classes, give 1 to {total}"
+            if total > 1
+            else "classes-per-peer: all samples have the same class; give another partition, such "
+            "as 'contiguous' or 'iid'",
         )
         require(
             n * self.c >= total,

@@ -97,7 +97,14 @@ def trained_tensors(
     name, dtype = experiment.table["data"]["name"], experiment.model_section.dtype
     first = check_pair(name, "train", data.train(samples[:1]))
     check_samples(name, data, "training", first, samples[:1], dtype)
-    return trained_shapes(experiment.model, data, rule, first[0]), first[0]
+    trained = trained_shapes(experiment.model, data, rule, first[0])
+    if len(trained) < len(shapes) and experiment.model_section.init == "own":
+        raise InputError(
+            'model.init = "own": the learning rule does not train all tensors of the model, and '
+            "peers do not exchange the others, so that models of different peers would not fit "
+            'together; give model.init = "same"'
+        )
+    return trained, first[0]
 
 
 def check_outputs(experiment: Experiment, task: Task) -> None:

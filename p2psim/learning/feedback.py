@@ -67,18 +67,21 @@ class CutNetwork:
         self.module, self.feedback = module, feedback
         self.points = feedback_points(module)
         taps = [part for part in module.modules() if isinstance(part, ErrorTapModule)]
-        names = [*dict.fromkeys(part.name for part in taps), OUTPUTS]
-        tap = tap or names[0]
-        if tap not in names:
+        self.names = [*dict.fromkeys(part.name for part in taps), OUTPUTS]
+        self.tap = tap or self.names[0]
+        if self.tap not in self.names:
             raise InputError(
-                f"learning.rule.tap = {tap!r}: the model has no such tap; give "
-                f"{' or '.join(map(repr, names))}"
+                f"learning.rule.tap = {tap!r}: the model has no such tap; give {self.choices()}"
             )
-        self.taps = [part for part in taps if part.name == tap]
+        self.taps = [part for part in taps if part.name == self.tap]
         self.active = False  # a forward pass of `forward` is under way
         self.ends: list[torch.Tensor] = []  # since the last tap; see Pass
         self.dims: list[int] = []
         self.act(self.cut, self.end)
+
+    def choices(self) -> str:
+        """Return the names of the other taps for a message."""
+        return " or ".join(repr(name) for name in self.names if name != self.tap)
 
     def act(self, cut: Action, end: Action) -> None:
         """Let the points call `cut`, and the taps `end`, in a forward pass."""

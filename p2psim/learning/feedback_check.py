@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ class CheckedPass:
 
     def __init__(self, network: CutNetwork, inputs: Any) -> None:
         self.network = network
+        self.ends: list[torch.Tensor] = []  # inputs of the points behind parameters
         self.starts: list[torch.Tensor] = []  # outputs of the points
+        self.used: set[int] = set()  # ids of the inputs of points and taps
+        self.errors: list[torch.Tensor] = []  # inputs of the taps
         self.leaves: list[torch.Tensor] = []  # outputs of the taps
         self.taps: set[int] = set()  # numbers of the taps that the pass has reached
         self.rows: list[int] = []  # of each point since the last tap
@@ -42,7 +46,9 @@ class CheckedPass:
     def cut(self, point: FeedbackPointModule, x: torch.Tensor) -> torch.Tensor:
         """Note the rows of a point."""
         check_axes(point, x)
-        if x.requires_grad:
+        self.used.add(id(x))
+        if x.requires_grad and not any(x is start for start in self.starts):
+            self.ends.append(x)
             self.rows.append(math.prod(x.shape[: point.batch_dims]))
         self.starts.append(x.detach().requires_grad_())
         return self.starts[-1]
@@ -55,7 +61,9 @@ class CheckedPass:
 
     def leaf(self, tap: int, x: torch.Tensor, dims: int) -> torch.Tensor:
         """Note a tap and the rows of the points before it."""
+        self.used.add(id(x))
         self.taps.add(tap)
+        self.errors.append(x)
         self.repeats += [rows / math.prod(x.shape[:dims]) for rows in self.rows]
         self.rows.clear()
         self.leaves.append(x.detach().requires_grad_())
@@ -65,17 +73,53 @@ class CheckedPass:
 def check(network: CutNetwork, inputs: Any) -> None:
     """Check the points and taps that a forward pass with the inputs of one sample reaches.
 
-    InputError if no point or not every tap is reached, if the outputs do not depend on a tap, or
-    depend on a point past the taps, and if rows of a point do not belong to rows of the error.
+    InputError if a point or a tap is not where its feedback is that of the rule.
     """
     checked = CheckedPass(network, inputs)
     if not checked.starts:
-        raise InputError(f"learning.rule: the forward pass reaches no feedback point; {CURE}")
+        raise InputError(
+            "learning.rule: the forward pass of one sample in evaluation mode reaches no feedback "
+            f"point; {CURE}"
+        )
+    if network.taps:
+        check_taps(network, checked)
+    check_points(network, checked)
+    if CheckedPass(network, twice(inputs)).repeats != checked.repeats:
+        raise InputError(
+            "learning.rule: the rows of a feedback point do not belong to rows of the error (see "
+            "batch_dims in p2psim.layers); give another learning.rule.tap, such as the model's "
+            "own choice, or move the tap"
+        )
+
+
+def check_points(network: CutNetwork, checked: CheckedPass) -> None:
+    """Check that each point cuts the graph, between layers that learn; InputError otherwise."""
+    if not checked.ends:
+        raise InputError(
+            "learning.rule: no layer before the feedback points has parameters that could be "
+            "trained; move a point behind such a layer, or choose another rule"
+        )
+    exact = leaves_of([checked.outputs, *checked.errors])
+    used = checked.used | exact | leaves_of(checked.ends) | {id(checked.outputs)}
+    if any(id(start) not in used for start in checked.starts):
+        raise InputError(
+            "learning.rule: the output of a feedback point is not used, so that the point cuts "
+            "nothing; let the layers behind the point take its output in place of its input"
+        )
+    if all(p.requires_grad and id(p) not in exact for p in network.module.parameters()):
+        raise InputError(
+            "learning.rule: a feedback point is behind the last layer, which must learn from the "
+            "error itself; move the point before this layer"
+        )
+
+
+def check_taps(network: CutNetwork, checked: CheckedPass) -> None:
+    """Check that all points receive the error at the taps, and from there; InputError otherwise."""
+    name, others = network.tap, network.choices()
     if len(checked.taps) < len(network.taps):
         raise InputError(
-            f"learning.rule.tap: the forward pass does not reach every tap "
-            f"{network.taps[0].name!r} of the module; pass it, remove it, or give another "
-            "learning.rule.tap"
+            f"learning.rule.tap = {name!r}: the forward pass does not reach every tap of this name "
+            f"in the module; call it in `forward`, remove it, or give {others}"
         )
     gradients = torch.autograd.grad(
         checked.outputs.sum(), [*checked.starts, *checked.leaves], allow_unused=True
@@ -83,21 +127,30 @@ def check(network: CutNetwork, inputs: Any) -> None:
     past, known = gradients[: len(checked.starts)], gradients[len(checked.starts) :]
     if any(gradient is not None for gradient in past):
         raise InputError(
-            "learning.rule: a feedback point of the model reaches the loss past the tap, so that "
-            'its feedback would be wrong; give learning.rule.tap = "outputs", or move the point '
-            "or the tap"
+            f"learning.rule.tap = {name!r}: a feedback point of the model reaches the loss past "
+            "the tap, or is behind it, so that its feedback would be wrong; give "
+            f"{others}, or move the point or the tap"
         )
     if any(gradient is None for gradient in known):
         raise InputError(
-            "learning.rule: the outputs of the model do not depend on a tap, so that the layers "
-            "before it would learn nothing; remove the tap, or give another learning.rule.tap"
+            f"learning.rule.tap = {name!r}: the outputs of the model do not depend on a tap of "
+            "this name, or only through another tap or a feedback point, so that the layers before "
+            f"it would learn nothing; remove the tap, or give {others}"
         )
-    if CheckedPass(network, twice(inputs)).repeats != checked.repeats:
-        raise InputError(
-            "learning.rule: the rows of a feedback point do not belong to rows of the error (see "
-            "batch_dims in p2psim.layers); give another learning.rule.tap, such as the model's "
-            "own choice, or move the tap"
-        )
+
+
+def leaves_of(tensors: Sequence[torch.Tensor]) -> set[int]:
+    """Return the ids of the leaves of the graph that tensors are computed from."""
+    leaves, seen = set(), set()
+    waiting = [tensor.grad_fn for tensor in tensors]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaves.add(id(getattr(node, "variable", None)))
+        waiting += [inner for inner, _ in node.next_functions]
+    return leaves
 
 
 def twice(inputs: Any) -> Any:

@@ -18,13 +18,18 @@ class FeedbackPointModule(nn.Module):
     """Place whose gradient Direct Feedback Alignment replaces by a projection of the error.
 
     Put it behind an activation. `batch_dims` is the number of leading axes that count samples: 1,
-    or 2 where every token of a sample has an error of its own.
+    or 2 where every token of a sample has an error of its own. InputError for another type.
     """
 
     deterministic = True  # draws no random numbers
 
     def __init__(self, batch_dims: int = 1) -> None:
         super().__init__()
+        if type(batch_dims) is not int or batch_dims < 1:
+            raise InputError(
+                f"model: a feedback point or tap has batch_dims = {batch_dims!r}; give the number "
+                "of leading axes that count rows, at least 1"
+            )
         self.batch_dims = batch_dims
         self.action: Action | None = None  # of a learning rule
 
@@ -35,16 +40,16 @@ class FeedbackPointModule(nn.Module):
 class ErrorTapModule(FeedbackPointModule):
     """Place at which the error of the points before it is taken; `name` is the choice of a user.
 
-    InputError for an empty name, and for that of the outputs.
+    InputError for a name that is empty or that of the outputs.
     A model has a tap where the error is not that of its outputs, such as a tap before the last
     layer. Every tap ends the points that the forward pass has passed since the tap before.
     """
 
     def __init__(self, name: str, batch_dims: int = 1) -> None:
         super().__init__(batch_dims)
-        if name in ("", OUTPUTS):
+        if not isinstance(name, str) or name in ("", OUTPUTS):
             raise InputError(
-                f"model: a tap has the name {name!r}, which learning.rule.tap uses for another "
-                "choice; give the tap another name"
+                f'model: a tap has the name {name!r}; give it a text other than "" and '
+                f"{OUTPUTS!r}, which learning.rule.tap uses for other choices"
             )
         self.name = name

@@ -66,6 +66,10 @@ def check_metrics(metrics: Any, task: str) -> None:
                 f"{where}: {name!r} is {problem}; give an object with the attributes and methods "
                 "of p2psim.base.Metric"
             )
+        if metric.better not in ("higher", "lower"):
+            raise InputError(
+                f"{where}: {name!r} has better = {metric.better!r}; give 'higher' or 'lower'"
+            )
 
 
 def check_shapes(scenario: Scenario) -> None:

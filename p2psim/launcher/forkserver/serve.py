@@ -15,7 +15,10 @@ from p2psim.launcher.forkserver.server import IGNORED, Server
 
 LISTENING = 3  # descriptor of the listening socket, inherited from the stub
 # Modules that ranks import on first use.
-LATER = ("numpy.ctypeslib", "p2psim.simulation.evaluation", "p2psim.simulation.oracle")
+LATER = (
+    *("numpy.ctypeslib", "p2psim.simulation.evaluation", "p2psim.simulation.oracle"),
+    *("p2psim.simulation.alignment", "p2psim.learning.feedback_check"),
+)
 # Any experiment: to build it imports the modules that are imported on first use.
 EXAMPLE = {
     "name": "example",

@@ -181,6 +181,11 @@ def test_wrong_values(name: str, n: int, params: dict[str, Any], says: str) -> N
         split(name, DIGITS, n, **params)
 
 
+def test_samples_of_one_class_need_another_partition() -> None:
+    with pytest.raises(InputError, match="all samples have the same class; give another partition"):
+        split("classes-per-peer", np.zeros(30, int), 3, c=2)
+
+
 def test_random_classes_give_up_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("p2psim.data.partitions.TRIES", 50)
     with pytest.raises(InputError, match="random = false"):

@@ -93,7 +93,7 @@ from p2psim.base import Task
 from p2psim.registry import plugin
 
 class Hits:
-    unit, better, meaning, shape = "", "higher", "share of hits", ()
+    unit, better, meaning, shape = "", {better}, "share of hits", ()
 
     def zero(self, samples):
         return {zero}
@@ -114,6 +114,7 @@ class Own(Task):
         return {loss}
 """
 RIGHT_TASK = {
+    "better": "'higher'",
     "zero": "np.zeros(2)",
     "result": "sums[0] / sums[1]",
     "metrics": '{"hits": Hits()}',
@@ -123,6 +124,7 @@ WRONG_TASK: dict[str, tuple[str, str, str]] = {
     "list": ("metrics", "[Hits()]", "give a dict by name"),
     "class": ("metrics", '{"hits": Hits}', "'hits' is a class; give an object"),
     "object": ("metrics", '{"hits": 3}', "'hits' is without unit, better, meaning, shape"),
+    "order": ("better", '"smaller"', "'hits' has better = 'smaller'; give 'higher' or 'lower'"),
     "slash": ("metrics", '{"a/b": Hits()}', "'a/b' is no name"),
     "taken": ("metrics", '{"loss": Hits()}', "the name 'loss' is taken"),
     "mean": ("metrics", '{"mean_model_hits": Hits()}', "is taken; choose another name"),

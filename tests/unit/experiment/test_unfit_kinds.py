@@ -91,6 +91,10 @@ CASES: dict[str, tuple[Table, tuple[str, ...]]] = {
         {**DFA, "model": {"name": "linear"}},
         ("the model has no feedback point", "put FeedbackPoint()"),
     ),
+    "layers-that-shallow-does-not-share": (
+        {"learning": {"rule": "shallow"}, "model": {"name": "mlp", "init": "own"}},
+        ('model.init = "own"', "does not train all tensors", 'give model.init = "same"'),
+    ),
     "unknown-tap": (
         {**NODES, "learning": {"rule": {"name": "dfa", "tap": "end"}}},
         ("learning.rule.tap = 'end'", "give 'nodes' or 'outputs'"),
