@@ -195,7 +195,9 @@ def test_a_run_folder_that_cannot_be_written_to(way: str, tmp_path: Path) -> Non
     command = p2psim("run", file, "--out", "out", *["--debug"] * (way == "debug"))
     command = under_mpiexec(PEERS, command) if way == "mpiexec" else command
     ended = run([*(HUMBLE if os.geteuid() == 0 else []), *command], tmp_path)
-    assert_refused(ended.code, ended.stderr, ["cannot write to the run folder", "out'"])
+    assert_refused(
+        ended.code, "\n".join(ended.messages()), ["cannot write to the run folder", "out'"]
+    )
 
 
 def test_a_fork_server_that_is_killed_at_its_start(tmp_path: Path) -> None:
