@@ -98,11 +98,13 @@ class ClassesPerPeer(Partition):
         classes = np.unique(labels)
         total = classes.size
         require(
+            1 <= self.c <= total or total > 1,
+            "classes-per-peer: all samples have the same class; give another partition, such as "
+            "'contiguous' or 'iid'",
+        )
+        require(
             1 <= self.c <= total,
-            f"classes-per-peer: c = {self.c}; the data has {total} classes, give 1 to {total}"
-            if total > 1
-            else "classes-per-peer: all samples have the same class; give another partition, such "
-            "as 'contiguous' or 'iid'",
+            f"classes-per-peer: c = {self.c}; the data has {total} classes, give 1 to {total}",
         )
         require(
             n * self.c >= total,

@@ -88,6 +88,7 @@ def trained_tensors(
 
     shapes: of all parameters of the model. The example is the raw input of the first of these
     training samples; it is read if the rule asks for it by a method `prepare`, and otherwise None.
+    InputError if tensors that the rule does not train would differ between the peers.
     """
     data, rule = experiment.data, experiment.learning.rule
     if not hasattr(rule, "prepare"):

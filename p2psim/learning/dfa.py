@@ -98,11 +98,12 @@ class Matrices:
         if plan is None:
             plan = self.plans[key] = self.plan(part, error)
         e = error.reshape(plan.rows) if plan.rows else error
-        if self.layers:
-            projected = self.layers(part, e)
-            return [spread(*pair) for pair in zip(projected, plan.forms, strict=True)]
-        common = e @ plan.matrix
-        return [spread(common, form) if form else common for form in plan.forms]
+        layers, forms = self.layers, plan.forms
+        projected = layers(part, e) if layers else [e @ plan.matrix] * len(forms)
+        return [
+            spread(feedback, form) if form else feedback
+            for feedback, form in zip(projected, forms, strict=True)
+        ]
 
     def plan(self, part: Pass, error: torch.Tensor) -> Plan:
         """Prepare the feedback of a pass.
@@ -112,10 +113,11 @@ class Matrices:
         rows = math.prod(error.shape[: part.tap_dims])
         forms = []
         for end, dims in zip(part.ends, part.dims, strict=True):
-            times, rest = divmod(math.prod(end.shape[:dims]), rows)
+            own = math.prod(end.shape[:dims])
+            times, rest = divmod(own, rows)
             if rest or not times:
                 raise InputError(
-                    f"learning.rule: a feedback point has {math.prod(end.shape[:dims])} rows, and "
+                    f"learning.rule: a feedback point has {own} rows, and "
                     f"its error has {rows}; give the point the number of leading axes that the "
                     "error has (batch_dims)"
                 )
@@ -138,10 +140,8 @@ class Matrices:
         return self.drawn[tap]
 
 
-def spread(feedback: torch.Tensor, form: Form | None) -> torch.Tensor:
+def spread(feedback: torch.Tensor, form: Form) -> torch.Tensor:
     """Return the feedback of a row of e for all rows of a point, divided by sqrt(their number)."""
-    if not form:
-        return feedback
     feedback = feedback[:, : form.size]
     if form.times > 1:
         feedback = feedback.repeat_interleave(form.times, 0) / math.sqrt(form.times)

@@ -18,9 +18,8 @@ class CheckedPass:
 
     def __init__(self, network: CutNetwork, inputs: Any) -> None:
         self.network = network
-        self.ends: list[torch.Tensor] = []  # inputs of the points behind parameters
+        self.ends: list[torch.Tensor] = []  # inputs of the points
         self.starts: list[torch.Tensor] = []  # outputs of the points
-        self.used: set[int] = set()  # ids of the inputs of points and taps
         self.errors: list[torch.Tensor] = []  # inputs of the taps
         self.leaves: list[torch.Tensor] = []  # outputs of the taps
         self.taps: set[int] = set()  # numbers of the taps that the pass has reached
@@ -46,9 +45,8 @@ class CheckedPass:
     def cut(self, point: FeedbackPointModule, x: torch.Tensor) -> torch.Tensor:
         """Note the rows of a point."""
         check_axes(point, x)
-        self.used.add(id(x))
-        if x.requires_grad and not any(x is start for start in self.starts):
-            self.ends.append(x)
+        self.ends.append(x)
+        if x.requires_grad:
             self.rows.append(math.prod(x.shape[: point.batch_dims]))
         self.starts.append(x.detach().requires_grad_())
         return self.starts[-1]
@@ -61,7 +59,6 @@ class CheckedPass:
 
     def leaf(self, tap: int, x: torch.Tensor, dims: int) -> torch.Tensor:
         """Note a tap and the rows of the points before it."""
-        self.used.add(id(x))
         self.taps.add(tap)
         self.errors.append(x)
         self.repeats += [rows / math.prod(x.shape[:dims]) for rows in self.rows]
@@ -94,19 +91,19 @@ def check(network: CutNetwork, inputs: Any) -> None:
 
 def check_points(network: CutNetwork, checked: CheckedPass) -> None:
     """Check that each point cuts the graph, between layers that learn; InputError otherwise."""
-    if not checked.ends:
+    parameters = list(network.module.parameters())
+    before, exact = leaves_of(checked.ends), leaves_of([checked.outputs, *checked.errors])
+    if not any(id(p) in before for p in parameters):
         raise InputError(
             "learning.rule: no layer before the feedback points has parameters that could be "
             "trained; move a point behind such a layer, or choose another rule"
         )
-    exact = leaves_of([checked.outputs, *checked.errors])
-    used = checked.used | exact | leaves_of(checked.ends) | {id(checked.outputs)}
-    if any(id(start) not in used for start in checked.starts):
+    if any(id(start) not in before | exact for start in checked.starts):
         raise InputError(
             "learning.rule: the output of a feedback point is not used, so that the point cuts "
             "nothing; let the layers behind the point take its output in place of its input"
         )
-    if all(p.requires_grad and id(p) not in exact for p in network.module.parameters()):
+    if all(p.requires_grad and id(p) not in exact for p in parameters):
         raise InputError(
             "learning.rule: a feedback point is behind the last layer, which must learn from the "
             "error itself; move the point before this layer"
@@ -140,15 +137,17 @@ def check_taps(network: CutNetwork, checked: CheckedPass) -> None:
 
 
 def leaves_of(tensors: Sequence[torch.Tensor]) -> set[int]:
-    """Return the ids of the leaves of the graph that tensors are computed from."""
-    leaves, seen = set(), set()
+    """Return the ids of the leaves that tensors are computed from, and that have a gradient."""
+    leaves = {id(tensor) for tensor in tensors if tensor.is_leaf and tensor.requires_grad}
+    seen = set()
     waiting = [tensor.grad_fn for tensor in tensors]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        leaves.add(id(getattr(node, "variable", None)))
+        if hasattr(node, "variable"):
+            leaves.add(id(node.variable))
         waiting += [inner for inner, _ in node.next_functions]
     return leaves
 

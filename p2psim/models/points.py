@@ -17,8 +17,9 @@ Action: TypeAlias = "Callable[[FeedbackPointModule, torch.Tensor], torch.Tensor]
 class FeedbackPointModule(nn.Module):
     """Place whose gradient Direct Feedback Alignment replaces by a projection of the error.
 
-    Put it behind an activation. `batch_dims` is the number of leading axes that count samples: 1,
-    or 2 where every token of a sample has an error of its own. InputError for another type.
+    Put it behind an activation. `batch_dims` is the number of leading axes that count rows, each of
+    which receives feedback of its own: 1, or 2 where every token of a sample has its own error.
+    InputError if it is no number of at least 1.
     """
 
     deterministic = True  # draws no random numbers
@@ -40,9 +41,9 @@ class FeedbackPointModule(nn.Module):
 class ErrorTapModule(FeedbackPointModule):
     """Place at which the error of the points before it is taken; `name` is the choice of a user.
 
-    InputError for a name that is empty or that of the outputs.
     A model has a tap where the error is not that of its outputs, such as a tap before the last
     layer. Every tap ends the points that the forward pass has passed since the tap before.
+    InputError for a name that is empty or that of the outputs.
     """
 
     def __init__(self, name: str, batch_dims: int = 1) -> None:

@@ -67,6 +67,10 @@ def discarded(net: Any, x: Tensor) -> Tensor:
         (lambda net, x: net.last(net.point(net.below(x))), "does not reach every tap of this name"),
         (discarded, "the output of a feedback point is not used"),
         (lambda net, x: net.last(net.tap(net.point(x[:, 1:])) * net.below(x)), "no layer before"),
+        (
+            lambda net, x: net.tap(net.last(net.point(net.point(x[:, 1:]).relu()))),
+            "no layer before",
+        ),
         (lambda net, x: net.tap(net.point(net.below(x))), "a feedback point is behind the last"),
         (lambda net, x: net.tap(net.last(net.below(x))), "reaches no feedback point"),
         (lambda net, x: {"z": net.tap(net.point(net.below(x)))}, "returns a dict in place of"),
